@@ -1,2 +1,157 @@
-def main() -> int:
+"""The command-line tool `panorgan`: what people do outside the workflow too."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from panorgan import __version__
+from panorgan.labels import load_labels
+from panorgan.problems import Problem, Problems
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0 if all is well, 1 with problems, 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except Problems as error:
+        print("\n".join(map(str, error.problems)), file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+    except Exception as error:
+        if os.environ.get("PANORGAN_TRACEBACK"):
+            raise
+        cause = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
+        print(f"{cause}; set PANORGAN_TRACEBACK=1 to see where", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="panorgan", description="Tools around the panorgan workflow."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="write the case table of FLARE-style folders")
+    init.add_argument("folder", type=Path, help="holds imagesTr…, labelsTr…, imagesVal, …")
+    init.add_argument("-o", "--output", type=Path, default=Path("data/cases.tsv"))
+    init.add_argument("--organs", type=Path, help="folder of organ pseudo-labels, CASE.nii.gz")
+    init.set_defaults(command=_init)
+
+    check = commands.add_parser("check", help="check volumes, folders or a case table")
+    check.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    check.set_defaults(command=_check)
+
+    fuse = commands.add_parser("fuse", help="fuse partial labels and pseudo-labels")
+    fuse.add_argument("--partial", type=Path, help="partial label, or a folder of them")
+    fuse.add_argument(
+        "--annotated", default="none", help="classes annotated in it, by name or value: 1,spleen"
+    )
+    fuse.add_argument("--tumour", type=Path, help="tumour mask, or a folder of them")
+    fuse.add_argument(
+        "--tumour-value", type=int, default=1, help="value of tumour in the mask (default: 1)"
+    )
+    fuse.add_argument("--organs", type=Path, help="organ pseudo-label, or a folder of them")
+    fuse.add_argument("-o", "--output", type=Path, required=True)
+    fuse.add_argument("--source-map", type=Path, help="where to write what each voxel is from")
+    fuse.set_defaults(command=_fuse)
+
+    evaluate = commands.add_parser("evaluate", help="score a folder of predictions: DSC and NSD")
+    evaluate.add_argument("-p", "--predictions", type=Path, required=True)
+    evaluate.add_argument("-r", "--references", type=Path, required=True)
+    evaluate.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    evaluate.add_argument(
+        "--profile",
+        default="flare23-2023",
+        choices=["flare23-2023", "flare23-2024", "corrected"],
+        help="rules of the challenge in 2023, since 2024, or without their quirks",
+    )
+    evaluate.set_defaults(command=_evaluate)
+    return parser
+
+
+def _init(options: argparse.Namespace) -> int:
+    from panorgan.cases import Case, write_cases
+    from panorgan.checks import find_flare_cases
+
+    if options.output.exists():
+        raise Problems.one("exists already", "name another with -o", file=options.output)
+    found = find_flare_cases(options.folder)
+    problems = [
+        Problem(case.name, str(case.label), "no image for this label", "add it or remove the label")
+        for case in found
+        if case.image is None
+    ]
+    cases = []
+    for case in found:
+        organs = ""
+        if options.organs and case.split == "train":
+            organs = str(options.organs / f"{case.name}.nii.gz")
+            if not Path(organs).exists():
+                cure = "add it, or leave --organs out and fill the column organs by hand"
+                problems.append(Problem(case.name, organs, "no such organ pseudo-label", cure))
+        cases.append(
+            Case(
+                case=case.name,
+                image=str(case.image or ""),
+                label=str(case.label or ""),
+                split=case.split,
+                source=case.source,
+                organs=organs,
+            )
+        )
+    if problems:
+        raise Problems(problems)
+    write_cases(options.output, cases)
+    labelled = sum(bool(case.label) for case in cases)
+    print(f"{options.output}: {len(cases)} cases, {labelled} with a label")
+    for split in ("train", "validation", "test"):
+        print(f"  {split}: {sum(case.split == split for case in cases)}")
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from panorgan.checks import check_paths
+
+    checked, problems = check_paths(options.paths, load_labels())
+    for problem in problems:
+        print(problem)
+    print(f"{checked} checked, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _fuse(options: argparse.Namespace) -> int:
+    from panorgan.fusion import fuse_paths
+
+    fused = fuse_paths(
+        partial=options.partial,
+        annotated=options.annotated,
+        tumour=options.tumour,
+        tumour_value=options.tumour_value,
+        organs=options.organs,
+        out=options.output,
+        source_map=options.source_map,
+        labels=load_labels(),
+    )
+    print(f"{options.output}: {len(fused)} fused")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from panorgan.metrics import evaluate_folders, write_scores
+
+    if options.output.exists():
+        raise Problems.one("exists already", "name another with -o", file=options.output)
+    rows, summary = evaluate_folders(
+        options.predictions, options.references, load_labels(), options.profile
+    )
+    write_scores(rows, summary, options.output)
+    print(f"{options.output}: cases.csv and summary.json of {summary['cases']} cases")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+# What to do with a checkout of panorgan. `make` alone lists the targets.
+
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+TESTS ?= workflow_tests
+BIN := .venv/bin
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint docs benchmarks clean
+
+# Packages of another environment that is active in the shell must not leak into ours.
+unexport PYTHONPATH PYTHONHOME
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+env: .venv/installed ## create .venv with panorgan and snakemake in it
+
+demo: env ## write the demo's data, run the whole workflow on them, show the scores
+	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml
+	@cat results/demo/summary.txt
+
+test: env ## run the tests that are possible here and name the others (TESTS=PATH for some of them)
+	$(BIN)/python -m pytest -rs $(TESTS)
+
+lint: env ## check the style of the code and look for mistakes in it
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+docs: env ## write config/config.yaml, the documented defaults, from src/panorgan/config.py
+	$(BIN)/python -m panorgan.config
+
+benchmarks: env ## run workflow_tests/benchmarks
+	@for file in $(sort $(wildcard workflow_tests/benchmarks/*.py)); do \
+	    echo "$$file"; $(BIN)/python "$$file"; \
+	done
+
+clean: ## remove the demo's data and results and all caches, nothing else
+	rm -rf data/demo results/demo .pytest_cache .ruff_cache .hypothesis
+	find scripts src workflow_tests -name __pycache__ -prune -exec rm -rf {} +
+
+# An installation that was cut off leaves .venv/unfinished behind; the next one then starts afresh.
+.venv/installed: envs/requirements.txt envs/constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	    echo "panorgan needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is missing or another." >&2; \
+	    echo "Name one: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	    echo "'$(PYTHON)' cannot create environments." >&2; \
+	    echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@if [ -e .venv/unfinished ] || ! $(BIN)/python -m pip --version &> /dev/null; then \
+	    $(PYTHON) -m venv --clear .venv; \
+	fi
+	@echo "Installing into .venv: 2 GB or more, a few minutes"
+	@touch .venv/unfinished
+	$(BIN)/python -m pip install --quiet -c envs/constraints.txt -r envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm .venv/unfinished
+	@touch $@

@@ -1,0 +1,89 @@
+# panorgan: from raw CT folders to an evaluated abdominal multi-organ and tumour model.
+# Settings: config/config.yaml documents all; name your own on top of it with --configfile.
+import sys
+import time
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+from panorgan.job import report_problems
+from panorgan.stages import VERSIONS
+from panorgan.workflow import Run
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+run = Run(config)
+settings = run.config
+started = time.time()
+
+
+pathvars:
+    results=run.folder,
+    logs=f"{run.folder}/logs",
+    benchmarks=f"{run.folder}/benchmarks",
+
+
+wildcard_constraints:
+    shard=r"(train|evaluation)-\d+",
+    variant=r"stage[12]",
+    seed=r"-?\d+",
+
+
+include: "rules/cases.smk"
+include: "rules/teacher.smk"
+include: "rules/pseudo_labels.smk"
+include: "rules/fusion.smk"
+include: "rules/student.smk"
+include: "rules/prediction.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    preflight,
+    teacher,
+    labels,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.write_preflight.output,
+        rules.write_report.output,
+
+
+# What is in the data and what a run will need; looks at every volume, trains nothing.
+rule preflight:
+    input:
+        rules.write_preflight.output,
+
+
+# The trained teacher with its scores.
+rule teacher:
+    input:
+        rules.score_teacher.output,
+
+
+# The fused labels that the students learn from.
+rule labels:
+    input:
+        expand(
+            "<results>/round-1/fusion/{variant}/{shard}.tsv",
+            variant=settings.student.variants,
+            shard=run.train_shards,
+        ),
+
+
+onsuccess:
+    summary = Path(run.folder, "summary.txt")
+    if summary.exists():
+        print(summary.read_text(), file=sys.stderr)
+
+
+onerror:
+    print(report_problems(f"{run.folder}/logs", started), file=sys.stderr)

@@ -1,0 +1,55 @@
+# DSC and NSD of the predictions by the challenge's rules: a row per case and class, and means.
+
+
+rule score_cases:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        predictions=rules.predict_cases.output.table,
+        prediction_folder=ancient(rules.predict_cases.output.folder),
+    output:
+        table="<results>/round-1/scores/{variant}/seed-{seed}/{shard}.tsv",
+        scores="<results>/round-1/scores/{variant}/seed-{seed}/{shard}.scores.tsv",
+    log:
+        text="<logs>/score_cases/{variant}/seed-{seed}/{shard}.log",
+        problems="<logs>/score_cases/{variant}/seed-{seed}/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/score_cases/{variant}/seed-{seed}/{shard}.tsv"
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        version=VERSIONS["score"],
+        profile=settings.evaluation.profile,
+        tables=run.tables_digest(),
+    script:
+        "../scripts/score_cases.py"
+
+
+rule summarise_scores:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        scores=expand(
+            "<results>/round-1/scores/{{variant}}/seed-{{seed}}/{shard}.scores.tsv",
+            shard=run.evaluation_shards,
+        ),
+    output:
+        cases="<results>/round-1/scores/{variant}/seed-{seed}/{split}/cases.csv",
+        summary="<results>/round-1/scores/{variant}/seed-{seed}/{split}/summary.json",
+    log:
+        text="<logs>/summarise_scores/{variant}/seed-{seed}/{split}.log",
+        problems="<logs>/summarise_scores/{variant}/seed-{seed}/{split}.problems.tsv",
+    benchmark:
+        "<benchmarks>/summarise_scores/{variant}/seed-{seed}/{split}.tsv"
+    wildcard_constraints:
+        split="validation|test",
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        profile=settings.evaluation.profile,
+    script:
+        "../scripts/summarise_scores.py"

@@ -1,0 +1,55 @@
+# Fusion: partial labels + tumour pseudo-labels (stage 1), then organ pseudo-labels (stage 2).
+# Makes a full label and a map of where each voxel's label is from, for every training case.
+
+
+rule fuse_stage1:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        tumours=rules.predict_tumours.output.table,
+        tumour_folder=ancient(rules.predict_tumours.output.folder),
+    output:
+        table="<results>/round-1/fusion/stage1/{shard}.tsv",
+        composition="<results>/round-1/fusion/stage1/{shard}.composition.tsv",
+        conflicts="<results>/round-1/fusion/stage1/{shard}.conflicts.tsv",
+        specks="<results>/round-1/fusion/stage1/{shard}.specks.tsv",
+        folder=directory("<results>/round-1/fusion/stage1/{shard}"),
+    log:
+        text="<logs>/fuse_stage1/{shard}.log",
+        problems="<logs>/fuse_stage1/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/fuse_stage1/{shard}.tsv"
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        version=VERSIONS["fuse"],
+    script:
+        "../scripts/fuse_stage1.py"
+
+
+rule fuse_stage2:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        stage1=rules.fuse_stage1.output.table,
+        stage1_folder=ancient(rules.fuse_stage1.output.folder),
+    output:
+        table="<results>/round-1/fusion/stage2/{shard}.tsv",
+        composition="<results>/round-1/fusion/stage2/{shard}.composition.tsv",
+        conflicts="<results>/round-1/fusion/stage2/{shard}.conflicts.tsv",
+        folder=directory("<results>/round-1/fusion/stage2/{shard}"),
+    log:
+        text="<logs>/fuse_stage2/{shard}.log",
+        problems="<logs>/fuse_stage2/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/fuse_stage2/{shard}.tsv"
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        version=VERSIONS["fuse"],
+    script:
+        "../scripts/fuse_stage2.py"

@@ -1,0 +1,142 @@
+# The student: a small 3D network that learns all classes from the fused labels.
+# Makes intensity histograms, plan, preprocessed data and model, for every variant of the labels.
+
+
+rule measure_student:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        fused="<results>/round-1/fusion/{variant}/{shard}.tsv",
+        fused_folder=ancient("<results>/round-1/fusion/{variant}/{shard}"),
+    output:
+        table="<results>/round-1/student/{variant}/histograms/{shard}.tsv",
+        folder=directory("<results>/round-1/student/{variant}/histograms/{shard}"),
+    log:
+        text="<logs>/measure_student/{variant}/{shard}.log",
+        problems="<logs>/measure_student/{variant}/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/measure_student/{variant}/{shard}.tsv"
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        version=VERSIONS["measure"],
+    script:
+        "../scripts/measure_student.py"
+
+
+rule plan_student:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        histograms=expand(
+            "<results>/round-1/student/{{variant}}/histograms/{shard}.tsv",
+            shard=run.train_shards,
+        ),
+        histogram_folders=ancient(
+            expand(
+                "<results>/round-1/student/{{variant}}/histograms/{shard}",
+                shard=run.train_shards,
+            )
+        ),
+        frozen=settings.student.plan or [],
+    output:
+        plans="<results>/round-1/student/{variant}/plans.json",
+        dataset="<results>/round-1/student/{variant}/dataset.json",
+    log:
+        text="<logs>/plan_student/{variant}.log",
+        problems="<logs>/plan_student/{variant}.problems.tsv",
+    benchmark:
+        "<benchmarks>/plan_student/{variant}.tsv"
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        recipe=settings.student.model_dump(),
+    script:
+        "../scripts/plan_student.py"
+
+
+rule preprocess_student:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        plans=rules.plan_student.output.plans,
+        # Validation cases keep their own labels: they are never fused.
+        fused=branch(
+            lambda wildcards: wildcards.shard in run.train_shards,
+            then="<results>/round-1/fusion/{variant}/{shard}.tsv",
+            otherwise=[],
+        ),
+        fused_folder=branch(
+            lambda wildcards: wildcards.shard in run.train_shards,
+            then=ancient("<results>/round-1/fusion/{variant}/{shard}"),
+            otherwise=[],
+        ),
+    output:
+        table="<results>/round-1/student/{variant}/preprocessed/{shard}.tsv",
+        folder=directory("<results>/round-1/student/{variant}/preprocessed/{shard}"),
+    log:
+        text="<logs>/preprocess_student/{variant}/{shard}.log",
+        problems="<logs>/preprocess_student/{variant}/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/preprocess_student/{variant}/{shard}.tsv"
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=240,
+    params:
+        version=VERSIONS["preprocess"],
+    script:
+        "../scripts/preprocess_student.py"
+
+
+rule train_student:
+    input:
+        plans=rules.plan_student.output.plans,
+        dataset=rules.plan_student.output.dataset,
+        training=expand(
+            "<results>/round-1/student/{{variant}}/preprocessed/{shard}.tsv",
+            shard=run.train_shards,
+        ),
+        training_folders=ancient(
+            expand(
+                "<results>/round-1/student/{{variant}}/preprocessed/{shard}",
+                shard=run.train_shards,
+            )
+        ),
+        validation=ancient(
+            expand(
+                "<results>/round-1/student/{{variant}}/preprocessed/{shard}.tsv",
+                shard=run.evaluation_shards,
+            )
+        ),
+        validation_folders=ancient(
+            expand(
+                "<results>/round-1/student/{{variant}}/preprocessed/{shard}",
+                shard=run.evaluation_shards,
+            )
+        ),
+    output:
+        table="<results>/round-1/student/{variant}/seed-{seed}/model.tsv",
+        model=directory("<results>/round-1/student/{variant}/seed-{seed}/model"),
+    log:
+        text="<logs>/train_student/{variant}/seed-{seed}.log",
+        problems="<logs>/train_student/{variant}/seed-{seed}.problems.tsv",
+    benchmark:
+        "<benchmarks>/train_student/{variant}/seed-{seed}.tsv"
+    retries: 2
+    conda:
+        "../envs/panorgan.yaml"
+    threads: settings.student.training.threads
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 32000 * attempt,
+        runtime=10080,
+    params:
+        version=VERSIONS["train"],
+        phantom=settings.phantom is not None,
+    script:
+        "../scripts/train_network.py"

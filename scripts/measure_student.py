@@ -1,0 +1,14 @@
+"""Histogram the intensities of a shard's fused classes."""
+
+from panorgan.job import job, shard_output
+from panorgan.stages.training import measure_intensities
+from panorgan.store import ShardReader
+
+with job(snakemake):
+    measure_intensities(
+        snakemake.input.manifest,
+        snakemake.wildcards.shard,
+        ShardReader([snakemake.input.fused], [snakemake.input.fused_folder]),
+        shard_output(snakemake),
+        labels_file=snakemake.config["labels"],
+    )

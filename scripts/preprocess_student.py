@@ -1,0 +1,16 @@
+"""Preprocess a shard's cases for a student: fused labels, or the validation cases' own."""
+
+from panorgan.job import job, shard_output
+from panorgan.stages.training import preprocess_cases
+from panorgan.store import ShardReader
+
+with job(snakemake):
+    fused = snakemake.input.get("fused")
+    preprocess_cases(
+        snakemake.input.manifest,
+        snakemake.wildcards.shard,
+        ShardReader([fused], [snakemake.input.fused_folder]) if fused else None,
+        snakemake.input.plans,
+        shard_output(snakemake),
+        labels_file=snakemake.config["labels"],
+    )

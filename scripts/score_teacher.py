@@ -1,0 +1,18 @@
+"""Score the teacher's tumours on the validation cases."""
+
+from pathlib import Path
+
+from panorgan.job import job
+from panorgan.stages.teacher import score_teacher
+from panorgan.store import ShardReader
+
+with job(snakemake):
+    files = snakemake.input
+    score_teacher(
+        files.manifest,
+        ShardReader(files.truth, files.truth_folders),
+        ShardReader(files.predictions, files.prediction_folders),
+        labels_file=snakemake.config["labels"],
+        profile=snakemake.params.profile,
+        folder=Path(snakemake.output.summary).parent,
+    )

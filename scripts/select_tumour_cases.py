@@ -1,0 +1,14 @@
+"""Choose a shard's teacher cases and write their labels."""
+
+from panorgan.job import job, shard_output
+from panorgan.stages.teacher import select_tumour_cases
+
+with job(snakemake):
+    select_tumour_cases(
+        snakemake.input.manifest,
+        snakemake.wildcards.shard,
+        shard_output(snakemake),
+        labels_file=snakemake.config["labels"],
+        min_tumour_ml=snakemake.params.min_tumour_ml,
+        exclude=snakemake.params.exclude,
+    )

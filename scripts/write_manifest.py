@@ -1,0 +1,20 @@
+"""Decide which cases are used and write what is annotated in each."""
+
+from panorgan.job import job
+from panorgan.stages.cases import collect_manifest
+
+with job(snakemake):
+    settings = snakemake.config
+    collect_manifest(
+        settings["cases"],
+        snakemake.input.index,
+        snakemake.input.problems,
+        shards=settings["shards"],
+        labels_file=settings["labels"],
+        sources_file=settings["sources"],
+        min_ml=snakemake.params.min_ml,
+        bad_cases=snakemake.params.bad_cases,
+        manifest=snakemake.output.manifest,
+        excluded=snakemake.output.excluded,
+        suspects=snakemake.output.suspects,
+    )

@@ -1,0 +1,133 @@
+"""The case table: what a user says about each case, and how cases are dealt into shards."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from hashlib import blake2b
+from pathlib import Path
+from re import fullmatch
+
+from panorgan.labels import Labels
+from panorgan.problems import Problem, Problems
+from panorgan.tables import read_table, write_table
+
+COLUMNS = ("case", "image", "label", "split", "source", "patient", "annotated", "organs")
+REQUIRED = ("case", "image", "label", "split", "source")
+SPLITS = ("train", "validation", "test")
+CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the case table, with paths that can be opened from the working directory.
+
+    `label` and `organs` (the organ pseudo-label) are empty where there is none; `annotated` is
+    the text as typed: class names or values, `all`, `none`, or empty for the source's rule.
+    """
+
+    case: str
+    image: str
+    label: str
+    split: str
+    source: str
+    patient: str = ""
+    annotated: str = ""
+    organs: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The volumes that the case has."""
+        return tuple(path for path in (self.image, self.label, self.organs) if path)
+
+
+def read_cases(table: str | Path, labels: Labels) -> list[Case]:
+    """The cases of a table, sorted by name; relative paths start at the table's folder.
+
+    Raises
+    ------
+    Problems
+        Every fault of the table at once: missing table or columns, bad or repeated names,
+        unknown splits or class names, no image.
+    """
+    if not Path(table).exists():
+        cure = "write one with `panorgan init FOLDER -o TABLE`, or set `cases` in the config"
+        raise Problems.one("there is no such case table", cure, file=table)
+    rows = read_table(table)
+    _check_header(table, rows)
+    folder = os.path.dirname(table)
+    problems: list[Problem] = []
+    cases = []
+    for row in rows:
+        row = {key: value.strip() for key, value in row.items()}
+        problems += [Problem(row["case"], str(table), *fault) for fault in _faults(row, labels)]
+        for column in ("image", "label", "organs"):
+            if row.get(column):
+                row[column] = os.path.normpath(os.path.join(folder, row[column]))
+        cases.append(Case(**row))
+    for name, count in Counter(case.case for case in cases).items():
+        if count > 1:
+            cause = f"the name stands on {count} lines"
+            problems.append(Problem(name, str(table), cause, "give each case a name of its own"))
+    if problems:
+        raise Problems(problems)
+    return sorted(cases, key=lambda case: case.case)
+
+
+def _check_header(table: str | Path, rows: Sequence[dict[str, str]]) -> None:
+    if not rows:
+        raise Problems.one("has no cases", "add a line for each case", file=table)
+    missing = [column for column in REQUIRED if column not in rows[0]]
+    if missing:
+        cause = f"lacks the column {', '.join(missing)}"
+        cure = f"the header is: {' '.join(COLUMNS)}, separated by tabs"
+        raise Problems.one(cause, cure, file=table)
+    for column in rows[0]:
+        if column not in COLUMNS:
+            near = get_close_matches(column, COLUMNS, n=1)
+            cure = f"did you mean '{near[0]}'?" if near else "remove it"
+            raise Problems.one(f"has an unknown column '{column}'", cure, file=table)
+
+
+def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
+    if not fullmatch(CASE_NAME, row["case"]):
+        yield f"'{row['case']}' is no case name", "use letters, digits, '.', '_' and '-'"
+    if not row["image"]:
+        yield "has no image", "name its CT in the column image"
+    if row["split"] not in SPLITS:
+        yield f"split is '{row['split']}'", f"it must be one of {', '.join(SPLITS)}"
+    if not row["source"]:
+        yield "has no source", "name its data set in the column source"
+    try:
+        labels.parse(row.get("annotated", ""))
+    except ValueError as error:
+        yield f"annotated: {error}", "mend the column annotated"
+    if row["split"] == "validation" and not row["label"]:
+        yield "is a validation case without a label", "add its label or use the split test"
+
+
+def write_cases(table: str | Path, cases: Iterable[Case]) -> None:
+    """Write a case table; paths inside the table's folder become relative to it."""
+    folder = Path(table).absolute().parent
+
+    def row(case: Case) -> dict[str, str]:
+        values = asdict(case)
+        for column in ("image", "label", "organs"):
+            if values[column]:
+                values[column] = os.path.relpath(Path(values[column]).absolute(), folder)
+        return values
+
+    write_table(table, COLUMNS, map(row, cases))
+
+
+def shard_names(kind: str, count: int) -> list[str]:
+    """Names of the shards of a kind, e.g. ``train-00`` … ``train-63``."""
+    return [f"{kind}-{index:02d}" for index in range(count)]
+
+
+def shard_of(case: str, split: str, *, train: int, evaluation: int) -> str:
+    """The shard of a case: a stable hash of its name, so that a new case moves no other."""
+    kind, count = ("train", train) if split == "train" else ("evaluation", evaluation)
+    number = int.from_bytes(blake2b(case.encode(), digest_size=8).digest(), "big")
+    return f"{kind}-{number % count:02d}"

@@ -1,0 +1,346 @@
+"""The run's configuration: one typed model a section, with every default the FLARE23 recipe's.
+
+`config/config.yaml` is generated from these models (`python -m panorgan.config`), so a field's
+description here is the documentation that a user reads there.
+"""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from panorgan.problems import Problem, Problems
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Axes = Annotated[list[Positive], Field(min_length=2, max_length=3)]
+Spacing = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=3)]
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    """A section of the config: unknown keys are refused, values are not converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Shards(Section):
+    """Into how many jobs the cases of each per-case stage are divided."""
+
+    train: Positive = Field(64, description="training cases, labelled or not")
+    evaluation: Positive = Field(8, description="validation and test cases")
+
+
+class Manifest(Section):
+    """What is known of each case and class."""
+
+    min_ml: NotNegative = Field(
+        0.0, description="a class below this volume in a label does not count as annotated"
+    )
+
+
+class Selection(Section):
+    """Which cases train the teacher."""
+
+    min_tumour_ml: NotNegative = Field(0.0, description="cases with less tumour are left out")
+    exclude: list[str] = Field([], description="names of cases that are left out")
+
+
+class Network(Section):
+    """Topology; the lists have one entry a stage, from the full resolution down."""
+
+    name: Literal["attention_unet", "small_unet"] = Field(description="class of the network")
+    features: list[Positive] = Field(min_length=3, description="channels of each stage")
+    kernel_sizes: list[Axes] = Field(min_length=3, description="of each stage's convolutions")
+    strides: list[Axes] = Field(min_length=3, description="of each stage's first convolution")
+    convs_per_stage: Positive = Field(2, description="convolutions in a stage")
+
+
+class Optimizer(Section):
+    """How the weights are updated."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(0.01, description="at the start")
+    momentum: Probability = Field(0.99, description="of sgd")
+    weight_decay: NotNegative = Field(3e-5, description="weight decay")
+    poly_power: NotNegative = Field(0.9, description="rate falls with (1 - epoch/epochs)^power")
+    warmup_iterations: Annotated[int, Field(ge=0)] = Field(
+        0, description="over these first iterations the rate rises linearly"
+    )
+    gradient_clip: Annotated[float, Field(gt=0)] = Field(12.0, description="largest gradient norm")
+
+
+class Augmentation(Section):
+    """Random changes of the training patches: p is the probability of each."""
+
+    p_rotation: Probability = Field(0.2, description="rotation")
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = Field(
+        180.0, description="largest angle, in plane"
+    )
+    p_scaling: Probability = Field(0.2, description="scaling, one factor for all axes")
+    scaling: Range = Field([0.7, 1.4], description="range of the factor")
+    p_elastic: Probability = Field(0.2, description="elastic deformation")
+    elastic_alpha: Range = Field([0.0, 200.0], description="its magnitude (batchgenerators' unit)")
+    elastic_sigma: Range = Field([9.0, 13.0], description="its smoothness in voxels")
+    p_noise: Probability = Field(0.1, description="Gaussian noise")
+    noise_variance: Range = Field([0.0, 0.1], description="range of its variance")
+    p_blur: Probability = Field(0.2, description="Gaussian blur, half of the channels")
+    blur_sigma: Range = Field([0.5, 1.0], description="range of its width in voxels")
+    p_brightness: Probability = Field(0.15, description="multiplied brightness")
+    brightness: Range = Field([0.75, 1.25], description="range of the factor")
+    p_contrast: Probability = Field(0.15, description="contrast, range kept")
+    contrast: Range = Field([0.75, 1.25], description="range of the factor")
+    p_low_resolution: Probability = Field(0.25, description="simulated low resolution")
+    low_resolution: Range = Field([0.5, 1.0], description="range of the zoom")
+    p_gamma: Probability = Field(0.3, description="gamma, statistics kept")
+    p_gamma_inverted: Probability = Field(0.1, description="gamma on the inverted image")
+    gamma: Range = Field([0.7, 1.5], description="range of the exponent")
+    mirror_axes: list[Literal[0, 1, 2]] = Field(
+        [], description="patch axes that are mirrored; never left-right for organs with sides"
+    )
+
+
+class Training(Section):
+    """The schedule."""
+
+    epochs: Positive = Field(1000, description="number of epochs")
+    iterations: Positive = Field(250, description="training batches an epoch")
+    validation_iterations: Annotated[int, Field(ge=0)] = Field(
+        50, description="validation batches an epoch, for the learning curve only"
+    )
+    batch_dice: bool = Field(True, description="Dice over the batch, else over each sample")
+    oversample_foreground: Probability = Field(
+        0.33, description="share of a batch that is centred on foreground"
+    )
+    optimizer: Optimizer = Field(Optimizer(), description="")
+    augmentation: Augmentation = Field(Augmentation(), description="")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32"
+    )
+    checkpoint_every_s: NotNegative = Field(
+        300.0, description="a checkpoint at an epoch's end if this many seconds have passed"
+    )
+    threads: Positive = Field(8, description="CPU threads of the training job")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        6, description="processes that load and augment; 0: none, and bitwise the same each time"
+    )
+
+
+class Recipe(Section):
+    """A network and its training."""
+
+    plan: str | None = Field(
+        None, description="a plans.json to be used as it is; empty: made from the data"
+    )
+    spacing_mm: Spacing
+    patch_size: Axes
+    batch_size: Positive
+    network: Network
+    training: Training
+
+    @model_validator(mode="after")
+    def _same_dimension(self) -> "Recipe":
+        dimension = len(self.patch_size)
+        network = self.network
+        if len(self.spacing_mm) != dimension:
+            raise ValueError(f"spacing_mm needs {dimension} values, as patch_size has")
+        if len({len(network.features), len(network.kernel_sizes), len(network.strides)}) > 1:
+            raise ValueError("network: features, kernel_sizes and strides differ in length")
+        for key in ("kernel_sizes", "strides"):
+            if any(len(entry) != dimension for entry in getattr(network, key)):
+                raise ValueError(f"network.{key}: each entry needs {dimension} values")
+        for axis, size in enumerate(self.patch_size):
+            total = 1
+            for stride in network.strides:
+                total *= stride[axis]
+            if size % total:
+                raise ValueError(f"patch_size {size} on axis {axis} is no multiple of {total}")
+        return self
+
+
+class Teacher(Recipe):
+    """The 2D Attention nnU-Net that finds tumours; spacing and patch are (y, x)."""
+
+    seed: int = Field(0, description="seed of the weights and of the training")
+    spacing_mm: Spacing = Field([0.8164, 0.8164], description="target spacing")
+    patch_size: Axes = Field([512, 512], description="in voxels of the target spacing")
+    batch_size: Positive = Field(4, description="patches in a batch")
+    network: Network = Field(
+        Network(
+            name="attention_unet",
+            features=[32, 64, 128, 256, 480, 480, 480, 480],
+            kernel_sizes=[[3, 3]] * 8,
+            strides=[[1, 1]] + [[2, 2]] * 7,
+        ),
+        description="",
+    )
+    training: Training = Field(
+        Training(
+            optimizer=Optimizer(learning_rate=5e-4), augmentation=Augmentation(mirror_axes=[0, 1])
+        ),
+        description="",
+    )
+
+
+class Student(Recipe):
+    """The small 3D nnU-Net that is the result; spacing and patch are (z, y, x)."""
+
+    seeds: Annotated[list[int], Field(min_length=1)] = Field(
+        [0], description="one student is trained for each"
+    )
+    variants: Annotated[list[Literal["stage1", "stage2"]], Field(min_length=1)] = Field(
+        ["stage2"],
+        description="labels to train on: stage1 (partial + tumour), stage2 (also organs)",
+    )
+    spacing_mm: Spacing = Field([4.0, 1.2, 1.2], description="target spacing")
+    patch_size: Axes = Field([32, 128, 192], description="in voxels of the target spacing")
+    batch_size: Positive = Field(2, description="patches in a batch")
+    network: Network = Field(
+        Network(
+            name="small_unet",
+            features=[16, 32, 64, 128, 256],
+            kernel_sizes=[[1, 3, 3]] + [[3, 3, 3]] * 4,
+            strides=[[1, 1, 1], [1, 2, 2]] + [[2, 2, 2]] * 3,
+        ),
+        description="",
+    )
+    training: Training = Field(
+        Training(epochs=1500, validation_iterations=1, batch_dice=False), description=""
+    )
+
+
+class Prediction(Section):
+    """How trained networks are applied."""
+
+    tile_step: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="step of the sliding window in patch sizes"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="as in training")
+    threads: Positive = Field(4, description="CPU threads of a prediction job")
+
+
+class Evaluation(Section):
+    """How predictions are scored."""
+
+    profile: Literal["flare23-2023", "flare23-2024", "corrected"] = Field(
+        "flare23-2023", description="rules of DSC and NSD"
+    )
+
+
+class Phantom(Section):
+    """The demo's synthetic CTs; with this section the run writes them itself."""
+
+    seed: int = Field(0, description="seed of anatomy, noise and errors")
+    shape: Annotated[list[Positive], Field(min_length=3, max_length=3)] = Field(
+        [28, 56, 80], description="voxels (z, y, x)"
+    )
+    spacing_mm: Annotated[
+        list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)
+    ] = Field([6.0, 4.0, 4.0], description="(z, y, x)")
+
+
+class Config(Section):
+    """Everything that can be set for a run."""
+
+    run: Name = Field("flare23", description="results go to results/RUN")
+    cases: str = Field("data/cases.tsv", description="the case table (panorgan init writes one)")
+    labels: str = Field("config/labels.yaml", description="the class table")
+    sources: str = Field("config/sources.yaml", description="what each data set annotates")
+    bad_cases: Literal["stop", "exclude"] = Field(
+        "stop", description="what happens when a case cannot be used"
+    )
+    shards: Shards = Field(Shards(), description="")
+    manifest: Manifest = Field(Manifest(), description="")
+    selection: Selection = Field(Selection(), description="")
+    teacher: Teacher = Field(Teacher(), description="")
+    student: Student = Field(Student(), description="")
+    prediction: Prediction = Field(Prediction(), description="")
+    evaluation: Evaluation = Field(Evaluation(), description="")
+    phantom: Phantom | None = Field(None, description="")
+
+
+def load_config(raw: Mapping[str, Any]) -> Config:
+    """Check a merged configuration.
+
+    Raises
+    ------
+    Problems
+        One problem a wrong key or value, each with the key's path and the nearest right name.
+    """
+    try:
+        return Config.model_validate(dict(raw))
+    except ValidationError as error:
+        raise Problems(_problem(raw, item) for item in error.errors()) from None
+
+
+def _problem(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Problem:
+    path = ".".join(map(str, item["loc"])) or "config"
+    if item["type"] == "extra_forbidden":
+        near = get_close_matches(str(item["loc"][-1]), _known_keys(item["loc"][:-1]), n=1)
+        cure = f"did you mean '{near[0]}'?" if near else "remove it"
+        return Problem("config", path, "unknown key", cure)
+    if item["type"] == "missing":
+        return Problem("config", path, "has no value", "set it")
+    if item["type"] == "value_error":
+        return Problem("config", path, str(item["ctx"]["error"]), "change one of them")
+    value = item["input"]
+    if item["type"] == "literal_error":
+        known = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        near = get_close_matches(str(value), known, n=1)
+        cure = f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(known)}"
+        return Problem("config", path, f"{value!r} is not known", cure)
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return Problem("config", path, f"{value!r} is no good value", message.replace("input ", "it "))
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Keys of the section at a place of the config."""
+    model: Any = Config
+    for key in location:
+        for candidate in _models(model.model_fields[str(key)].annotation):
+            model = candidate
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[Section]]:
+    """Section classes inside an annotation such as ``Phantom | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from _models(part)
+
+
+def default_yaml() -> str:
+    """The text of `config/config.yaml`: every key, its default and what it means."""
+    head = (
+        "# The FLARE23 recipe: every key, its default and what it means.\n"
+        "# Made by `python -m panorgan.config` from src/panorgan/config.py; set other values in a\n"
+        "# file of your own and name it with --configfile, as config/demo.yaml does.\n\n"
+    )
+    return head + "\n".join(_section_lines(Config())) + "\n"
+
+
+def _section_lines(section: Section, indent: str = "") -> Iterator[str]:
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            yield f"\n{indent}# {(type(value).__doc__ or '').splitlines()[0]}"
+            yield f"{indent}{key}:"
+            yield from _section_lines(value, indent + "  ")
+        elif key == "phantom":
+            yield "\n# Synthetic CTs instead of real ones: see config/demo.yaml."
+            yield "phantom: null"
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+            text = text.removesuffix("\n").removesuffix("\n...")
+            note = f"  # {field.description}" if field.description else ""
+            yield f"{indent}{key}: {text}{note}"
+
+
+if __name__ == "__main__":
+    Path("config/config.yaml").write_text(default_yaml())

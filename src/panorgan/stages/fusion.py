@@ -1,0 +1,126 @@
+"""Fusion of partial labels, tumour pseudo-labels and organ pseudo-labels, a shard at a time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from panorgan.fusion import Fused, composition, conflicts, fuse_stage1, fuse_stage2, specks
+from panorgan.labels import Labels, load_labels
+from panorgan.manifest import Entry, read_manifest
+from panorgan.problems import Problems
+from panorgan.selection import needs_tumour
+from panorgan.stages import VERSIONS
+from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
+from panorgan.volumes import Volume, read_label, write_label
+
+LABEL = ".nii.gz"
+SOURCE = "_source.nii.gz"
+CONFLICTS = ("kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
+DETAILS = {"composition": ("value", "name", "source", "voxels", "ml"), "conflicts": CONFLICTS}
+SPECKS = ("value", "name", "voxels", "ml")
+
+
+def fuse_tumours(
+    manifest: str, shard: str, tumours: ShardReader, out: ShardOutput, *, labels_file: str
+) -> None:
+    """Stage 1: partial labels and, where the tumour is unknown, tumour pseudo-labels."""
+    labels = load_labels(labels_file)
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+
+    def compute(name: str, folder: Path) -> Result:
+        entry = entries[name]
+        partial = entry.read_label() if entry.label else None
+        tumour = read_label(tumours.file(name, LABEL)) if needs_tumour(entry, labels) else None
+        like = _one_grid(name, partial, tumour)
+        fused = fuse_stage1(
+            partial.array if partial else None,
+            tumour.array if tumour else None,
+            entry.states,
+            labels,
+        )
+        result = _write(folder, name, fused, like, labels)
+        result.details["specks"] = specks(fused, labels, like.grid.voxel_ml)
+        return result
+
+    def inputs(entry: Entry) -> dict[str, object]:
+        needed = needs_tumour(entry, labels)
+        return {
+            "label": entry.facts["label_hash"],
+            "grid": entry.facts["grid"],
+            "states": _states(entry),
+            "tumour": tumours.checksums(entry.case) if needed else None,
+        }
+
+    run_shard(
+        [Work(name, inputs(entry)) for name, entry in entries.items()],
+        compute,
+        out,
+        parameters={"version": VERSIONS["fuse"], "stage": 1},
+        details={**DETAILS, "specks": SPECKS},
+    )
+
+
+def fuse_organs(
+    manifest: str, shard: str, stage1: ShardReader, out: ShardOutput, *, labels_file: str
+) -> None:
+    """Stage 2: what stage 1 left as background is filled with organ pseudo-labels."""
+    labels = load_labels(labels_file)
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+
+    def compute(name: str, folder: Path) -> Result:
+        entry = entries[name]
+        label = read_label(stage1.file(name, LABEL))
+        source = read_label(stage1.file(name, SOURCE))
+        organs = entry.read_organs() if entry.organs else None
+        like = _one_grid(name, label, organs)
+        fused = fuse_stage2(
+            label.array,
+            source.array,
+            organs.array if organs else None,
+            entry.states,
+            labels,
+        )
+        return _write(folder, name, fused, like, labels)
+
+    run_shard(
+        [
+            Work(
+                name,
+                {
+                    "stage1": stage1.checksums(name),
+                    "states": _states(entry),
+                    "organs": entry.facts["organs_hash"],
+                },
+            )
+            for name, entry in entries.items()
+        ],
+        compute,
+        out,
+        parameters={"version": VERSIONS["fuse"], "stage": 2},
+        details=DETAILS,
+    )
+
+
+def _states(entry: Entry) -> Mapping[str, str]:
+    return {str(value): state for value, state in sorted(entry.states.items())}
+
+
+def _one_grid(case: str, *volumes: Volume | None) -> Volume:
+    """The first of some volumes, all of which must be on one grid."""
+    given = [volume for volume in volumes if volume is not None]
+    for other in given[1:]:
+        if difference := given[0].grid.difference(other.grid):
+            cause = f"its labels are on different grids: {difference}"
+            raise Problems.one(cause, "make the later one again", case=case)
+    return given[0]
+
+
+def _write(folder: Path, name: str, fused: Fused, like: Volume, labels: Labels) -> Result:
+    write_label(folder / (name + LABEL), fused.label, like)
+    write_label(folder / (name + SOURCE), fused.source, like)
+    voxel_ml = like.grid.voxel_ml
+    return Result(
+        details={
+            "composition": composition(fused, labels, voxel_ml),
+            "conflicts": conflicts(fused, labels, voxel_ml),
+        }
+    )

@@ -1,0 +1,95 @@
+"""Tumour-case selection and the teacher's scores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from panorgan.labels import Labels, load_labels
+from panorgan.manifest import read_manifest
+from panorgan.metrics import score_case, summarise, write_scores
+from panorgan.selection import TUMOUR, reason_against, shows_tumours, teacher_label
+from panorgan.stages import VERSIONS
+from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
+from panorgan.tables import read_table
+from panorgan.volumes import read_label, write_label
+
+LABEL = ".nii.gz"
+
+
+def select_tumour_cases(
+    manifest: str,
+    shard: str,
+    out: ShardOutput,
+    *,
+    labels_file: str,
+    min_tumour_ml: float,
+    exclude: Sequence[str],
+) -> None:
+    """Write the teacher's labels of a shard's cases.
+
+    Training cases are selected or excluded with the reason; validation cases are taken where
+    annotators looked for tumours, for the teacher's learning curve and scores.
+    """
+    labels = load_labels(labels_file)
+    selected, others = {}, []
+    for entry in read_manifest(manifest, labels, shard=shard):
+        if entry.split == "train":
+            reason = reason_against(entry, labels, min_tumour_ml, exclude)
+        elif entry.split == "validation":
+            reason = "" if shows_tumours(entry, labels) else "tumour is not annotated"
+        else:
+            reason = "test case"
+        if reason:
+            others.append({"case": entry.case, "status": "excluded", "reason": reason})
+        else:
+            selected[entry.case] = entry
+
+    def compute(name: str, folder: Path) -> Result:
+        volume = selected[name].read_label()
+        write_label(folder / (name + LABEL), teacher_label(volume.array, labels), volume)
+        return Result({"tumour_ml": f"{selected[name].volume_ml(labels.tumour.value):.3f}"})
+
+    run_shard(
+        [
+            Work(name, {"label": entry.facts["label_hash"], "grid": entry.facts["grid"]})
+            for name, entry in selected.items()
+        ],
+        compute,
+        out,
+        parameters={"version": VERSIONS["select"], "tumour": labels.tumour.value},
+        columns=["tumour_ml"],
+        others=others,
+    )
+
+
+def selected_cases(tables: Sequence[str]) -> list[str]:
+    """Names of the cases that train the teacher."""
+    rows = (row for table in tables for row in read_table(table))
+    return sorted(row["case"] for row in rows if row["status"] == "ok")
+
+
+def score_teacher(
+    manifest: str,
+    truth: ShardReader,
+    predictions: ShardReader,
+    *,
+    labels_file: str,
+    profile: str,
+    folder: str,
+) -> None:
+    """Score the teacher's tumours on the validation cases: `cases.csv` and `summary.json`."""
+    labels = load_labels(labels_file)
+    tumour = Labels(
+        labels=(labels.tumour.model_copy(update={"value": TUMOUR}),),
+        tumour=labels.tumour_name,
+        ignore=TUMOUR + 1,
+    )
+    rows = []
+    for entry in read_manifest(manifest, labels, split="validation"):
+        if entry.case not in predictions:
+            continue
+        prediction = read_label(predictions.file(entry.case, LABEL))
+        reference = read_label(truth.file(entry.case, LABEL))
+        spacing = reference.grid.spacing
+        scores = score_case(prediction.array, reference.array, spacing, tumour, profile)
+        rows += [{"case": entry.case} | score for score in scores]
+    write_scores(rows, summarise(rows, tumour, profile), folder)

@@ -1,0 +1,243 @@
+"""Plan, preprocess, train: the same steps for the teacher and the student."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panorgan.intensities import (
+    add_histograms,
+    class_histograms,
+    load_histograms,
+    save_histograms,
+    statistics,
+)
+from panorgan.labels import load_labels
+from panorgan.manifest import read_manifest
+from panorgan.problems import Problems
+from panorgan.stages import VERSIONS
+from panorgan.store import Result, ShardOutput, ShardReader, Work, key_of, run_shard, run_training
+from panorgan.tables import write_text
+from panorgan.volumes import Volume, read_label
+
+LABEL = ".nii.gz"
+HISTOGRAMS = ".npz"
+NOT_RESULTS = ("checkpoint_every_s", "threads", "workers")
+"""Settings of a training that change its speed only."""
+
+
+def measure_intensities(
+    manifest: str, shard: str, fused: ShardReader, out: ShardOutput, *, labels_file: str
+) -> None:
+    """HU histogram of every class of a shard's fused labels."""
+    labels = load_labels(labels_file)
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+
+    def compute(name: str, folder: Path) -> Result:
+        label = read_label(fused.file(name, LABEL))
+        histograms = class_histograms(entries[name].read_image().array, label.array)
+        save_histograms(folder / (name + HISTOGRAMS), histograms)
+        return Result()
+
+    run_shard(
+        [
+            Work(
+                name,
+                {
+                    "image": entries[name].facts["image_hash"],
+                    "grid": entries[name].facts["grid"],
+                    "label": fused.checksums(name)[name + LABEL],
+                },
+            )
+            for name in fused.cases
+        ],
+        compute,
+        out,
+        parameters={"version": VERSIONS["measure"]},
+    )
+
+
+def plan_network(
+    manifest: str,
+    cases: Sequence[str],
+    histograms: ShardReader,
+    recipe: Mapping[str, Any],
+    *,
+    labels_file: str,
+    classes: Sequence[int],
+    frozen: str,
+    plans: str,
+    dataset: str,
+) -> None:
+    """Write the plan of a network from exact statistics of its training cases.
+
+    Parameters
+    ----------
+    cases
+        Names of the training cases.
+    histograms
+        HU histograms of their classes.
+    classes
+        Values whose voxels are foreground; the network learns them as 1, 2, 3, …
+    frozen
+        A plans.json that is used as it is instead, if not empty.
+    plans, dataset
+        The files to write: plans.json and dataset.json.
+    """
+    from panorgan.nnunet.plans import check_plan, make_dataset_json, make_plan
+
+    labels = load_labels(labels_file)
+    names = [labels.by_value(value).name for value in classes]
+    if frozen:
+        plan = check_plan(frozen)
+    else:
+        entries = {entry.case: entry for entry in read_manifest(manifest, labels, split="train")}
+        parts = []
+        for case in cases:
+            found = load_histograms(histograms.file(case, HISTOGRAMS))
+            parts += [found[value] for value in classes if value in found]
+        if not parts:
+            wanted = ", ".join(names)
+            cure = "add cases whose label has them, or check `annotated` in the case table"
+            raise Problems.one(f"no training case has a voxel of {wanted}", cure, file=manifest)
+        plan = make_plan(
+            dict(recipe),
+            names,
+            statistics(add_histograms(parts)),
+            tuple(np.median([entries[case].shape for case in cases], axis=0)),
+            tuple(np.median([entries[case].spacing for case in cases], axis=0)),
+        )
+    write_text(plans, json.dumps(plan, indent=1))
+    write_text(dataset, json.dumps(make_dataset_json(names, ignore=False), indent=1))
+
+
+def preprocess_cases(
+    manifest: str,
+    shard: str,
+    truth: ShardReader | None,
+    plans: str,
+    out: ShardOutput,
+    *,
+    labels_file: str,
+) -> None:
+    """Bring a shard's images and labels onto the network's grid.
+
+    Parameters
+    ----------
+    truth
+        Labels to learn; None takes the labelled validation cases with their own labels.
+    """
+    from panorgan.nnunet.preprocess import preprocess_image, save
+
+    labels = load_labels(labels_file)
+    plan = json.loads(Path(plans).read_text())
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+    if truth is None:
+        names = [entry.case for entry in entries.values() if entry.split == "validation"]
+    else:
+        names = truth.cases
+
+    def label_of(name: str) -> Volume:
+        if truth is None:
+            return entries[name].read_label()
+        return read_label(truth.file(name, LABEL))
+
+    def compute(name: str, folder: Path) -> Result:
+        image, label = entries[name].read_image(), label_of(name)
+        if difference := image.grid.difference(label.grid):
+            cause = f"image and label are on different grids: {difference}"
+            raise Problems.one(cause, "run the same command again", case=name)
+        done = preprocess_image(image, plan, label.array)
+        save(folder, name, done)
+        return Result({"shape_zyx": " ".join(map(str, done.data.shape[1:]))})
+
+    run_shard(
+        [
+            Work(
+                name,
+                {
+                    "image": entries[name].facts["image_hash"],
+                    "grid": entries[name].facts["grid"],
+                    "label": entries[name].facts["label_hash"]
+                    if truth is None
+                    else truth.checksums(name)[name + LABEL],
+                },
+            )
+            for name in names
+        ],
+        compute,
+        out,
+        parameters={"version": VERSIONS["preprocess"], "plan": _preprocessing_of(plan)},
+        columns=["shape_zyx"],
+    )
+
+
+def _preprocessing_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What preprocessed data depend on in a plan; a deeper network needs no new data."""
+    (configuration,) = plan["configurations"].values()
+    kept = ("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm")
+    return {
+        "intensities": plan["foreground_intensity_properties_per_channel"],
+        "orientation": plan["panorgan"]["orientation"],
+        "transpose": plan["transpose_forward"],
+        **{key: configuration[key] for key in kept},
+        **{key: value for key, value in configuration.items() if key.startswith("resampling_fn")},
+    }
+
+
+def train_network(
+    plans: str,
+    dataset: str,
+    training: ShardReader,
+    validation: ShardReader,
+    *,
+    seed: int,
+    slot: Path,
+    model: str,
+    table: str,
+    notes: Mapping[str, Any],
+) -> None:
+    """Train a network, going on where an earlier job was interrupted.
+
+    Parameters
+    ----------
+    training, validation
+        Preprocessed cases. The validation cases are only looked at: neither the weights nor the
+        key under which the training is kept depend on them.
+    slot
+        Where the states of this training are kept.
+    notes
+        What the model's card shall say beside what the training knows.
+    """
+    from panorgan.nnunet.train import train
+
+    plan = json.loads(Path(plans).read_text())
+    dataset_json = json.loads(Path(dataset).read_text())
+    recipe = plan["panorgan"]["recipe"]
+    schedule = {k: v for k, v in recipe["training"].items() if k not in NOT_RESULTS}
+    cases_hash = key_of({case: training.checksums(case) for case in training.cases})
+    key = {
+        "stage version": VERSIONS["train"],
+        "plan": key_of({k: v for k, v in plan.items() if k != "panorgan"}),
+        "schedule": schedule,
+        "classes": dataset_json["labels"],
+        "training cases": cases_hash,
+        "seed": seed,
+    }
+    if not training.cases:
+        raise Problems.one("no case to train on", "see the selection's table for the reasons")
+
+    def run(state: Path) -> Path:
+        return train(
+            plan,
+            dataset_json,
+            {case: training.folder(case) for case in training.cases},
+            {case: validation.folder(case) for case in validation.cases},
+            state,
+            seed=seed,
+            card={"cases": len(training.cases), "cases_hash": cases_hash, **notes},
+        )
+
+    run_training(slot, key, run, model=model, table=table)

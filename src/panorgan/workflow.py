@@ -1,0 +1,71 @@
+"""What the Snakefile and the rules know of the run: its config, its shards and their cases."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import astuple
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from panorgan.cases import Case, read_cases, shard_names, shard_of
+from panorgan.config import Config, load_config
+from panorgan.labels import load_labels
+from panorgan.problems import Problems
+from panorgan.store import file_checksum, key_of
+
+
+def stop(error: Problems) -> None:
+    """End the workflow with one line a problem instead of a traceback."""
+    sys.exit("\n".join(map(str, error.problems)))
+
+
+class Run:
+    """A checked config and the cases that it names; the case table is read when first needed."""
+
+    def __init__(self, raw: Mapping[str, Any]):
+        try:
+            self.config: Config = load_config(raw)
+            load_labels(self.config.labels)
+        except Problems as error:
+            stop(error)
+        self.folder = f"results/{self.config.run}"
+        self.train_shards = shard_names("train", self.config.shards.train)
+        self.evaluation_shards = shard_names("evaluation", self.config.shards.evaluation)
+        self.shards = self.train_shards + self.evaluation_shards
+
+    @cached_property
+    def cases(self) -> dict[str, list[Case]]:
+        """The case table, dealt into shards."""
+        dealt: dict[str, list[Case]] = {shard: [] for shard in self.shards}
+        try:
+            cases = read_cases(self.config.cases, load_labels(self.config.labels))
+        except Problems as error:
+            stop(error)
+        for case in cases:
+            dealt[shard_of(case.case, case.split, **dict(self.config.shards))].append(case)
+        return dealt
+
+    def volumes(self, shard: str) -> list[str]:
+        """Every volume of a shard's cases that exists or that the run itself writes."""
+        files = [path for case in self.cases[shard] for path in case.files]
+        return files if self.config.phantom else [path for path in files if Path(path).exists()]
+
+    def digest(self, *shards: str) -> str:
+        """A hash of the case table's lines of some shards: other lines don't rerun their jobs."""
+        return key_of([[astuple(case) for case in self.cases[shard]] for shard in shards])
+
+    @property
+    def phantom_files(self) -> list[str]:
+        """Every file of the demo's synthetic cases."""
+        from panorgan.phantom import case_files
+
+        return [
+            str(path)
+            for cases in self.cases.values()
+            for case in cases
+            for path in case_files(case).values()
+        ]
+
+    def tables_digest(self) -> str:
+        """A hash of the class and source tables."""
+        return key_of([file_checksum(self.config.labels), file_checksum(self.config.sources)])

@@ -1,0 +1,108 @@
+"""The case table and the shards."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from panorgan.cases import Case, read_cases, shard_names, shard_of, write_cases
+from panorgan.labels import load_labels
+from panorgan.problems import Problems
+
+LABELS = load_labels()
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}", fullmatch=True)
+
+
+def table(tmp_path, text):
+    path = tmp_path / "cases.tsv"
+    path.write_text(text.replace(" | ", "\t"))
+    return path
+
+
+def problems(tmp_path, text):
+    with pytest.raises(Problems) as error:
+        read_cases(table(tmp_path, text), LABELS)
+    return str(error.value)
+
+
+def test_round_trip_keeps_cases_and_makes_paths_relative(tmp_path):
+    cases = [
+        Case(
+            "a", str(tmp_path / "images/a_0000.nii.gz"), str(tmp_path / "l/a.nii.gz"), "train", "x"
+        ),
+        Case("b", "/elsewhere/b_0000.nii.gz", "", "test", "y", annotated="liver,14"),
+    ]
+    write_cases(tmp_path / "cases.tsv", cases)
+    assert "\timages/a_0000.nii.gz\tl/a.nii.gz\t" in (tmp_path / "cases.tsv").read_text()
+    assert read_cases(tmp_path / "cases.tsv", LABELS) == cases
+
+
+def test_cases_are_sorted_by_name(tmp_path):
+    head = "case | image | label | split | source\n"
+    path = table(tmp_path, head + "b | b.nii.gz |  | train | s\na | a.nii.gz |  | train | s\n")
+    assert [case.case for case in read_cases(path, LABELS)] == ["a", "b"]
+
+
+def test_missing_table_names_the_command_that_writes_one(tmp_path):
+    with pytest.raises(Problems, match="panorgan init"):
+        read_cases(tmp_path / "none.tsv", LABELS)
+
+
+def test_every_fault_is_listed(tmp_path):
+    text = problems(
+        tmp_path,
+        "case | image | label | split | source | annotated\n"
+        "a b | a.nii.gz |  | train | s | \n"
+        "c |  |  | train | s | \n"
+        "d | d.nii.gz |  | trian | s | \n"
+        "e | e.nii.gz |  | train |  | \n"
+        "f | f.nii.gz |  | train | s | livr\n"
+        "g | g.nii.gz |  | validation | s | \n"
+        "h | h.nii.gz |  | train | s | \n"
+        "h | h.nii.gz |  | train | s | \n",
+    )
+    for part in (
+        "'a b' is no case name",
+        "c: ",
+        "has no image",
+        "split is 'trian'",
+        "has no source",
+        "'livr' is no class; did you mean 'liver'?",
+        "validation case without a label",
+        "the name stands on 2 lines",
+    ):
+        assert part in text
+
+
+def test_header_faults(tmp_path):
+    assert "lacks the column split, source" in problems(
+        tmp_path, "case | image | label\na | b | c\n"
+    )
+    text = problems(
+        tmp_path, "case | image | label | split | source | organ\na | b | c | train | s | d\n"
+    )
+    assert "unknown column 'organ'; did you mean 'organs'?" in text
+
+
+def test_broken_line_is_named(tmp_path):
+    assert "line 2" in problems(tmp_path, "case | image | label | split | source\na | b\n")
+
+
+@given(NAMES, st.sampled_from(["train", "validation", "test"]), st.integers(1, 200))
+def test_shard_is_stable_and_among_the_shards(case, split, count):
+    kind = "train" if split == "train" else "evaluation"
+    shard = shard_of(case, split, train=count, evaluation=count)
+    assert shard in shard_names(kind, count)
+    assert shard == shard_of(case, split, train=count, evaluation=count)
+
+
+def test_shards_of_known_names():
+    # Fixed values: a change of the hash would move every user's cases to other shards.
+    assert shard_of("FLARE23_0001", "train", train=64, evaluation=8) == "train-21"
+    assert shard_of("FLARE23_0001", "test", train=64, evaluation=8) == "evaluation-01"
+
+
+def test_shards_are_even():
+    shards = [shard_of(f"FLARE23_{n:04d}", "train", train=64, evaluation=8) for n in range(4000)]
+    sizes = [shards.count(name) for name in shard_names("train", 64)]
+    assert min(sizes) > 35
+    assert max(sizes) < 95

@@ -1,0 +1,79 @@
+"""The typed config: what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from panorgan.config import default_yaml, load_config
+from panorgan.problems import Problems
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+def refused(**changes) -> str:
+    with pytest.raises(Problems) as error:
+        load_config(changes)
+    return str(error.value)
+
+
+def test_shipped_config_is_the_generated_one():
+    assert (CONFIG / "config.yaml").read_text() == default_yaml()
+
+
+def test_default_file_says_what_the_models_say():
+    assert load_config(yaml.safe_load(default_yaml())) == load_config({})
+
+
+def test_recipe_has_the_published_values():
+    config = load_config({})
+    assert config.teacher.spacing_mm == [0.8164, 0.8164]
+    assert config.teacher.network.features == [32, 64, 128, 256, 480, 480, 480, 480]
+    assert config.teacher.training.optimizer.learning_rate == 5e-4
+    assert (config.teacher.training.epochs, config.student.training.epochs) == (1000, 1500)
+    assert config.teacher.training.batch_dice
+    assert not config.student.training.batch_dice
+    assert config.student.patch_size == [32, 128, 192]
+    assert config.student.training.augmentation.mirror_axes == []
+
+
+def test_demo_changes_values_only():
+    config = load_config({})
+    demo = yaml.safe_load((CONFIG / "demo.yaml").read_text())
+
+    def keys(section, defaults):
+        for key, value in section.items():
+            assert key in defaults, key
+            if isinstance(value, dict) and isinstance(defaults[key], dict):
+                keys(value, defaults[key])
+
+    keys(demo, config.model_dump())
+
+
+def test_unknown_key_names_path_and_nearest():
+    line = refused(teacher={"trainning": {}})
+    assert line == "config: teacher.trainning: unknown key; did you mean 'training'?"
+
+
+def test_unknown_key_in_an_optional_section():
+    assert "phantom.sed: unknown key; did you mean 'seed'?" in refused(phantom={"sed": 1})
+
+
+def test_wrong_type_and_range():
+    text = refused(student={"batch_size": "two"}, prediction={"tile_step": 3.0})
+    assert "student.batch_size: 'two' is no good value" in text
+    assert "prediction.tile_step: 3.0 is no good value" in text
+
+
+def test_unknown_choice_names_the_nearest():
+    assert "did you mean 'stop'?" in refused(bad_cases="stopp")
+
+
+def test_patch_that_the_strides_do_not_divide():
+    text = refused(teacher={"patch_size": [500, 512]})
+    assert "teacher: patch_size 500 on axis 0 is no multiple of 128; " in text
+
+
+def test_lists_of_different_length():
+    network = load_config({}).student.network.model_dump() | {"features": [16, 32, 64]}
+    assert "differ in length" in refused(student={"network": network})

@@ -1,0 +1,243 @@
+"""Finished work is kept, checked, reused, published and pruned."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from panorgan.problems import Problem, Problems
+from panorgan.store import (
+    Result,
+    ShardOutput,
+    ShardReader,
+    Work,
+    exclusive,
+    run_shard,
+    run_training,
+)
+from panorgan.tables import read_table
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """Runs a shard of cases whose file holds their input; returns what was computed."""
+
+    def run(cases, version=1, failing=()):
+        computed = []
+
+        def compute(name, folder):
+            if name in failing:
+                raise failing[name]
+            computed.append(name)
+            (folder / f"{name}.txt").write_text(cases[name])
+            return Result({"size": len(cases[name])}, {"letters": [{"letter": cases[name][0]}]})
+
+        run_shard(
+            [Work(name, {"content": content}) for name, content in cases.items()],
+            compute,
+            out,
+            parameters={"version": version},
+            columns=["size"],
+            details={"letters": ["letter"]},
+        )
+        return computed
+
+    out = ShardOutput(
+        tmp_path / ".store/s", tmp_path / "s.tsv", tmp_path / "s", {"letters": tmp_path / "l.tsv"}
+    )
+    run.out = out
+    return run
+
+
+def test_published_folder_and_tables(shard):
+    shard({"b": "yy", "a": "x"})
+    assert sorted(path.name for path in shard.out.folder.iterdir()) == ["a.txt", "b.txt"]
+    rows = read_table(shard.out.table)
+    assert [(row["case"], row["status"], row["size"]) for row in rows] == [
+        ("a", "ok", "1"),
+        ("b", "ok", "2"),
+    ]
+    assert read_table(shard.out.details["letters"]) == [
+        {"case": "a", "letter": "x"},
+        {"case": "b", "letter": "y"},
+    ]
+
+
+def test_only_what_changed_is_computed(shard):
+    assert shard({"a": "x", "b": "y"}) == ["a", "b"]
+    assert shard({"a": "x", "b": "y"}) == []
+    assert shard({"a": "x", "b": "y", "c": "z"}) == ["c"]
+    assert shard({"a": "x", "b": "other", "c": "z"}) == ["b"]
+    assert shard({"a": "x", "b": "other", "c": "z"}, version=2) == ["a", "b", "c"]
+
+
+def test_publishing_again_gives_equal_bytes(shard):
+    shard({"a": "x", "b": "y"})
+    before = shard.out.table.read_bytes()
+    shard({"b": "y", "a": "x"})
+    assert shard.out.table.read_bytes() == before
+
+
+def test_deleted_outputs_come_back_without_computing(shard):
+    shard({"a": "x"})
+    (shard.out.folder / "a.txt").unlink()
+    shard.out.folder.rmdir()
+    shard.out.table.unlink()
+    assert shard({"a": "x"}) == []
+    assert (shard.out.folder / "a.txt").read_text() == "x"
+
+
+def test_one_older_key_is_kept_and_changing_back_is_free(shard):
+    shard({"a": "1"})
+    shard({"a": "2"})
+    assert shard({"a": "1"}) == []
+    shard({"a": "3"})
+    assert len(list(shard.out.store.iterdir())) == 2
+
+
+def test_a_case_that_left_is_forgotten(shard):
+    shard({"a": "x", "b": "y"})
+    shard({"a": "x"})
+    assert [path.name.split(".")[0] for path in shard.out.store.iterdir()] == ["a"]
+    assert [path.name for path in shard.out.folder.iterdir()] == ["a.txt"]
+
+
+def test_damaged_entry_is_computed_again(shard):
+    shard({"a": "x", "b": "y"})
+    (file,) = shard.out.store.glob("a.*/a.txt")
+    file.chmod(0o644)
+    file.write_text("?")
+    assert shard({"a": "x", "b": "y"}) == ["a"]
+    assert (shard.out.folder / "a.txt").read_text() == "x"
+
+
+def test_every_failing_case_is_reported_and_the_others_are_kept(shard):
+    failing = {
+        "a": Problems([Problem("a", "f", "is bad", "mend it")]),
+        "c": RuntimeError("surprise"),
+    }
+    with pytest.raises(Problems) as error:
+        shard({"a": "x", "b": "y", "c": "z"}, failing=failing)
+    assert str(error.value).splitlines() == [
+        "a: f: is bad; mend it",
+        "c: unexpected RuntimeError: surprise; the log has the traceback",
+    ]
+    assert not shard.out.table.exists()
+    assert shard({"a": "x", "b": "y", "c": "z"}) == ["a", "c"]
+
+
+def test_a_full_disk_ends_the_shard_at_once(shard):
+    failing = {"a": OSError(errno.ENOSPC, "No space left on device")}
+    with pytest.raises(Problems, match=r"no space left on the disk.*finished work is kept"):
+        shard({"a": "x", "b": "y"}, failing=failing)
+    assert shard({"a": "x", "b": "y"}) == ["a", "b"]
+
+
+def test_half_written_case_of_a_dead_process_is_removed(shard):
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    shard({"a": "x"})
+    for pid in (dead, str(os.getpid())):
+        (shard.out.store / f".tmp-{os.uname().nodename}-{pid}-b.123").mkdir()
+    shard({"a": "x"})
+    left = [path.name for path in shard.out.store.iterdir() if path.name.startswith(".tmp")]
+    assert left == [f".tmp-{os.uname().nodename}-{os.getpid()}-b.123"]
+
+
+def test_published_files_are_read_only(shard):
+    shard({"a": "x"})
+    assert (shard.out.folder / "a.txt").stat().st_mode & 0o222 == 0
+
+
+def test_reader_checks_what_it_reads(shard):
+    shard({"a": "x", "b": "y"})
+    reader = ShardReader([shard.out.table], [shard.out.folder])
+    assert reader.cases == ["a", "b"]
+    assert reader.file("a", ".txt").read_text() == "x"
+    (shard.out.folder / "b.txt").chmod(0o644)
+    (shard.out.folder / "b.txt").write_text("?")
+    with pytest.raises(Problems, match="is not what its job wrote"):
+        reader.file("b", ".txt")
+    (shard.out.folder / "a.txt").unlink()
+    with pytest.raises(Problems, match="is gone"):
+        reader.file("a", ".txt")
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Runs a training of three steps that can be interrupted; returns the steps taken."""
+
+    def run(key, interrupt_after=None):
+        steps = []
+
+        def train(state):
+            done = state / "done"
+            while (count := int(done.read_text()) if done.exists() else 0) < 3:
+                if interrupt_after is not None and len(steps) == interrupt_after:
+                    raise KeyboardInterrupt
+                steps.append(count)
+                done.write_text(str(count + 1))
+            model = state / "model"
+            model.mkdir(exist_ok=True)
+            (model / "card.json").write_text(json.dumps({"checksum": "abc"}))
+            return model
+
+        run_training(
+            tmp_path / "slot", key, train, model=tmp_path / "model", table=tmp_path / "model.tsv"
+        )
+        return steps
+
+    run.slot = tmp_path / "slot"
+    run.table = tmp_path / "model.tsv"
+    return run
+
+
+def test_training_goes_on_and_is_not_repeated(training):
+    with pytest.raises(KeyboardInterrupt):
+        training({"plan": 1}, interrupt_after=2)
+    assert training({"plan": 1}) == [2]
+    assert training({"plan": 1}) == []
+    assert read_table(training.table)[0]["checksum"] == "abc"
+
+
+def test_unfinished_training_survives_another_key(training, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        training({"plan": 1, "seed": 0}, interrupt_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        training({"plan": 2, "seed": 0}, interrupt_after=1)
+    assert "because this changed: plan" in capsys.readouterr().out
+    assert training({"plan": 1, "seed": 0}) == [2]
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path;"
+            "from panorgan.store import exclusive\n"
+            "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)",
+            tmp_path,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(Problems, match=f"process {holder.pid} on .* is training here"),
+            exclusive(tmp_path),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with exclusive(tmp_path):
+        pass
