@@ -43,7 +43,7 @@ clean: ## remove the demo's data and results and all caches, nothing else
 	rm -rf data/demo results/demo .pytest_cache .ruff_cache .hypothesis
 	find scripts src workflow_tests -name __pycache__ -prune -exec rm -rf {} +
 
-# An installation that was cut off leaves .venv/unfinished behind; the next one then starts afresh.
+# .venv/installed is written last: without it an installation was cut off, and all starts afresh.
 .venv/installed: envs/requirements.txt envs/constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
 	    echo "panorgan needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is missing or another." >&2; \
@@ -51,12 +51,9 @@ clean: ## remove the demo's data and results and all caches, nothing else
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	    echo "'$(PYTHON)' cannot create environments." >&2; \
 	    echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@if [ -e .venv/unfinished ] || ! $(BIN)/python -m pip --version &> /dev/null; then \
-	    $(PYTHON) -m venv --clear .venv; \
-	fi
 	@echo "Installing into .venv: 2 GB or more, a few minutes"
-	@touch .venv/unfinished
+	@[ -e $@ ] || $(PYTHON) -m venv --clear .venv
+	@rm -f $@
 	$(BIN)/python -m pip install --quiet -c envs/constraints.txt -r envs/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@rm .venv/unfinished
 	@touch $@

@@ -1,5 +1,6 @@
 # panorgan: from raw CT folders to an evaluated abdominal multi-organ and tumour model.
 # Settings: config/config.yaml documents all; name your own on top of it with --configfile.
+import atexit
 import sys
 import time
 from pathlib import Path
@@ -86,4 +87,9 @@ onsuccess:
 
 
 onerror:
-    print(report_problems(f"{run.folder}/logs", started), file=sys.stderr)
+    # At the very end, below Snakemake's own messages, where a user looks first.
+    atexit.register(
+        lambda: print(
+            report_problems(f"{run.folder}/logs", started), file=sys.stderr
+        )
+    )

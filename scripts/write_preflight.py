@@ -1,11 +1,10 @@
 """Write the page that says what is in the data and what the run will need."""
 
+from panorgan.job import job
 from panorgan.preflight import write_preflight
 
-from panorgan.job import job
-
 with job(snakemake):
-    write_preflight(
+    essentials = write_preflight(
         snakemake.input.manifest,
         snakemake.input.excluded,
         snakemake.input.suspects,
@@ -15,3 +14,4 @@ with job(snakemake):
         labels_file=snakemake.config["labels"],
         page=snakemake.output.page,
     )
+    print(essentials)

@@ -149,9 +149,11 @@ def report_problems(logs: str | Path, since: float, most: int = 20) -> str:
     most
         At most so many problems are listed.
     """
-    files = sorted(
-        path for path in Path(logs).rglob("*.problems.tsv") if path.stat().st_mtime >= since
-    )
+    files = [
+        path
+        for path in sorted(Path(logs).rglob("*.problems.tsv"))
+        if path.stat().st_mtime >= since and path.stat().st_size
+    ]
     lines = [str(Problem(**row)) for path in files for row in read_table(path)]
     lines = list(dict.fromkeys(lines))
     shown = lines[:most]

@@ -19,7 +19,7 @@ empty array. Here that slice is kept in every profile.
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,8 @@ def score_case(
     from panorgan import surface  # loads numba and the compiled kernels
 
     if prediction.shape != reference.shape:
-        raise ValueError(f"prediction {prediction.shape}, reference {reference.shape}")
+        shapes = f"{prediction.shape} and {reference.shape}"
+        raise ValueError(f"prediction and reference have different shapes: {shapes}")
     rules = PROFILES[profile]
     classes = labels.labels if isinstance(labels, Labels) else labels
     unknown = frozenset(unknown)
@@ -334,6 +335,23 @@ def write_scores(rows: Iterable[Row], summary: dict[str, Any], folder: str | Pat
     write_text(Path(folder) / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
+def parse_row(row: Mapping[str, str]) -> Row:
+    """A row of scores as it was before it became text.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        If a column is missing or holds something else.
+    """
+    numbers = {
+        key: float(row[key]) if row[key] else None for key in ("dsc", "nsd", "ref_ml", "pred_ml")
+    }
+    if row["status"] not in STATUSES:
+        raise ValueError(row["status"])
+    text = {key: row[key] for key in ("case", "name", "status")}
+    return {**text, "value": int(row["value"]), **numbers}
+
+
 def read_scores(path: str | Path) -> list[Row]:
     """Rows of a `cases.csv`, with the types that `score_case` gives.
 
@@ -346,20 +364,10 @@ def read_scores(path: str | Path) -> list[Row]:
         table = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"))))
     except OSError as error:
         raise Problems.one(error.strerror, "check the path", file=path) from None
+    except UnicodeDecodeError:
+        table = [{}]
     try:
-        return [
-            {
-                "case": row["case"],
-                "value": int(row["value"]),
-                "name": row["name"],
-                **{
-                    key: float(row[key]) if row[key] else None
-                    for key in ("dsc", "nsd", "ref_ml", "pred_ml")
-                },
-                "status": STATUSES[STATUSES.index(row["status"])],
-            }
-            for row in table
-        ]
+        return [parse_row(row) for row in table]
     except (KeyError, ValueError, TypeError):
         cause = f"is no table of scores with the columns {', '.join(COLUMNS)}"
         raise Problems.one(cause, "give a cases.csv that panorgan wrote", file=path) from None

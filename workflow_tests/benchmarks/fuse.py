@@ -44,7 +44,7 @@ def synthetic() -> dict[str, np.ndarray]:
 
 def apply_rules(partial: np.ndarray, tumour: np.ndarray, organs: np.ndarray) -> np.ndarray:
     """Both stages as one would write them in NumPy."""
-    fused = partial.copy()
+    fused = np.array(partial)
     fused[tumour == 1] = 14
     for value in range(1, 14):
         if value not in ANNOTATED:

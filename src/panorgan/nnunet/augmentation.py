@@ -1,0 +1,250 @@
+"""Random changes of the training patches, with the values that the plan states.
+
+The distributions are those of nnU-Net 1.7 (batchgenerators), which the method was trained with.
+Where batchgeneratorsv2 has the same transform it is used; `Spatial` and `LowResolution` are ours,
+because there elastic deformation has other units and interpolation is linear. Two habits of
+batchgenerators are kept: factors (scaling, brightness, contrast, gamma) are below 1 in half of
+the draws whatever the range, and what is called the noise's variance is its standard deviation.
+
+All transforms take ``image`` (channel, *patch) float32 and ``segmentation`` (1, *patch) integers,
+where -1 marks what lies outside the volume, and draw from the global generators of numpy and torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import pi
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import (
+    DownsampleSegForDSTransform,
+)
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
+from nnunetv2.configuration import ANISO_THRESHOLD
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+from scipy.ndimage import gaussian_filter
+from torch.nn.functional import grid_sample, interpolate
+
+OUTSIDE = -1
+"""Label of what a patch has beyond the volume's border."""
+
+
+def acts_in_plane(patch_size: Sequence[int]) -> bool:
+    """Whether a 3D patch is so flat that it is changed slice by slice ("dummy 2D")."""
+    return len(patch_size) == 3 and max(patch_size) / patch_size[0] > ANISO_THRESHOLD
+
+
+def initial_patch_size(patch_size: Sequence[int], augmentation: Mapping[str, Any]) -> list[int]:
+    """Size of the patch to be cut out, so that a rotated one is filled except for its corners.
+
+    nnU-Net's rule: the box around the patch turned by the largest angle (at most 90 degrees),
+    enlarged by 1/0.85. Without spatial changes it is the patch itself.
+    """
+    if not _has_spatial(augmentation):
+        return list(patch_size)
+    angle = augmentation["rotation_degrees"] / 180 * pi if augmentation["p_rotation"] else 0.0
+    if acts_in_plane(patch_size):
+        plane = get_patch_size(patch_size[1:], angle, 0, 0, (0.85, 1.25))
+        return [patch_size[0], *map(int, plane)]
+    return [int(size) for size in get_patch_size(patch_size, angle, 0, 0, (0.85, 1.25))]
+
+
+def training_transforms(
+    patch_size: Sequence[int],
+    augmentation: Mapping[str, Any],
+    scales: Sequence[Sequence[float]],
+) -> BasicTransform:
+    """All changes of a training patch, in nnU-Net's order; those of probability 0 are left out.
+
+    Parameters
+    ----------
+    patch_size
+        (y, x) or (z, y, x); patches come in at `initial_patch_size` and leave at this size.
+    augmentation
+        The recipe's section `training.augmentation`.
+    scales
+        Sizes of the deep-supervision targets relative to the patch, full resolution first.
+    """
+    a = augmentation
+    whole_channel = {"synchronize_channels": False, "p_per_channel": 1}
+    brightness, contrast, gamma = (
+        partial(draw_factor, *a[key]) for key in ("brightness", "contrast", "gamma")
+    )
+    # The blur must not choose its implementation by timing: that choice changes the last bits.
+    blur = GaussianBlurTransform(
+        tuple(a["blur_sigma"]), synchronize_axes=True, p_per_channel=0.5, benchmark=False
+    )
+    sometimes = [
+        (a["p_noise"], GaussianNoiseTransform(tuple(a["noise_variance"]), 1, True)),
+        (a["p_blur"], blur),
+        (a["p_brightness"], MultiplicativeBrightnessTransform(brightness, **whole_channel)),
+        (a["p_contrast"], ContrastTransform(contrast, preserve_range=True, **whole_channel)),
+        (a["p_low_resolution"], LowResolution(a["low_resolution"], acts_in_plane(patch_size))),
+        (a["p_gamma_inverted"], GammaTransform(gamma, 1, p_retain_stats=1, **whole_channel)),
+        (a["p_gamma"], GammaTransform(gamma, 0, p_retain_stats=1, **whole_channel)),
+    ]
+    transforms: list[BasicTransform] = [Spatial(patch_size, a)] if _has_spatial(a) else []
+    transforms += [RandomTransform(transform, p) for p, transform in sometimes if p > 0]
+    if a["mirror_axes"]:
+        transforms.append(MirrorTransform(tuple(a["mirror_axes"])))
+    return ComposeTransforms([*transforms, *_targets(scales)])
+
+
+def validation_transforms(scales: Sequence[Sequence[float]]) -> BasicTransform:
+    """What a validation patch needs: nothing random, targets for deep supervision."""
+    return ComposeTransforms(_targets(scales))
+
+
+def _targets(scales: Sequence[Sequence[float]]) -> list[BasicTransform]:
+    return [RemoveLabelTransform(OUTSIDE, 0), DownsampleSegForDSTransform(scales)]
+
+
+def _has_spatial(augmentation: Mapping[str, Any]) -> bool:
+    return any(augmentation[p] > 0 for p in ("p_rotation", "p_scaling", "p_elastic"))
+
+
+def draw_factor(low: float, high: float, **_: Any) -> float:
+    """A factor from a range: below and above 1 equally often, evenly on either side."""
+    if low < 1 < high:
+        low, high = (low, 1) if np.random.uniform() < 0.5 else (1, high)
+    return np.random.uniform(low, high)
+
+
+class Spatial(BasicTransform):
+    """Elastic deformation, rotation and scaling in one resampling, then the cut to the patch size.
+
+    As batchgenerators' `augment_spatial`: the displacement of each axis is noise from -1 to 1,
+    smoothed by a Gaussian of `elastic_sigma` voxels (zeros outside), times `elastic_alpha`;
+    rotation is about the axis through the slices; one factor scales all axes. A flat 3D patch is
+    changed in plane, every slice alike. Images are interpolated cubically in 2D and in plane
+    (torch's cubic convolution, where batchgenerators has the cubic spline) and linearly in 3D;
+    a voxel's label is the one with the largest linearly interpolated share.
+
+    Parameters
+    ----------
+    patch_size
+        Size of what comes out: (y, x) or (z, y, x).
+    augmentation
+        The recipe's section `training.augmentation`.
+    """
+
+    def __init__(self, patch_size: Sequence[int], augmentation: Mapping[str, Any]):
+        super().__init__()
+        self.patch_size = tuple(patch_size)
+        self.augmentation = augmentation
+        self.in_plane = acts_in_plane(patch_size)
+        self.size = self.patch_size[1:] if self.in_plane else self.patch_size
+        axes = [np.arange(n, dtype=np.float32) - (n - 1) / 2 for n in self.size]
+        self.centred = np.stack(np.meshgrid(*axes, indexing="ij"))
+
+    def get_parameters(self, **data: Any) -> dict[str, Any]:
+        a = self.augmentation
+        points = None
+        if np.random.uniform() < a["p_elastic"]:
+            alpha = np.random.uniform(*a["elastic_alpha"])
+            sigma = np.random.uniform(*a["elastic_sigma"])
+            points = self.centred.copy()
+            for axis in points:
+                noise = np.random.uniform(-1, 1, self.size)
+                axis += alpha * gaussian_filter(noise, sigma, mode="constant")
+        if np.random.uniform() < a["p_rotation"]:
+            points = self.centred.copy() if points is None else points
+            angle = np.random.uniform(-1, 1) * a["rotation_degrees"] / 180 * pi
+            turn = np.float32([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            points[-2:] = np.tensordot(turn, points[-2:], 1)
+        if np.random.uniform() < a["p_scaling"]:
+            points = self.centred.copy() if points is None else points
+            points *= draw_factor(*a["scaling"])
+        if points is None:
+            return {"grid": None}
+        # grid_sample wants (…, x y z) with the volume's outer edges at -1 and 1.
+        size = np.array(data["image"].shape[-len(self.size) :])
+        grid = np.moveaxis(points, 0, -1) * np.float32(2 / size)
+        return {"grid": torch.from_numpy(np.ascontiguousarray(grid[..., ::-1]))}
+
+    def _apply_to_image(self, img: torch.Tensor, grid: torch.Tensor | None) -> torch.Tensor:
+        if grid is None:
+            return self._cut(img)
+        return self._sample(img, grid, "bilinear" if len(self.size) == 3 else "bicubic")
+
+    def _apply_to_segmentation(
+        self, segmentation: torch.Tensor, grid: torch.Tensor | None
+    ) -> torch.Tensor:
+        if grid is None:
+            return self._cut(segmentation)
+        best = 1 - self._sample((segmentation != OUTSIDE).float(), grid, "bilinear")
+        result = torch.full_like(best, OUTSIDE, dtype=segmentation.dtype)
+        present = np.flatnonzero(np.bincount(segmentation.numpy().ravel() - OUTSIDE)) + OUTSIDE
+        for value in present[present != OUTSIDE].tolist():
+            share = self._sample((segmentation == value).float(), grid, "bilinear")
+            result[share > best] = value
+            best = torch.maximum(best, share)
+        return result
+
+    def _cut(self, volume: torch.Tensor) -> torch.Tensor:
+        for axis, size in enumerate(self.patch_size, start=1):
+            volume = volume.narrow(axis, (volume.shape[axis] - size) // 2, size)
+        return volume.contiguous()
+
+    def _sample(self, volume: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+        """Values of a volume (channel, *size) at the grid's points; slices count as channels."""
+        flat = volume.flatten(0, 1) if self.in_plane else volume
+        flat = grid_sample(flat[None], grid[None], mode=mode, align_corners=False)[0]
+        return flat.reshape(volume.shape[0], *self.patch_size)
+
+
+class LowResolution(ImageOnlyTransform):
+    """A coarser scan: down by nearest neighbours, up again cubically, in half of the channels.
+
+    As batchgenerators' `augment_linear_downsampling_scipy` with nnU-Net 1's arguments, with
+    torch's cubic convolution instead of the cubic spline.
+
+    Parameters
+    ----------
+    zoom
+        Range of the factor, the same for all axes.
+    in_plane
+        Whether the first axis keeps its resolution.
+    """
+
+    def __init__(self, zoom: Sequence[float], in_plane: bool):
+        super().__init__()
+        self.zoom = tuple(zoom)
+        self.in_plane = in_plane
+
+    def get_parameters(self, **data: Any) -> dict[str, Any]:
+        channels = np.flatnonzero(np.random.uniform(size=data["image"].shape[0]) < 0.5)
+        return {"zooms": {int(c): np.random.uniform(*self.zoom) for c in channels}}
+
+    def _apply_to_image(self, img: torch.Tensor, zooms: Mapping[int, float]) -> torch.Tensor:
+        for channel, zoom in zooms.items():
+            size = img.shape[1:]
+            coarse = [max(1, round(n * zoom)) for n in size]
+            if self.in_plane:
+                coarse[0] = size[0]
+            down = interpolate(img[channel][None, None], coarse, mode="nearest-exact")
+            img[channel] = _up_cubic(down[0, 0], size)
+        return img
+
+
+def _up_cubic(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Cubic interpolation of (y, x) or (z, y, x) to a size; axes of that size stay as they are."""
+    slices = volume.reshape(1, -1, *volume.shape[-2:])
+    volume = interpolate(slices, size[-2:], mode="bicubic")[0]
+    if len(size) == 2:
+        return volume[0]
+    if volume.shape[0] != size[0]:
+        columns = volume.movedim(0, -1)[None]
+        columns = interpolate(columns, (size[2], size[0]), mode="bicubic")
+        volume = columns[0].movedim(-1, 0)
+    return volume

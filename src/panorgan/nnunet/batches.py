@@ -1,0 +1,140 @@
+"""Training batches as a function of the seed and the batch's number, and of nothing else.
+
+So a resumed training goes on with the very batches that it would have had, whether they are made
+in this process or in workers, and looking at validation batches changes no training batch.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from torch.utils.data import DataLoader, Dataset
+
+from panorgan.problems import Problem, Problems
+
+TRAINING, VALIDATION = 0, 1
+"""Streams of random numbers."""
+
+
+class CaseFolders:
+    """Preprocessed cases, each in a folder of its own: what nnU-Net's loader takes for a dataset.
+
+    Parameters
+    ----------
+    folders
+        For each case the folder that holds ``CASE.b2nd``, ``CASE_seg.b2nd`` and ``CASE.pkl``.
+    """
+
+    def __init__(self, folders: Mapping[str, str | Path]):
+        # Sorted, so that neither the number of shards nor their order changes a batch.
+        self.identifiers = sorted(folders)
+        self._datasets = {
+            case: nnUNetDatasetBlosc2(str(folders[case]), [case]) for case in self.identifiers
+        }
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
+        """Image and label (channel, z, y, x), compressed until sliced, and the properties.
+
+        Raises
+        ------
+        Problems
+            If a file is missing or broken.
+        """
+        dataset = self._datasets[identifier]
+        try:
+            return dataset.load_case(identifier)
+        except Exception as error:
+            cause = f"its preprocessed files cannot be read: {error}"
+            cure = f"delete {dataset.source_folder} and run the same command again"
+            raise Problems.one(cause, cure, case=str(identifier)) from error
+
+
+@contextmanager
+def own_random_numbers(*key: int) -> Iterator[None]:
+    """Seed Python's, numpy's and torch's (CPU) generators for a block; afterwards they go on."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seeds = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(4)
+    random.seed(int(seeds[0]))
+    np.random.seed(seeds[1])
+    torch.default_generator.manual_seed(int(seeds[2]) << 32 | int(seeds[3]))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class Batches(Dataset):
+    """Batches by number.
+
+    Parameters
+    ----------
+    loader
+        nnU-Net's loader, which draws cases, places and augmentation.
+    seed
+        The training's seed.
+    stream
+        `TRAINING` or `VALIDATION`.
+    """
+
+    def __init__(self, loader: nnUNetDataLoader, seed: int, stream: int):
+        self._loader = loader
+        self._key = (seed, stream)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        with own_random_numbers(*self._key, number):
+            batch = self._loader.generate_train_batch()
+        return {"data": batch["data"], "target": batch["target"]}
+
+
+class _Guarded(Dataset):
+    """Batches whose problems survive the way from a worker: an exception would lose its parts."""
+
+    def __init__(self, batches: Batches):
+        self._batches = batches
+
+    def __getitem__(self, number: int) -> dict[str, Any] | list[Problem]:
+        try:
+            return self._batches[number]
+        except Problems as error:
+            return error.problems
+
+
+def in_order(
+    batches: Batches, first: int, last: int, *, workers: int, pin_memory: bool
+) -> Iterator[dict[str, Any]]:
+    """Batches number `first` to `last` - 1, made ahead by `workers` processes if any.
+
+    Raises
+    ------
+    Problems
+        If a case cannot be read.
+    """
+    loader = DataLoader(
+        _Guarded(batches),
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=min(workers, max(0, len(os.sched_getaffinity(0)) - 1)),
+        worker_init_fn=_ignore_signals,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else it would draw from the training's own
+    )
+    for batch in loader:
+        if isinstance(batch, list):
+            raise Problems(batch)
+        yield batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """A warning signal goes to the whole job: the main process still needs its workers then."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,66 @@
+"""Where networks run and in which precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from panorgan.problems import Problems
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """The device of a name: auto (the GPU if there is one, else the CPU), cpu or cuda.
+
+    Raises
+    ------
+    Problems
+        If cuda is asked for and there is no usable GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Problems.one("device cuda: PyTorch finds no GPU", "use device auto or cpu")
+    return device
+
+
+def resolve_precision(requested: str, device: torch.device) -> str:
+    """The precision to compute in: fp32, bf16 or fp16.
+
+    auto is bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU, where
+    emulated bf16 would be slower. Anything else is what it says.
+
+    Raises
+    ------
+    Problems
+        If fp16 is asked for on a CPU.
+    """
+    if device.type == "cuda":
+        if requested != "auto":
+            return requested
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if requested == "fp16":
+        raise Problems.one("precision fp16 needs a GPU", "set precision to auto in the config")
+    if requested == "auto":
+        return "bf16" if _cpu_has_bf16() else "fp32"
+    return requested
+
+
+@cache
+def _cpu_has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the processor multiplies bf16 matrices itself."""
+    try:
+        flags = Path(cpuinfo).read_text().split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """A block in which networks compute in a resolved precision."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])

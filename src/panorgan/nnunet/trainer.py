@@ -1,0 +1,213 @@
+"""nnU-Net's trainer with our network, optimizer, batches and precision, all taken from the plan."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from panorgan.nnunet.augmentation import (
+    initial_patch_size,
+    training_transforms,
+    validation_transforms,
+)
+from panorgan.nnunet.batches import TRAINING, VALIDATION, Batches, CaseFolders
+from panorgan.nnunet.devices import autocast
+
+
+def learning_rate(training: Mapping[str, Any], epoch: int, iteration: int) -> float:
+    """The rate of an iteration: polynomial in the epoch, rising over the first iterations.
+
+    Parameters
+    ----------
+    training
+        The recipe's section `training`.
+    epoch, iteration
+        Counted from 0; the iteration within its epoch.
+    """
+    optimizer = training["optimizer"]
+    rate = optimizer["learning_rate"] * (1 - epoch / training["epochs"]) ** optimizer["poly_power"]
+    done = epoch * training["iterations"] + iteration + 1
+    return rate * min(1.0, done / max(1, optimizer["warmup_iterations"]))
+
+
+class Trainer(nnUNetTrainer):
+    """Steps and their ingredients; the loop around them is `panorgan.nnunet.train`'s.
+
+    The network, the loss and the deep-supervision scales are nnU-Net's: Dice and cross-entropy
+    with the plan's `batch_dice`, without the ignored voxels where the dataset has such a label,
+    weighted 1, 1/2, 1/4, … over the resolutions with 0 for the lowest, sum 1.
+
+    Make one with `make_trainer`, then call `initialize`.
+    """
+
+    # nnU-Net's constructor asks for exactly these arguments.
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: str,
+        dataset_json: dict,
+        device: torch.device,
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        recipe = plans["panorgan"]["recipe"]
+        self.training: dict[str, Any] = recipe["training"]
+        self.patch_size: list[int] = list(self.configuration_manager.patch_size)
+        self.precision = "fp32"
+
+    def print_to_log_file(self, *args: Any, **_: Any) -> None:
+        """Print: the job's output is its log."""
+        print(*args, flush=True)
+
+    def _do_i_compile(self) -> bool:
+        return False
+
+    def initialize(self, precision: str) -> None:
+        """Build network, optimizer and loss; the weights come from torch's global generator."""
+        self.precision = precision
+        self.batch_size = self.configuration_manager.batch_size
+        self.network = self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            len(self.dataset_json["channel_names"]),
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        ).to(self.device)
+        self.loss = self._build_loss()
+        self.optimizer = self._make_optimizer()
+        self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        o = self.training["optimizer"]
+        common = {"lr": o["learning_rate"], "weight_decay": o["weight_decay"]}
+        parameters = self.network.parameters()
+        if o["name"] == "adamw":
+            return torch.optim.AdamW(parameters, **common)
+        momentum = o["momentum"]
+        return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
+
+    def training_batches(self, folders: Mapping[str, str | Path], seed: int) -> Batches:
+        """Augmented batches of these cases."""
+        augmentation = self.training["augmentation"]
+        scales = self._get_deep_supervision_scales()
+        transforms = training_transforms(self.patch_size, augmentation, scales)
+        size = initial_patch_size(self.patch_size, augmentation)
+        return Batches(self._loader(folders, size, transforms), seed, TRAINING)
+
+    def validation_batches(self, folders: Mapping[str, str | Path], seed: int) -> Batches:
+        """Batches of these cases as they are."""
+        transforms = validation_transforms(self._get_deep_supervision_scales())
+        return Batches(self._loader(folders, self.patch_size, transforms), seed, VALIDATION)
+
+    def _loader(self, folders, size, transforms) -> nnUNetDataLoader:
+        return nnUNetDataLoader(
+            CaseFolders(folders),
+            self.batch_size,
+            size,
+            self.patch_size,
+            self.label_manager,
+            self.training["oversample_foreground"],
+            # nnU-Net takes the last patches of a batch for foreground; a single one is left to
+            # chance, for otherwise the share would be rounded to none or all.
+            probabilistic_oversampling=self.batch_size == 1,
+            transforms=transforms,
+        )
+
+    def train_step(self, batch: Mapping[str, Any]) -> float:
+        """One update of the weights.
+
+        Returns
+        -------
+        loss : float
+            NaN if the loss or, without a gradient scaler, a gradient is not finite. The weights
+            are then spoilt.
+        """
+        data, target = self._to_device(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss_of(self._forward(data), target)
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.network.parameters(), self.training["optimizer"]["gradient_clip"]
+        )
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        loss, norm = torch.stack((loss.detach(), norm)).tolist()
+        # The scaler skips a step whose scaled gradients overflow, and lowers the scale.
+        finite = np.isfinite(loss) and (np.isfinite(norm) or self.grad_scaler.is_enabled())
+        return loss if finite else float("nan")
+
+    @torch.no_grad()
+    def validation_step(self, batch: Mapping[str, Any]) -> tuple[float, np.ndarray]:
+        """Look at a batch; the network has to be in evaluation mode.
+
+        Returns
+        -------
+        loss : float
+        counts : (3, classes) float64 array
+            Voxels of each class but the background: hits, false ones, missed ones. Ignored voxels
+            do not count.
+        """
+        data, target = self._to_device(batch)
+        output = self._forward(data)
+        loss = self._loss_of(output, target).item()
+        predicted, truth = output[0].argmax(1, keepdim=True), target[0].long()
+        mask = None
+        if self.label_manager.has_ignore_label:
+            mask = (truth != self.label_manager.ignore_label).float()
+            truth[mask == 0] = 0
+        one_hot = torch.zeros(output[0].shape, device=self.device).scatter_(1, predicted, 1)
+        axes = [0, *range(2, one_hot.ndim)]
+        counts = get_tp_fp_fn_tn(one_hot, truth, axes, mask)[:3]
+        return loss, torch.stack(counts)[:, 1:].double().cpu().numpy()
+
+    def _to_device(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        move = {"device": self.device, "non_blocking": True}
+        return batch["data"].to(**move), [target.to(**move) for target in batch["target"]]
+
+    def _forward(self, data: torch.Tensor) -> list[torch.Tensor]:
+        with autocast(self.device, self.precision):
+            return self.network(data)
+
+    def _loss_of(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+        return self.loss([logits.float() for logits in output], target)
+
+
+def make_trainer(plan: dict, dataset_json: dict, device: torch.device, state: Path) -> Trainer:
+    """A trainer for a plan. nnU-Net's constructor makes folders: they are gone when this returns.
+
+    Parameters
+    ----------
+    plan, dataset_json
+        As `panorgan.nnunet.plans` makes them.
+    state
+        The only folder in which anything is written.
+    """
+    (configuration,) = plan["configurations"]
+    plans = {**deepcopy(plan), "continue_training": False}
+    with (
+        tempfile.TemporaryDirectory(dir=state, prefix=".nnunet-") as folder,
+        _environment(nnUNet_results=folder, nnUNet_wandb_enabled="0"),
+    ):
+        return Trainer(plans, configuration, "all", dataset_json, device)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Environment variables for a block."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

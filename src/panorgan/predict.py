@@ -1,0 +1,198 @@
+"""Label maps from CTs with a trained network, the way that needs the least memory and time.
+
+The arg-max is taken on the network's grid and only labels are brought back to the image's: no
+probabilities of full size ever exist.
+"""
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.sliding_window_prediction import (
+    compute_gaussian,
+    compute_steps_for_sliding_window,
+)
+from torch import nn
+from torch.nn.functional import interpolate
+
+from panorgan.nnunet.devices import autocast, pick_device, resolve_precision
+from panorgan.nnunet.model import load_model
+from panorgan.nnunet.plans import configuration_of
+from panorgan.nnunet.preprocess import Preprocessed, preprocess_image
+from panorgan.volumes import Volume, from_canonical
+
+
+def sliding_window_logits(
+    network: nn.Module, data: torch.Tensor, patch_size: Sequence[int], tile_step: float
+) -> torch.Tensor:
+    """Logits averaged over overlapping tiles with Gaussian weights; nnU-Net's tiles and weights.
+
+    Parameters
+    ----------
+    network
+        Takes (batch, channels, *patch_size).
+    data
+        (batch, channels, *size) on the network's device; padded with 0 where it is smaller than
+        the patch.
+    patch_size
+        Size of a tile, (y, x) or (z, y, x).
+    tile_step
+        Largest step between tiles, in patch sizes.
+
+    Returns
+    -------
+    torch.Tensor
+        (batch, outputs, *size) float32.
+    """
+    data, inside = pad_nd_image(data, tuple(patch_size), return_slicer=True)
+    size = tuple(data.shape[2:])
+    weights = compute_gaussian(
+        tuple(patch_size), value_scaling_factor=10, dtype=torch.float32, device=data.device
+    )
+    total = data.new_zeros(size)
+    logits = None
+    for start in product(*compute_steps_for_sliding_window(size, patch_size, tile_step)):
+        tile = tuple(slice(at, at + step) for at, step in zip(start, patch_size, strict=True))
+        predicted = network(data[(..., *tile)].contiguous()).float()
+        if logits is None:
+            logits = data.new_zeros((len(data), predicted.shape[1], *size))
+        logits[(..., *tile)] += predicted * weights
+        total[tile] += weights
+    logits /= total
+    return logits[(slice(None), slice(None), *inside[2:])]
+
+
+class Predictor:
+    """A trained network, ready to label CTs.
+
+    Parameters
+    ----------
+    model_folder
+        As `panorgan.nnunet.model` reads it.
+    device
+        auto, cpu or cuda, or a torch device.
+    precision
+        auto, fp32, bf16 or fp16.
+    tile_step
+        Step of the sliding window in patch sizes.
+    threads
+        CPU threads of the network; None leaves torch's number.
+
+    Attributes
+    ----------
+    last_report : dict
+        Of the last prediction: device, seconds by phase (preprocess_s, network_s, export_s,
+        total_s), peak_ram_mb of the process so far, peak_gpu_mb (0 on a CPU).
+
+    Raises
+    ------
+    Problems
+        If the model folder is damaged, or device or precision cannot be had here.
+    """
+
+    def __init__(
+        self,
+        model_folder: str | Path,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        tile_step: float = 0.5,
+        threads: int | None = None,
+    ):
+        self.device = pick_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.model = load_model(model_folder)
+        self.model.network.to(self.device)
+        self.tile_step = tile_step
+        self.threads = threads
+        self.last_report: dict[str, Any] = {}
+
+    def predict(self, volume: Volume) -> np.ndarray:
+        """Label a CT.
+
+        Returns
+        -------
+        (z, y, x) uint8 array
+            On exactly the image's grid in its stored order; values as in the model's
+            ``dataset.json``.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        times = [time.perf_counter()]
+        preprocessed = preprocess_image(volume, self.model.plan)
+        times.append(time.perf_counter())
+        with _threads(self.threads):
+            labels = self._label(torch.from_numpy(preprocessed.data))
+        times.append(time.perf_counter())
+        prediction = from_canonical(self._on_image_grid(labels, preprocessed), volume.grid)
+        times.append(time.perf_counter())
+        self.last_report = self._report(times)
+        return prediction
+
+    @torch.inference_mode()
+    def _label(self, data: torch.Tensor) -> torch.Tensor:
+        """(z, y, x) uint8 labels of (1, z, y, x) data, on the network's grid.
+
+        A 2D network gets as many slices at once as a batch of its training had, a 3D network the
+        volume as a batch of one.
+        """
+        configuration = configuration_of(self.model.plan)[1]
+        patch_size = configuration["patch_size"]
+        two_dimensional = len(patch_size) == 2
+        if two_dimensional:
+            batches = data.transpose(0, 1).split(configuration["batch_size"])
+        else:
+            batches = (data[None],)
+        labels = []
+        with autocast(self.device, self.precision):
+            for batch in batches:
+                logits = sliding_window_logits(
+                    self.model.network, batch.to(self.device), patch_size, self.tile_step
+                )
+                labels.append(logits.argmax(1).to("cpu", torch.uint8))
+        return torch.cat(labels) if two_dimensional else labels[0][0]
+
+    def _on_image_grid(self, labels: torch.Tensor, preprocessed: Preprocessed) -> np.ndarray:
+        """Labels resampled to the nearest voxel and put back where the image was cropped."""
+        properties = preprocessed.properties
+        size = tuple(properties["shape_after_cropping_and_before_resampling"])
+        resampled = interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
+        whole = np.zeros(properties["shape_before_cropping"], np.uint8)
+        whole[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])] = resampled
+        return whole.transpose(self.model.plan["transpose_backward"])
+
+    def _report(self, times: Sequence[float]) -> dict[str, Any]:
+        phases = ("preprocess_s", "network_s", "export_s")
+        seconds = {
+            phase: round(end - start, 3)
+            for phase, start, end in zip(phases, times, times[1:], strict=False)
+        }
+        device, gpu = "cpu", 0.0
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name(self.device)
+            gpu = torch.cuda.max_memory_allocated(self.device) / 2**20
+        ram = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            "device": device,
+            **seconds,
+            "total_s": round(times[-1] - times[0], 3),
+            "peak_ram_mb": round(ram),
+            "peak_gpu_mb": round(gpu),
+        }
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Torch's number of CPU threads for a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

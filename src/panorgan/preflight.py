@@ -1,0 +1,162 @@
+"""The page to read before a long run: what is in the data, and what the run will need."""
+
+import csv
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panorgan.job import store_of, visible_gpus
+from panorgan.labels import Labels, load_labels
+from panorgan.manifest import Entry, read_manifest
+from panorgan.pages import cut, describe_data, number, render
+from panorgan.selection import needs_tumour, reason_against, shows_tumours
+from panorgan.tables import read_table, write_text
+
+PREPROCESSED_BYTES = 4 + 2
+"""Of a voxel: float32 image, int16 label."""
+
+
+def write_preflight(
+    manifest: str,
+    excluded: str,
+    suspects: str,
+    *,
+    teacher: Mapping[str, Any],
+    student: Mapping[str, Any],
+    run: str,
+    labels_file: str,
+    page: str,
+) -> str:
+    """Write the preflight page.
+
+    Parameters
+    ----------
+    manifest, excluded, suspects
+        The tables of that name.
+    teacher, student
+        Their sections of the config.
+    run
+        Name of the run: what has been trained already tells the hours to come.
+    page
+        The HTML file to write.
+
+    Returns
+    -------
+    str
+        The essentials as plain text, for a log.
+    """
+    labels = load_labels(labels_file)
+    entries = read_manifest(manifest, labels)
+    root = Path(page).absolute()
+    while not root.exists():
+        root = root.parent
+    disk = disk_needs(entries, labels, teacher, student)
+    needed, free = sum(row["gb"] for row in disk), shutil.disk_usage(root).free / 1e9
+    hours = training_hours(run, teacher, student)
+    gpus = visible_gpus()
+    context = {
+        "run": run,
+        "data": describe_data(entries, labels),
+        "excluded": cut(read_table(excluded), excluded),
+        "suspects": cut(read_table(suspects), suspects),
+        "disk": disk,
+        "needed": needed,
+        "free": free,
+        "hours": hours,
+        "gpus": gpus,
+    }
+    write_text(page, render("preflight.html.j2", **context))
+    splits = context["data"]["splits"]
+    return "\n".join(
+        [
+            f"cases: {', '.join(f'{count} {split}' for split, count in splits.items())}; "
+            f"{context['excluded']['count']} excluded, {context['suspects']['count']} suspects",
+            f"disk: at most {number(needed, 2)} GB needed, {number(free, 2)} GB free",
+            *(f"{row['training']}: {row['text']}" for row in hours),
+            f"GPUs: {', '.join(gpus)}" if gpus else "no GPU: training would run on the CPU",
+            f"page: {page}",
+        ]
+    )
+
+
+def disk_needs(
+    entries: Sequence[Entry], labels: Labels, teacher: Mapping[str, Any], student: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What the run will write, without compression and so at most: what, files, gb.
+
+    Preprocessed data are counted on the networks' grids, label maps on the images'.
+    """
+    training = [entry for entry in entries if entry.split == "train"]
+    validation = [entry for entry in entries if entry.split == "validation"]
+    evaluation = [entry for entry in entries if entry.split != "train"]
+    shown = [entry for entry in validation if shows_tumours(entry, labels)]
+    taught = [entry for entry in training if not reason_against(entry, labels, 0.0, ())] + shown
+    pseudo = [entry for entry in training if needs_tumour(entry, labels)]
+    variants, students = len(student["variants"]), len(student["variants"]) * len(student["seeds"])
+
+    def grid(chosen: Iterable[Entry], spacing: Sequence[float]) -> float:
+        return sum(resampled_voxels(entry, spacing) for entry in chosen) * PREPROCESSED_BYTES
+
+    def maps(chosen: Iterable[Entry]) -> float:
+        return float(sum(math.prod(entry.shape) for entry in chosen))
+
+    rows = [
+        ("Teacher's labels", len(taught), maps(taught)),
+        ("Teacher's preprocessed data", len(taught), grid(taught, teacher["spacing_mm"])),
+        ("Tumour pseudo-labels and the teacher's predictions", len(pseudo) + len(shown),
+         maps(pseudo) + maps(shown)),
+        ("Fused labels and source maps, two stages", 4 * len(training), 4 * maps(training)),
+        ("Students' preprocessed data", variants * (len(training) + len(validation)),
+         variants * grid([*training, *validation], student["spacing_mm"])),
+        ("Students' predictions", students * len(evaluation), students * maps(evaluation)),
+    ]
+    return [{"what": what, "files": files, "gb": size / 1e9} for what, files, size in rows]
+
+
+def resampled_voxels(entry: Entry, spacing: Sequence[float]) -> float:
+    """Voxels of a case on a network's grid; a 2D network keeps the slices as they are."""
+    kept = len(entry.shape) - len(spacing)
+    size = float(math.prod(entry.shape[:kept]))
+    for count, old, new in zip(
+        entry.shape[kept:], entry.spacing[kept:], spacing, strict=True
+    ):
+        size *= round(count * old / new)
+    return size
+
+
+def training_hours(
+    run: str, teacher: Mapping[str, Any], student: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """What is known of the time that each training still needs: training, text."""
+    root = Path("results") / run
+    slots = {"Teacher": (root / f"teacher/seed-{teacher['seed']}/model", teacher)}
+    for variant in student["variants"]:
+        for seed in student["seeds"]:
+            folder = root / f"round-1/student/{variant}/seed-{seed}/model"
+            slots[f"Student, {variant}, seed {seed}"] = (folder, student)
+    rows = []
+    for name, (folder, recipe) in slots.items():
+        epochs = recipe["training"]["epochs"]
+        done, seconds = _progress(store_of(folder, run))
+        if seconds is None:
+            text = f"{epochs} epochs, hours unknown until the first of them are done"
+        else:
+            hours = max(0, epochs - done) * seconds / 3600
+            text = f"{done} of {epochs} epochs done, {seconds:.1f} s each: {hours:.2f} hours to go"
+        rows.append({"training": name, "text": text})
+    return rows
+
+
+def _progress(slot: Path) -> tuple[int, float | None]:
+    """Epochs done in the newest training of a slot of the store, and seconds of one."""
+    files = sorted(slot.glob("*/progress.csv"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        return 0, None
+    with open(files[-1], newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds = [float(row["seconds"]) for row in rows if row.get("seconds")]
+    return len(rows), float(np.median(seconds)) if seconds else None

@@ -1,0 +1,548 @@
+"""The end of a run: the report of one HTML file, the picture and the summary for the terminal."""
+
+import csv
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panorgan import drawing
+from panorgan.labels import Labels, load_labels
+from panorgan.manifest import Entry, read_manifest
+from panorgan.metrics import NOT_SCORED, Row, read_scores
+from panorgan.pages import cut, describe_data, percent, render, spread
+from panorgan.store import ShardReader, file_checksum
+from panorgan.tables import read_table, replacing, write_text
+from panorgan.volumes import Volume, canonical_spacing, read_label, to_canonical
+
+LABEL, SOURCE = ".nii.gz", "_source.nii.gz"
+SOURCES = {"ground_truth": 1, "tumour_pseudo": 2, "organ_pseudo": 3, "ignored": 4}
+"""Names in tables of composition, values in source maps."""
+
+MOST_CONFLICTS = 30
+TUMOUR_WEIGHT = 3.0
+"""A tumour attracts the slices of a picture as much as this many organs."""
+
+SYNTHETIC = "Synthetic data, not for clinical use."
+PUBLISHED = (
+    ("Reference method (team zzm3zz), FLARE23 validation set", 88.53, 30.47, 84.38, 89.28),
+    ("Winner of FLARE23, hidden test set", 92.3, 64.9, None, None),
+)
+"""What, then in percent: DSC of organs and tumour, DSC and NSD of all; as their authors say."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """One trained student and what was measured of it."""
+
+    variant: str
+    seed: int
+    model: Path
+    scores: Mapping[str, list[Row]]
+    summaries: Mapping[str, dict[str, Any]]
+    predictions: ShardReader
+    efficiency: list[dict[str, str]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+    @property
+    def scored_splits(self) -> list[str]:
+        """Splits with labelled cases."""
+        return [split for split, summary in self.summaries.items() if summary["cases"]]
+
+
+def write_report(
+    config: Mapping[str, Any],
+    files: Mapping[str, Any],
+    *,
+    report: str,
+    picture: str,
+    summary: str,
+) -> None:
+    """Write a run's report, its one picture and its summary.
+
+    Parameters
+    ----------
+    config
+        The config that the run was made with.
+    files
+        What the rule reads, by name: manifest, excluded, suspects; selection, teacher,
+        teacher_table, teacher_scores, teacher_summary; stage1_composition, composition,
+        conflicts, specks, fused, fused_folders; students, student_tables, scores, summaries,
+        predictions, prediction_folders, efficiency. Those of students have variant, seed and
+        split in their paths.
+    report, picture, summary
+        The files to write: HTML, PNG, plain text.
+    """
+    labels = load_labels(config["labels"])
+    entries = read_manifest(files["manifest"], labels)
+    by_name = {entry.case: entry for entry in entries}
+    students = read_students(config["student"], files)
+    main = max(students, key=lambda student: student.variant == "stage2")
+    ranking = rank_cases(main.scores["validation"], labels)
+    content, examples = None, []
+    for what, case in chosen_examples(ranking):
+        drawn = _draw_prediction(by_name[case], main, labels, f"{what} validation case: {case}")
+        examples.append({"what": what, "case": case, "dsc": ranking[case], "png": drawn})
+    median = median_case(ranking)
+    content = draw_picture(by_name[median], main, labels, config)
+    with replacing(picture) as temporary:
+        temporary.write_bytes(content)
+    text = summary_text(config, students, labels, report=report, picture=picture)
+    write_text(summary, text)
+    page = render(
+        "report.html.j2",
+        run=config["run"],
+        synthetic=SYNTHETIC if config["phantom"] else "",
+        facts=run_facts(config, files, entries),
+        checksums=run_checksums(files, students),
+        data=describe_data(entries, labels),
+        excluded=cut(read_table(files["excluded"]), files["excluded"]),
+        suspects=cut(read_table(files["suspects"]), files["suspects"]),
+        selection=describe_selection(files["selection"]),
+        teacher=describe_teacher(files, labels),
+        fusion=describe_fusion(config, files, labels),
+        fused=fused_example(by_name, files, labels),
+        models=[describe_model(student.title, student.model, labels) for student in students],
+        main=main.title,
+        headline=main.summaries["validation"],
+        tables=score_tables(students, labels),
+        published=[] if config["phantom"] else PUBLISHED,
+        plots=score_plots(main, labels),
+        examples=examples,
+        efficiency=[describe_efficiency(student) for student in students],
+    )
+    write_text(report, page)
+
+
+def read_students(recipe: Mapping[str, Any], files: Mapping[str, Any]) -> list[Student]:
+    """Every student of the config with its part of the files."""
+    students = []
+    for variant in recipe["variants"]:
+        for seed in recipe["seeds"]:
+            place = f"/{variant}/seed-{seed}/"
+
+            def own(name: str, place: str = place) -> list[str]:
+                return [path for path in files[name] if place in path]
+
+            students.append(
+                Student(
+                    variant=variant,
+                    seed=seed,
+                    model=Path(*own("students")),
+                    scores={Path(p).parent.name: read_scores(p) for p in own("scores")},
+                    summaries={Path(p).parent.name: _read_json(p) for p in own("summaries")},
+                    predictions=ShardReader(own("predictions"), own("prediction_folders")),
+                    efficiency=_rows(own("efficiency")),
+                )
+            )
+    return students
+
+
+def _read_json(path: str | Path) -> dict[str, Any]:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _rows(tables: Iterable[str]) -> list[dict[str, str]]:
+    return [row for table in tables for row in read_table(table)]
+
+
+# The run
+
+
+def run_facts(
+    config: Mapping[str, Any], files: Mapping[str, Any], entries: Sequence[Entry]
+) -> list[tuple[str, str]]:
+    """The run in ten lines: what, how much."""
+    splits = Counter(entry.split for entry in entries)
+    sources = len({entry.source for entry in entries})
+    excluded = len(read_table(files["excluded"]))
+    cards = [_read_json(Path(files["teacher"]) / "card.json")]
+    cards += [_read_json(Path(model) / "card.json") for model in files["students"]]
+    versions = {name: text for card in cards for name, text in card.get("versions", {}).items()}
+    hours = [card["hours"] for card in cards if "hours" in card]
+    devices = {f"{c['device']} ({c['precision']})" for c in cards if "device" in c}
+    return [
+        (
+            "Cases",
+            f"{splits['train']} training, {splits['validation']} validation, {splits['test']} "
+            f"test, from {sources} sources; {excluded} excluded",
+        ),
+        ("Teacher", _recipe_text(config["teacher"])),
+        ("Student", _recipe_text(config["student"])),
+        ("Labels learnt", ", ".join(config["student"]["variants"])),
+        (
+            "Seeds",
+            f"teacher {config['teacher']['seed']}, "
+            f"student {', '.join(map(str, config['student']['seeds']))}",
+        ),
+        ("Training time", f"{sum(hours):.2f} hours in all" if hours else "not recorded"),
+        ("Trained on", "; ".join(sorted(devices)) or "not recorded"),
+        ("Scores by the rules", config["evaluation"]["profile"]),
+        ("Versions", ", ".join(f"{name} {text}" for name, text in versions.items())),
+    ]
+
+
+def _recipe_text(recipe: Mapping[str, Any]) -> str:
+    training, optimizer = recipe["training"], recipe["training"]["optimizer"]
+    return (
+        f"{recipe['network']['name']}, {_times(recipe['patch_size'])} voxels of "
+        f"{_times(recipe['spacing_mm'])} mm, batch size {recipe['batch_size']}; "
+        f"{training['epochs']} epochs of {training['iterations']} iterations, "
+        f"{optimizer['name']}, rate {optimizer['learning_rate']:g}"
+    )
+
+
+def _times(numbers: Iterable[float]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)
+
+
+def run_checksums(files: Mapping[str, Any], students: Sequence[Student]) -> list[tuple[str, str]]:
+    """Checksums that tell two runs apart: of the manifest and of every model's weights."""
+    models = [("teacher's weights", files["teacher_table"])]
+    for student, table in zip(students, files["student_tables"], strict=True):
+        models.append((f"student's weights, {student.title}", table))
+    return [
+        ("manifest.tsv", file_checksum(files["manifest"])),
+        *((name, read_table(table)[0]["checksum"]) for name, table in models),
+    ]
+
+
+# The teacher
+
+
+def describe_selection(tables: Sequence[str]) -> dict[str, Any]:
+    """Which training cases teach, and why the others do not."""
+    rows = sorted(_rows(tables), key=lambda row: row["case"])
+    selected = [row for row in rows if row["status"] == "ok"]
+    others = [row for row in rows if row["status"] != "ok"]
+    # A reason may hold a volume: those belong together.
+    reasons = Counter(
+        "tumour below selection.min_tumour_ml" if "min_tumour_ml" in row["reason"] else row["reason"]
+        for row in others
+    )
+    return {
+        "selected": cut(selected, "teacher/labels"),
+        "others": cut(others, "teacher/labels"),
+        "reasons": reasons.most_common(),
+        "ml": spread(float(row["tumour_ml"]) for row in selected),
+    }
+
+
+def describe_teacher(files: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
+    """The teacher's model and its own scores on the validation cases."""
+    return {
+        "model": describe_model("Teacher", Path(files["teacher"]), labels),
+        "summary": _read_json(files["teacher_summary"]),
+        "cases": cut(read_scores(files["teacher_scores"]), files["teacher_scores"]),
+    }
+
+
+def describe_model(title: str, model: Path, labels: Labels) -> dict[str, Any]:
+    """What a model's card says and its learning curves."""
+    card = _read_json(model / "card.json")
+    rows = read_progress(model / "progress.csv")
+    facts = {
+        "parameters": f"{card['parameters']:,}" if "parameters" in card else None,
+        "training cases": card.get("cases"),
+        "epochs": card.get("epochs"),
+        "hours": card.get("hours"),
+        "precision": card.get("precision"),
+        "device": card.get("device"),
+        "seconds an epoch, median": f"{np.median([r['seconds'] for r in rows]):.1f}"
+        if rows and "seconds" in rows[0]
+        else None,
+    }
+    return {
+        "title": title,
+        "facts": {name: value for name, value in facts.items() if value is not None},
+        "curves": drawing.draw_curves(rows, labels) if rows else None,
+    }
+
+
+def read_progress(path: Path) -> list[dict[str, float]]:
+    """A training's rows as numbers, NaN for empty fields; none where there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [
+            {name: float(value) if value else np.nan for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+# Fusion
+
+
+def describe_fusion(
+    config: Mapping[str, Any], files: Mapping[str, Any], labels: Labels
+) -> dict[str, Any]:
+    """What the fused labels were made of, what was in conflict and which specks were dropped."""
+    tables = {"stage1": files["stage1_composition"], "stage2": files["composition"]}
+    return {
+        "sources": [drawing.SOURCE_COLOURS[value] for value in SOURCES.values()],
+        "stages": {
+            stage: composition_by_class(_rows(tables[stage]), labels)
+            for stage in sorted({*config["student"]["variants"], "stage2"})
+        },
+        "conflicts": conflicts_by_pair(files["conflicts"], labels),
+        "specks": _total(_rows(files["specks"]), ("name",), labels),
+    }
+
+
+def composition_by_class(rows: Iterable[Mapping[str, str]], labels: Labels) -> list[dict[str, Any]]:
+    """Volume and share of every source in every class, over all cases."""
+    volumes: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        volumes[row["name"]][row["source"]] += float(row["ml"])
+    table = [(label.name, label.title, label.colour) for label in labels.labels]
+    if "ignored" in volumes:
+        table.append(("ignored", "Ignored", drawing.SOURCE_COLOURS[SOURCES["ignored"]][1]))
+    result = []
+    for name, title, colour in table:
+        total = sum(volumes[name].values())
+        parts = [
+            {
+                "title": drawing.SOURCE_COLOURS[value][0],
+                "colour": drawing.SOURCE_COLOURS[value][1],
+                "ml": volumes[name][source],
+                "share": volumes[name][source] / total if total else 0.0,
+            }
+            for source, value in SOURCES.items()
+        ]
+        result.append({"title": title, "colour": colour, "ml": total, "parts": parts})
+    return result
+
+
+def conflicts_by_pair(tables: Sequence[str], labels: Labels) -> dict[str, Any]:
+    """Conflicts of both stages summed over the cases, largest volume first."""
+    rows = [
+        row | {"stage": Path(table).parent.name} for table in tables for row in read_table(table)
+    ]
+    pairs = _total(rows, ("stage", "kept_name", "lost_name", "lost_input"), labels)
+    return {"rows": pairs[:MOST_CONFLICTS], "count": len(pairs), "ml": sum(p["ml"] for p in pairs)}
+
+
+def _total(
+    rows: Iterable[Mapping[str, str]], keys: Sequence[str], labels: Labels
+) -> list[dict[str, Any]]:
+    """Rows summed over the cases: cases, voxels, ml; the largest first."""
+    titles = {label.name: label.title for label in labels.labels}
+    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(row)
+    totals = [
+        {key: titles.get(name, name) for key, name in zip(keys, names, strict=True)}
+        | {
+            "cases": len({row["case"] for row in found}),
+            "voxels": sum(int(row["voxels"]) for row in found),
+            "ml": sum(float(row["ml"]) for row in found),
+        }
+        for names, found in groups.items()
+    ]
+    return sorted(totals, key=lambda row: (-row["ml"], *(row[key] for key in keys)))
+
+
+def fused_example(
+    by_name: Mapping[str, Entry], files: Mapping[str, Any], labels: Labels
+) -> dict[str, Any] | None:
+    """A training case whose label has as many sources as any, drawn with its source map."""
+    parts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in _rows(files["composition"]):
+        parts[row["case"]][row["source"]] += float(row["ml"])
+    if not parts:
+        return None
+    case = max(sorted(parts), key=lambda name: (len(parts[name]), parts[name]["tumour_pseudo"]))
+    entry, reader = by_name[case], ShardReader(files["fused"], files["fused_folders"])
+    image, spacing = _canonical_image(entry)
+    label, source = (_canonical(read_label(reader.file(case, end))) for end in (LABEL, SOURCE))
+    layers = [
+        drawing.Layer("CT"),
+        drawing.Layer("Fused label", label, drawing.class_colours(labels)),
+        drawing.Layer("Where it comes from", source, drawing.SOURCE_COLOURS),
+    ]
+    position = drawing.telling_position(label, {labels.tumour.value: TUMOUR_WEIGHT})
+    png = drawing.draw_case(image, spacing, layers, position=position)
+    return {"case": case, "source": entry.source, "png": png}
+
+
+# Scores
+
+
+def rank_cases(rows: Sequence[Row], labels: Labels) -> dict[str, float]:
+    """Mean organ DSC of every case, the worst case first."""
+    organs = {label.value for label in labels.organs}
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["value"] in organs and row["status"] != NOT_SCORED:
+            values[row["case"]].append(row["dsc"])
+    means = {case: float(np.mean(found)) for case, found in values.items()}
+    return dict(sorted(means.items(), key=lambda item: (item[1], item[0])))
+
+
+def median_case(ranking: Mapping[str, float]) -> str:
+    """The case in the middle of a ranking, the lower of two."""
+    cases = list(ranking)
+    return cases[(len(cases) - 1) // 2]
+
+
+def chosen_examples(ranking: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Worst, median and best case, each case once."""
+    cases = list(ranking)
+    chosen = {cases[0]: "Worst", cases[-1]: "Best", median_case(ranking): "Median"}
+    return sorted(
+        ((what, case) for case, what in chosen.items()), key=lambda item: cases.index(item[1])
+    )
+
+
+def score_tables(students: Sequence[Student], labels: Labels) -> list[dict[str, Any]]:
+    """For each split with labels a table: a row a class or mean, two columns a student."""
+    tables = []
+    for split in ("validation", "test"):
+        scored = [student for student in students if split in student.scored_splits]
+        rows = []
+        if scored:
+            summaries = [student.summaries[split] for student in scored]
+            rows = [
+                {"kind": kind, "title": title, "colour": colour, "cells": [get(s) for s in summaries]}
+                for kind, title, colour, get in score_rows(labels)
+            ]
+        tables.append(
+            {
+                "split": split,
+                "students": [student.title for student in scored],
+                "cases": scored[0].summaries[split]["cases"] if scored else 0,
+                "rows": rows,
+                "free": [
+                    {"student": s.title, **s.summaries[split]["tumour"]["tumour_free"]}
+                    for s in scored
+                ],
+            }
+        )
+    return tables
+
+
+def score_rows(labels: Labels):
+    """Rows of a table of scores: kind, title, colour, and what takes them out of a summary."""
+    rows = [
+        ("class", label.title, label.colour, lambda summary, n=label.name: summary["classes"][n])
+        for label in labels.labels
+    ]
+    tumour = labels.tumour.title
+    rows += [
+        ("mean", "Mean of the organs", "", lambda summary: summary["organs"]),
+        ("mean", tumour, "", lambda summary: summary["tumour"]),
+        ("mean", f"{tumour}, cases with one", "", lambda summary: summary["tumour"]["positive"]),
+        ("mean", "Mean of all classes", "", lambda summary: summary["all"]),
+    ]
+    return rows
+
+
+def score_plots(student: Student, labels: Labels) -> dict[str, bytes]:
+    """Scores of the validation cases by class, as pictures."""
+    plots = {}
+    for score in ("dsc", "nsd"):
+        values = {
+            label.title: [
+                row[score]
+                for row in student.scores["validation"]
+                if row["value"] == label.value and row["status"] != NOT_SCORED
+            ]
+            for label in labels.labels
+        }
+        values = {title: found for title, found in values.items() if found}
+        colours = {label.title: label.colour for label in labels.labels}
+        if values:
+            plots[score.upper()] = drawing.draw_scores(values, colours, score.upper())
+    return plots
+
+
+def describe_efficiency(student: Student) -> dict[str, Any]:
+    """Seconds and memory of a student's predictions."""
+    rows = student.efficiency
+
+    def over_cases(column: str, digits: int) -> str:
+        return spread((float(row[column]) for row in rows if row.get(column)), digits)
+
+    return {
+        "title": student.title,
+        "cases": len(rows),
+        "devices": ", ".join(sorted({row["device"] for row in rows})),
+        "seconds": {
+            name: over_cases(f"{name}_s", 2) for name in ("preprocess", "network", "export", "total")
+        },
+        "ram": over_cases("peak_ram_mb", 0),
+        "gpu": over_cases("peak_gpu_mb", 0),
+    }
+
+
+def summary_text(
+    config: Mapping[str, Any],
+    students: Sequence[Student],
+    labels: Labels,
+    *,
+    report: str,
+    picture: str,
+) -> str:
+    """Scores by class for the terminal, and where report and picture are."""
+    lines = [f"Run {config['run']}" + (f": {SYNTHETIC.lower()}" if config["phantom"] else "")]
+    for student in students:
+        for split in student.scored_splits:
+            summary = student.summaries[split]
+            lines += ["", f"Student {student.title}: {summary['cases']} {split} cases"]
+            lines.append(f"{'':28}{'DSC %':>8}{'NSD %':>8}{'cases':>7}")
+            for kind, title, _, get in score_rows(labels):
+                found = get(summary)
+                if kind == "mean" and not lines[-1].startswith("  "):
+                    title = title
+                scores = f"{percent(found['dsc']):>8}{percent(found['nsd']):>8}"
+                lines.append(f"{title:28}{scores}{found.get('cases', ''):>7}")
+    lines += ["", f"Report: {report}", f"Picture: {picture}", ""]
+    return "\n".join(lines)
+
+
+# Pictures of cases
+
+
+def _canonical(volume: Volume) -> np.ndarray:
+    return to_canonical(volume.array, volume.grid)
+
+
+def _canonical_image(entry: Entry) -> tuple[np.ndarray, tuple[float, ...]]:
+    image = entry.read_image()
+    return _canonical(image), canonical_spacing(image.grid)
+
+
+def _prediction_layers(entry: Entry, student: Student, labels: Labels) -> list[drawing.Layer]:
+    colours = drawing.class_colours(labels)
+    prediction = read_label(student.predictions.file(entry.case, LABEL))
+    return [
+        drawing.Layer("Reference", _canonical(entry.read_label()), colours),
+        drawing.Layer("Prediction", _canonical(prediction), colours),
+    ]
+
+
+def _draw_prediction(entry: Entry, student: Student, labels: Labels, title: str) -> bytes:
+    image, spacing = _canonical_image(entry)
+    layers = [drawing.Layer("CT"), *_prediction_layers(entry, student, labels)]
+    position = drawing.telling_position(layers[1].label, {labels.tumour.value: TUMOUR_WEIGHT})
+    return drawing.draw_case(image, spacing, layers, position=position)
+
+
+def draw_picture(
+    entry: Entry, student: Student, labels: Labels, config: Mapping[str, Any]
+) -> bytes:
+    """The one picture of a run: a validation case, reference beside prediction."""
+    image, spacing = _canonical_image(entry)
+    layers = _prediction_layers(entry, student, labels)
+    position = drawing.telling_position(layers[0].label, {labels.tumour.value: TUMOUR_WEIGHT})
+    title = f"{entry.case}" + (f" ({SYNTHETIC.lower().rstrip('.')})" if config["phantom"] else "")
+    return drawing.draw_case(
+        image, spacing, layers, position=position, planes=("axial", "coronal"), title=title
+    )

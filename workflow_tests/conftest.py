@@ -1,0 +1,67 @@
+"""What all tests share: markers, and what only some machines have."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from cluster.slurm import one_node_slurm, why_not
+from running import Project, tiny_project
+
+MARKERS = {
+    "workflow": "runs Snakemake on a small data set",
+    "demo": "runs the whole demo: many minutes",
+    "real_data": "needs real CTs in the folder that PANORGAN_REAL_DATA names",
+    "cluster": "needs root, slurm-wlm and munge: submits to a SLURM of its own",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real CTs."""
+    folder = os.environ.get("PANORGAN_REAL_DATA")
+    if not folder:
+        _cannot_run("PANORGAN_REAL_DATA names no folder of real CTs")
+    if not Path(folder).is_dir():
+        _cannot_run(f"PANORGAN_REAL_DATA={folder} is no folder")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[list[str]]:
+    """A SLURM of one node, up while the tests last: the options with which Snakemake submits to it.
+
+    `subprocess.run([sys.executable, "-m", "snakemake", *slurm, ...])` in a checkout or a copy of
+    it; `cluster.slurm.jobs()` then tells what was submitted where.
+    """
+    if reason := why_not():
+        _cannot_run(reason)
+    with one_node_slurm():
+        profile = Path(__file__).parents[1] / "profiles" / "slurm"
+        # As a user would, but with this machine's size and patience.
+        yield [
+            f"--workflow-profile={profile}",
+            "--jobs=2",
+            "--slurm-init-seconds-before-status-checks=1",
+        ]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run on a few small phantoms; tests that change it work on a `copy`."""
+    project = tiny_project(tmp_path_factory.mktemp("tiny"))
+    project.run()
+    return project
+
+
+def _cannot_run(reason: str) -> NoReturn:
+    """Skip a test that this machine cannot run; where all must run, fail."""
+    if os.environ.get("PANORGAN_CI") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,161 @@
+"""What a script leaves behind: its log, its problems, one line on the console."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+from panorgan.job import report_problems
+from panorgan.tables import read_table
+
+
+def run_script(tmp_path, body, gpu=0, **environment):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            from types import SimpleNamespace
+            from panorgan.job import job
+            from panorgan.problems import Problem, Problems
+            snakemake = SimpleNamespace(
+                rule="a_rule", resources=dict(gpu={gpu}),
+                log=SimpleNamespace(text="logs/a.log", problems="logs/a.problems.tsv"),
+            )
+            """
+        )
+        + textwrap.dedent(body)
+    )
+    return subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_everything_is_logged_and_the_console_stays_quiet(tmp_path):
+    done = run_script(
+        tmp_path,
+        """
+        import os, sys
+        with job(snakemake):
+            print("from python")
+            print("to stderr", file=sys.stderr)
+            os.system("echo from a child")
+        """,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    log = (tmp_path / "logs/a.log").read_text()
+    assert "from python\n" in log
+    assert "to stderr\n" in log
+    assert "from a child\n" in log
+    assert "peak memory" in log
+    assert not (tmp_path / "logs/a.problems.tsv").exists()
+
+
+def test_a_users_mistake_is_one_line_without_traceback(tmp_path):
+    done = run_script(
+        tmp_path,
+        """
+        with job(snakemake):
+            raise Problems([Problem("b", "f", "is bad", "mend it"), Problem("a", "", "too", "")])
+        """,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "a_rule: 2 problems, the first: a: too\n"
+    assert "Traceback" not in (tmp_path / "logs/a.log").read_text()
+    assert [row["case"] for row in read_table(tmp_path / "logs/a.problems.tsv")] == ["a", "b"]
+
+
+def test_a_surprise_leaves_its_traceback_in_the_log(tmp_path):
+    done = run_script(tmp_path, "with job(snakemake):\n    1 / 0\n")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "a_rule: unexpected ZeroDivisionError: division by zero; the log has the traceback\n"
+    )
+    assert "Traceback" in (tmp_path / "logs/a.log").read_text()
+
+
+def test_problems_of_an_earlier_run_are_gone(tmp_path):
+    run_script(tmp_path, "with job(snakemake):\n    1 / 0\n")
+    run_script(tmp_path, "with job(snakemake):\n    pass\n")
+    assert not (tmp_path / "logs/a.problems.tsv").exists()
+
+
+def test_the_job_ends_with_its_parent(tmp_path):
+    (tmp_path / "child.py").write_text(
+        "import time\n"
+        "from panorgan.job import _die_with_parent\n"
+        "_die_with_parent()\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "parent.py").write_text(
+        "import subprocess, sys, os, signal\n"
+        "child = subprocess.Popen([sys.executable, 'child.py'], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "parent.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    child = int(done.stdout)
+    for _ in range(50):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            break
+        with open(f"/proc/{child}/stat") as stat:
+            if stat.read().split()[2] == "Z":
+                break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the child outlived its parent")
+
+
+def test_without_a_gpu_the_log_says_so(tmp_path):
+    run_script(tmp_path, "with job(snakemake):\n    pass\n", gpu=1, CUDA_VISIBLE_DEVICES="")
+    assert "no GPU: running on the CPU" in (tmp_path / "logs/a.log").read_text()
+
+
+def test_two_jobs_never_share_a_gpu(tmp_path):
+    body = """
+        import os, subprocess, sys
+        with job(snakemake):
+            print("mine:", os.environ["CUDA_VISIBLE_DEVICES"])
+            if len(sys.argv) == 1:
+                os.environ["CUDA_VISIBLE_DEVICES"] = "test-7,test-8"
+                subprocess.run([sys.executable, sys.argv[0], "inner"])
+                print(open("logs/a.log").read())
+        """
+    done = run_script(
+        tmp_path, body, gpu=1, CUDA_VISIBLE_DEVICES="test-7,test-8", TMPDIR=str(tmp_path)
+    )
+    assert done.returncode == 0
+    log = (tmp_path / "logs/a.log").read_text()
+    assert "mine: test-8" in log
+
+
+def test_problems_of_a_run_are_collected(tmp_path):
+    (tmp_path / "logs/r").mkdir(parents=True)
+    head = "case\tfile\tcause\tcure\n"
+    (tmp_path / "logs/r/x.problems.tsv").write_text(head + "a\tf.nii.gz\tis bad\tmend it\n")
+    (tmp_path / "logs/r/y.problems.tsv").write_text("")
+    text = report_problems(tmp_path / "logs", since=0)
+    assert text.splitlines() == [
+        "a: f.nii.gz: is bad; mend it",
+        f"logs: {tmp_path}/logs/r/x.log",
+    ]
+    later = time.time() + 60
+    assert report_problems(tmp_path / "logs", since=later) == f"logs: {tmp_path / 'logs'}"
+
+
+def test_many_problems_are_cut(tmp_path):
+    rows = "".join(f"case{n:02d}\t\tis bad\t\n" for n in range(30))
+    (tmp_path / "x.problems.tsv").write_text("case\tfile\tcause\tcure\n" + rows)
+    lines = report_problems(tmp_path, since=0).splitlines()
+    assert len(lines) == 22
+    assert lines[20] == "… and 10 more"

@@ -1,0 +1,235 @@
+"""The whole workflow on a few small phantoms: what it makes, and what a second run makes again."""
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from running import Project, hashes
+
+from panorgan.labels import load_labels
+from panorgan.manifest import read_manifest
+from panorgan.metrics import read_scores
+from panorgan.tables import read_table
+from panorgan.volumes import read_label, write_label
+
+pytestmark = pytest.mark.workflow
+LABELS = load_labels()
+
+
+def written_labels(project):
+    """Every label map that the run wrote: (case, path)."""
+    for path in sorted(project.results.rglob("*.nii.gz")):
+        if ".store" not in path.parts:
+            yield path.name.removesuffix(".nii.gz").removesuffix("_source"), path
+
+
+def test_every_label_is_on_exactly_its_images_grid(tiny):
+    entries = {
+        entry.case: entry for entry in read_manifest(tiny.results / "cases/manifest.tsv", LABELS)
+    }
+    kinds = set()
+    for case, path in written_labels(tiny):
+        image = sitk.ReadImage(str(tiny.folder / entries[case].image))
+        label = sitk.ReadImage(str(path))
+        assert label.GetPixelID() == sitk.sitkUInt8
+        for fact in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(label, fact)() == getattr(image, fact)(), path
+        kinds.add(path.relative_to(tiny.results).parts[:3])
+    assert len(kinds) >= 5
+    assert len({entry.facts["orientation"] for entry in entries.values()}) >= 3
+
+
+def test_fused_labels_follow_the_rules(tiny):
+    entries = read_manifest(tiny.results / "cases/manifest.tsv", LABELS, split="train")
+    for entry in entries:
+        fusion = tiny.results / "round-1/fusion"
+        stage1 = read_label(fusion / "stage1" / entry.shard / f"{entry.case}.nii.gz").array
+        stage2 = read_label(fusion / "stage2" / entry.shard / f"{entry.case}.nii.gz").array
+        source = read_label(fusion / "stage2" / entry.shard / f"{entry.case}_source.nii.gz").array
+        organs = read_label(tiny.folder / entry.organs).array
+        partial = np.zeros_like(organs)
+        if entry.label:
+            partial = read_label(tiny.folder / entry.label).array
+        expected = partial.copy()
+        for value, state in entry.states.items():
+            if state != "annotated":
+                expected[expected == value] = 0
+        if entry.states[14] == "unknown":
+            tumours = tiny.results / "round-1/pseudo_labels/tumour" / entry.shard
+            expected[read_label(tumours / f"{entry.case}.nii.gz").array == 1] = 14
+        assert np.array_equal(stage1, expected), entry.case
+        allowed = [value for value, state in entry.states.items() if state == "unknown"]
+        fill = (expected == 0) & np.isin(organs, allowed)
+        expected[fill] = organs[fill]
+        assert np.array_equal(stage2, expected), entry.case
+        assert np.array_equal(source == 3, fill), entry.case
+
+
+def test_only_cases_with_unknown_tumours_get_pseudo_labels(tiny):
+    wanted = {
+        entry.case
+        for entry in read_manifest(tiny.results / "cases/manifest.tsv", LABELS, split="train")
+        if entry.states[14] == "unknown"
+    }
+    tables = (tiny.results / "round-1/pseudo_labels/tumour").glob("train-??.tsv")
+    assert {row["case"] for table in tables for row in read_table(table)} == wanted
+    assert wanted
+
+
+def test_scores_have_a_row_for_each_case_and_class(tiny):
+    folder = tiny.results / "round-1/scores/stage2/seed-0/validation"
+    rows = read_scores(folder / "cases.csv")
+    assert len(rows) == 2 * 14
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["profile"] == "flare23-2023"
+    assert summary["cases"] == 2
+    assert set(summary["classes"]) == set(LABELS.names)
+
+
+def test_models_carry_their_facts(tiny):
+    card = json.loads((tiny.results / "round-1/student/stage2/seed-0/model/card.json").read_text())
+    assert card["phantom"] is True
+    assert card["cases"] == 10
+    teacher = json.loads((tiny.results / "teacher/seed-0/model/card.json").read_text())
+    assert teacher["cases"] == 5
+    assert teacher["checksum"] != card["checksum"]
+
+
+def test_nothing_is_left_half_written(tiny):
+    assert not [path for path in tiny.results.rglob("*") if "tmp" in path.name]
+
+
+def test_a_second_run_has_nothing_to_do(tiny):
+    assert "Nothing to be done" in tiny.run()
+
+
+def test_comments_and_touches_plan_nothing(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    for script in (project.folder / "scripts").glob("*.py"):
+        script.write_text(script.read_text() + "\n# A comment.\n")
+    os.utime(project.folder / "config/tiny_cases.tsv")
+    for label in (project.folder / "data/demo/labelsTr").iterdir():
+        os.utime(label)
+    assert "Nothing to be done" in project.run()
+
+
+def test_a_touched_large_image_is_read_again_and_nothing_below_is_computed(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    project.forget_logs()
+    os.utime(project.folder / "data/demo/imagesTr/liver_1_0000.nii.gz")
+    # Images of the phantom are smaller than real ones: so is the limit for comparing checksums.
+    project.run("--max-checksum-file-size", "20000")
+    assert project.computed() == {"index_cases": ["liver_1"]}
+
+
+def test_another_scoring_profile_computes_scores_only(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    project.forget_logs()
+    project.write_config(evaluation={"profile": "corrected"})
+    project.run()
+    assert project.computed() == {"score_cases": ["test_1", "validation_1", "validation_2"]}
+
+
+def test_an_added_case_without_tumours_spares_the_teacher(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    project.forget_logs()
+    table = project.folder / "config/tiny_cases.tsv"
+    line = next(line for line in table.read_text().splitlines() if line.startswith("unlabelled_1"))
+    table.write_text(table.read_text() + line.replace("unlabelled_1", "unlabelled_3") + "\n")
+    project.run()
+    computed = project.computed()
+    for rule in ("index_cases", "predict_tumours", "fuse_stage1", "fuse_stage2", "measure_student"):
+        assert computed[rule] == ["unlabelled_3"], rule
+    assert not [rule for rule in computed if "teacher" in rule or "select" in rule]
+    # By the method the student's statistics, hence all that it learns from, have changed.
+    assert len(computed["preprocess_student"]) == 13
+    assert computed["train_student"] == ["epoch 1", "epoch 2"]
+
+
+def test_a_frozen_plan_spares_the_other_cases_preprocessing(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    plan = project.folder / "config/student_plans.json"
+    plan.write_text((project.results / "round-1/student/stage2/plans.json").read_text())
+    project.forget_logs()
+    table = project.folder / "config/tiny_cases.tsv"
+    line = next(line for line in table.read_text().splitlines() if line.startswith("unlabelled_1"))
+    table.write_text(table.read_text() + line.replace("unlabelled_1", "unlabelled_3") + "\n")
+    project.write_config(student=project.config["student"] | {"plan": "config/student_plans.json"})
+    project.run()
+    assert project.computed()["preprocess_student"] == ["unlabelled_3"]
+
+
+def test_one_changed_voxel_computes_that_case_only(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    project.forget_logs()
+    path = project.folder / "data/demo/labelsTr/organs_1.nii.gz"
+    label = read_label(path)
+    changed = label.array.copy()
+    changed[tuple(np.argwhere(changed == 0)[0])] = 1
+    path.unlink()
+    write_label(path, changed, label)
+    project.run("--until", "fuse_stage2")
+    computed = project.computed()
+    assert computed == dict.fromkeys(["index_cases", "fuse_stage1", "fuse_stage2"], ["organs_1"])
+
+
+def test_validation_labels_influence_nothing_but_scores(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    for name in ("validation_1", "validation_2"):
+        path = project.folder / f"data/demo/labelsVal/{name}.nii.gz"
+        label = read_label(path)
+        shuffled = np.random.default_rng(0).permutation(label.array.ravel())
+        path.unlink()
+        write_label(path, shuffled.reshape(label.array.shape), label)
+    shutil.rmtree(project.results)
+    project.run()
+    for pattern in (
+        "**/model/weights.safetensors",
+        "**/plans.json",
+        "round-1/fusion/**/*.nii.gz",
+        "round-1/pseudo_labels/**/*.nii.gz",
+        "round-1/predictions/**/*.nii.gz",
+    ):
+        before, after = hashes(tiny.results, pattern), hashes(project.results, pattern)
+        assert before, pattern
+        assert before == after, pattern
+    scores = "round-1/scores/stage2/seed-0/validation/cases.csv"
+    assert (tiny.results / scores).read_text() != (project.results / scores).read_text()
+
+
+def test_the_full_recipe_plans_a_job_a_shard(tmp_path):
+    lines = ["case\timage\tlabel\tsplit\tsource\n"]
+    (tmp_path / "volume.nii.gz").touch()
+    for number in range(4050):
+        split = "train" if number < 4000 else "validation"
+        label = "" if 2200 <= number < 4000 else "volume.nii.gz"
+        lines.append(f"FLARE23_{number:04d}\tvolume.nii.gz\t{label}\t{split}\tTr\n")
+    (tmp_path / "cases.tsv").write_text("".join(lines))
+    project = Project(tmp_path / "p", {"cases": str(tmp_path / "cases.tsv")})
+    plan = project.run("--dry-run")
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan, re.M))
+    assert jobs["index_cases"] == "72"
+    assert jobs["fuse_stage1"] == "64"
+    assert jobs["train_teacher"] == jobs["train_student"] == "1"
+    assert int(jobs["total"]) < 600
+
+
+def test_a_missing_case_table_is_one_line(tmp_path):
+    project = Project(tmp_path, {"cases": "nowhere.tsv"})
+    output = project.run("--dry-run", fails=True)
+    assert "Traceback" not in output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith(
+        "nowhere.tsv: there is no such case table; write one with `panorgan init"
+    )
+
+
+def test_a_wrong_config_is_one_line(tmp_path):
+    project = Project(tmp_path, {"bad_cases": "stopp"})
+    output = project.run("--dry-run", fails=True)
+    assert "Traceback" not in output
+    assert output.strip().endswith("config: bad_cases: 'stopp' is not known; did you mean 'stop'?")
