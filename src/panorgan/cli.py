@@ -85,31 +85,33 @@ def _init(options: argparse.Namespace) -> int:
         for case in found
         if case.image is None
     ]
-    cases = []
-    for case in found:
-        organs = ""
-        if options.organs and case.split == "train":
-            organs = str(options.organs / f"{case.name}.nii.gz")
-            if not Path(organs).exists():
-                cure = "add it, or leave --organs out and fill the column organs by hand"
-                problems.append(Problem(case.name, organs, "no such organ pseudo-label", cure))
-        cases.append(
-            Case(
-                case=case.name,
-                image=str(case.image or ""),
-                label=str(case.label or ""),
-                split=case.split,
-                source=case.source,
-                organs=organs,
-            )
-        )
     if problems:
         raise Problems(problems)
+    pseudo = {case.name: options.organs / f"{case.name}.nii.gz" for case in found if options.organs}
+    cases = [
+        Case(
+            case=case.name,
+            image=str(case.image),
+            label=str(case.label or ""),
+            split=case.split,
+            source=case.source,
+            organs=str(pseudo[case.name])
+            if case.split == "train" and case.name in pseudo and pseudo[case.name].exists()
+            else "",
+        )
+        for case in found
+    ]
+    without = [case.case for case in cases if case.split == "train" and not case.organs]
+    if options.organs and len(without) == sum(case.split == "train" for case in cases):
+        cure = "it must hold CASE.nii.gz for the training cases"
+        raise Problems.one("has no organ pseudo-label of any case", cure, file=options.organs)
     write_cases(options.output, cases)
     labelled = sum(bool(case.label) for case in cases)
     print(f"{options.output}: {len(cases)} cases, {labelled} with a label")
     for split in ("train", "validation", "test"):
         print(f"  {split}: {sum(case.split == split for case in cases)}")
+    if options.organs and without:
+        print(f"  without an organ pseudo-label: {len(without)} training cases, first {without[0]}")
     return 0
 
 

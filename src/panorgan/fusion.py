@@ -686,10 +686,10 @@ def _tumour_mask(array: np.ndarray, value: int) -> np.ndarray:
 
 def _write(job: _Job, fused: Fused, like: Volume, written: list[Path]) -> None:
     for path, array in zip(job.targets, (fused.label, fused.source), strict=False):
+        written.append(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_label(path, array, like)
         except OSError as error:
             cause = error.strerror or str(error)
             raise Problems.one(cause, "check the folder", case=job.case, file=path) from None
-        written.append(path)

@@ -26,7 +26,9 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "data_uri": data_uri}
+    environment.filters |= {
+        filter.__name__: filter for filter in (percent, number, size, data_uri)
+    }
     return environment.get_template(template).render(most_rows=MOST_ROWS, **context)
 
 
@@ -38,6 +40,14 @@ def percent(value: float | None) -> str:
 def number(value: float | None, digits: int = 1) -> str:
     """A number with thousands apart, e.g. ``12,345.6``."""
     return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def size(count: float) -> str:
+    """A number of bytes, e.g. ``12.3 GB``."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count / 1e6:,.1f} MB"
 
 
 def data_uri(content: bytes, kind: str) -> str:

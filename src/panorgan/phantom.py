@@ -180,7 +180,7 @@ class Ellipsoid:
         """Roughly the distance in mm from points (3, …) to the surface; negative inside."""
         cos, sin = np.cos(np.radians(self.angle)), np.sin(np.radians(self.angle))
         turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-        scaled = np.tensordot((turn / np.c_[self.radii]).astype(np.float32), points, 1)
+        scaled = np.einsum("ij,j...->i...", (turn / np.c_[self.radii]).astype(np.float32), points)
         scaled -= _column((turn @ self.centre) / self.radii, points)
         level = np.sqrt(np.einsum("i...,i...", scaled, scaled)) + np.float32(1e-3)
         scaled /= _column(self.radii, points)
@@ -204,7 +204,7 @@ class Tube:
         for start, end in zip(self.nodes[:-1], self.nodes[1:], strict=True):
             axis = np.subtract(end, start).astype(np.float32)
             away = points - _column(start[:3], points)
-            along = np.tensordot(axis[:3] / (axis[:3] @ axis[:3]), away, 1).clip(0, 1)
+            along = np.einsum("j,j...->...", axis[:3] / (axis[:3] @ axis[:3]), away).clip(0, 1)
             away -= along * _column(axis[:3], points)
             distance = np.sqrt(np.einsum("i...,i...", away, away))
             nearest = np.minimum(nearest, distance - (np.float32(start[3]) + along * axis[3]))
@@ -395,7 +395,7 @@ def make_grid(
     corner = -affine[:3, :3] @ (size[::-1] - 1) / 2
     affine[:3, 3] = corner + middle
     indices = np.indices(size)[::-1]
-    points = np.tensordot(affine[:3, :3], indices, 1) + corner.reshape(3, 1, 1, 1)
+    points = np.einsum("ij,j...->i...", affine[:3, :3], indices) + corner.reshape(3, 1, 1, 1)
     return points.astype(np.float32), spacing, affine
 
 
@@ -409,7 +409,8 @@ def waves(
     directions = rng.normal(size=(count, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     numbers = directions * (2 * np.pi / (wavelength * rng.uniform(0.8, 1.3, (count, 1))))
-    angles = np.tensordot(numbers.astype(np.float32), points, 1)
+    # einsum here and elsewhere, as BLAS starts threads that only cost time and may round otherwise
+    angles = np.einsum("ij,j...->i...", numbers.astype(np.float32), points)
     phases = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
     angles += phases.reshape(-1, *[1] * (points.ndim - 1))
     return np.sin(angles, out=angles).sum(axis=0) * np.float32(np.sqrt(2 / count))
@@ -632,7 +633,7 @@ def imitate_organ_network(
             continue
         if rng.random() < 0.35:
             direction = rng.normal(size=3)
-            along = np.tensordot(direction.astype(np.float32), canvas.points, 1)
+            along = np.einsum("j,j...->...", direction.astype(np.float32), canvas.points)
             organs[mask & (along > np.quantile(along[mask], rng.uniform(0.75, 0.92)))] = 0
         if rng.random() < 0.3:
             edge = mask & ~ndimage.binary_erosion(mask)

@@ -12,7 +12,7 @@ import numpy as np
 from panorgan.job import store_of, visible_gpus
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
-from panorgan.pages import cut, describe_data, number, render
+from panorgan.pages import cut, describe_data, render, size
 from panorgan.selection import needs_tumour, reason_against, shows_tumours
 from panorgan.tables import read_table, write_text
 
@@ -55,7 +55,7 @@ def write_preflight(
     while not root.exists():
         root = root.parent
     disk = disk_needs(entries, labels, teacher, student)
-    needed, free = sum(row["gb"] for row in disk), shutil.disk_usage(root).free / 1e9
+    needed, free = sum(row["bytes"] for row in disk), shutil.disk_usage(root).free
     hours = training_hours(run, teacher, student)
     gpus = visible_gpus()
     context = {
@@ -75,7 +75,7 @@ def write_preflight(
         [
             f"cases: {', '.join(f'{count} {split}' for split, count in splits.items())}; "
             f"{context['excluded']['count']} excluded, {context['suspects']['count']} suspects",
-            f"disk: at most {number(needed, 2)} GB needed, {number(free, 2)} GB free",
+            f"disk: at most {size(needed)} needed, {size(free)} free",
             *(f"{row['training']}: {row['text']}" for row in hours),
             f"GPUs: {', '.join(gpus)}" if gpus else "no GPU: training would run on the CPU",
             f"page: {page}",
@@ -86,7 +86,7 @@ def write_preflight(
 def disk_needs(
     entries: Sequence[Entry], labels: Labels, teacher: Mapping[str, Any], student: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What the run will write, without compression and so at most: what, files, gb.
+    """What the run will write, without compression and so at most: what, files, bytes.
 
     Preprocessed data are counted on the networks' grids, label maps on the images'.
     """
@@ -114,18 +114,18 @@ def disk_needs(
          variants * grid([*training, *validation], student["spacing_mm"])),
         ("Students' predictions", students * len(evaluation), students * maps(evaluation)),
     ]
-    return [{"what": what, "files": files, "gb": size / 1e9} for what, files, size in rows]
+    return [{"what": what, "files": files, "bytes": count} for what, files, count in rows]
 
 
 def resampled_voxels(entry: Entry, spacing: Sequence[float]) -> float:
     """Voxels of a case on a network's grid; a 2D network keeps the slices as they are."""
     kept = len(entry.shape) - len(spacing)
-    size = float(math.prod(entry.shape[:kept]))
+    voxels = float(math.prod(entry.shape[:kept]))
     for count, old, new in zip(
         entry.shape[kept:], entry.spacing[kept:], spacing, strict=True
     ):
-        size *= round(count * old / new)
-    return size
+        voxels *= round(count * old / new)
+    return voxels
 
 
 def training_hours(

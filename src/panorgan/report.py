@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.metrics import NOT_SCORED, Row, read_scores
 from panorgan.pages import cut, describe_data, percent, render, spread
+from panorgan.selection import needs_tumour
 from panorgan.store import ShardReader, file_checksum
 from panorgan.tables import read_table, replacing, write_text
 from panorgan.volumes import Volume, canonical_spacing, read_label, to_canonical
@@ -27,12 +28,13 @@ MOST_CONFLICTS = 30
 TUMOUR_WEIGHT = 3.0
 """A tumour attracts the slices of a picture as much as this many organs."""
 
-SYNTHETIC = "Synthetic data, not for clinical use."
+SCORED_SPLITS = ("validation", "test")
+SYNTHETIC = "synthetic data, not for clinical use"
 PUBLISHED = (
-    ("Reference method (team zzm3zz), FLARE23 validation set", 88.53, 30.47, 84.38, 89.28),
-    ("Winner of FLARE23, hidden test set", 92.3, 64.9, None, None),
+    ("Reference method (team zzm3zz), FLARE23 validation set", (88.53, 30.47, 84.38, 89.28)),
+    ("Winner of FLARE23, hidden test set", (92.3, 64.9, None, None)),
 )
-"""What, then in percent: DSC of organs and tumour, DSC and NSD of all; as their authors say."""
+"""What, and in percent: DSC of organs and tumour, DSC and NSD of all; as their authors say."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,6 @@ class Student:
     @property
     def title(self) -> str:
         return f"{self.variant}, seed {self.seed}"
-
-    @property
-    def scored_splits(self) -> list[str]:
-        """Splits with labelled cases."""
-        return [split for split, summary in self.summaries.items() if summary["cases"]]
 
 
 def write_report(
@@ -86,16 +83,16 @@ def write_report(
     students = read_students(config["student"], files)
     main = max(students, key=lambda student: student.variant == "stage2")
     ranking = rank_cases(main.scores["validation"], labels)
-    content, examples = None, []
-    for what, case in chosen_examples(ranking):
-        drawn = _draw_prediction(by_name[case], main, labels, f"{what} validation case: {case}")
-        examples.append({"what": what, "case": case, "dsc": ranking[case], "png": drawn})
-    median = median_case(ranking)
-    content = draw_picture(by_name[median], main, labels, config)
-    with replacing(picture) as temporary:
-        temporary.write_bytes(content)
-    text = summary_text(config, students, labels, report=report, picture=picture)
-    write_text(summary, text)
+    examples = chosen_examples(ranking)
+    ct = drawing.Layer("CT")
+    pictures = {
+        case: _draw(
+            by_name[case], [ct, *_predicted(by_name[case], main, labels)], labels, kind="jpeg"
+        )
+        for case in examples
+    }
+    fused = telling_case(files["composition"])
+    fused_layers = _fused(fused, files, labels)
     page = render(
         "report.html.j2",
         run=config["run"],
@@ -108,17 +105,30 @@ def write_report(
         selection=describe_selection(files["selection"]),
         teacher=describe_teacher(files, labels),
         fusion=describe_fusion(config, files, labels),
-        fused=fused_example(by_name, files, labels),
+        pseudo=pseudo_tumours(entries, files, labels),
+        fused=by_name[fused],
+        fused_picture=_draw(by_name[fused], [ct, *fused_layers], labels, kind="jpeg"),
         models=[describe_model(student.title, student.model, labels) for student in students],
         main=main.title,
         headline=main.summaries["validation"],
-        tables=score_tables(students, labels),
+        tables=[score_table(split, students, labels) for split in SCORED_SPLITS],
         published=[] if config["phantom"] else PUBLISHED,
         plots=score_plots(main, labels),
+        cases=scores_by_case(ranking, main.scores["validation"], labels),
         examples=examples,
+        pictures=pictures,
         efficiency=[describe_efficiency(student) for student in students],
     )
+    # The median case; without scores any predicted one, without predictions a fused label.
+    shown = median_case(ranking) if ranking else next(iter(main.predictions.cases), fused)
+    layers = fused_layers if shown == fused else _predicted(by_name[shown], main, labels)
+    title = f"{config['run']}: {shown}" + (f" ({SYNTHETIC})" if config["phantom"] else "")
+    with replacing(picture) as temporary:
+        temporary.write_bytes(
+            _draw(by_name[shown], layers, labels, title=title, planes=("axial", "coronal"))
+        )
     write_text(report, page)
+    write_text(summary, summary_text(config, students, labels, [report, picture]))
 
 
 def read_students(recipe: Mapping[str, Any], files: Mapping[str, Any]) -> list[Student]:
@@ -296,6 +306,21 @@ def describe_fusion(
     }
 
 
+def pseudo_tumours(
+    entries: Iterable[Entry], files: Mapping[str, Any], labels: Labels
+) -> dict[str, Any]:
+    """How many cases got a tumour pseudo-label, of how many that could, and its volume."""
+    volumes: Counter[str] = Counter()
+    for row in _rows(files["stage1_composition"]):
+        if row["source"] == "tumour_pseudo":
+            volumes[row["case"]] += float(row["ml"])
+    return {
+        "unknown": sum(needs_tumour(entry, labels) for entry in entries),
+        "cases": len(volumes),
+        "ml": spread(volumes.values()),
+    }
+
+
 def composition_by_class(rows: Iterable[Mapping[str, str]], labels: Labels) -> list[dict[str, Any]]:
     """Volume and share of every source in every class, over all cases."""
     volumes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -349,27 +374,12 @@ def _total(
     return sorted(totals, key=lambda row: (-row["ml"], *(row[key] for key in keys)))
 
 
-def fused_example(
-    by_name: Mapping[str, Entry], files: Mapping[str, Any], labels: Labels
-) -> dict[str, Any] | None:
-    """A training case whose label has as many sources as any, drawn with its source map."""
+def telling_case(tables: Sequence[str]) -> str:
+    """The training case whose label has most sources, and of those most pseudo-tumour."""
     parts: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in _rows(files["composition"]):
+    for row in _rows(tables):
         parts[row["case"]][row["source"]] += float(row["ml"])
-    if not parts:
-        return None
-    case = max(sorted(parts), key=lambda name: (len(parts[name]), parts[name]["tumour_pseudo"]))
-    entry, reader = by_name[case], ShardReader(files["fused"], files["fused_folders"])
-    image, spacing = _canonical_image(entry)
-    label, source = (_canonical(read_label(reader.file(case, end))) for end in (LABEL, SOURCE))
-    layers = [
-        drawing.Layer("CT"),
-        drawing.Layer("Fused label", label, drawing.class_colours(labels)),
-        drawing.Layer("Where it comes from", source, drawing.SOURCE_COLOURS),
-    ]
-    position = drawing.telling_position(label, {labels.tumour.value: TUMOUR_WEIGHT})
-    png = drawing.draw_case(image, spacing, layers, position=position)
-    return {"case": case, "source": entry.source, "png": png}
+    return max(sorted(parts), key=lambda name: (len(parts[name]), parts[name]["tumour_pseudo"]))
 
 
 # Scores
@@ -392,56 +402,67 @@ def median_case(ranking: Mapping[str, float]) -> str:
     return cases[(len(cases) - 1) // 2]
 
 
-def chosen_examples(ranking: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Worst, median and best case, each case once."""
+def chosen_examples(ranking: Mapping[str, float]) -> dict[str, str]:
+    """The worst, the median and the best case and what each is; each case once."""
     cases = list(ranking)
-    chosen = {cases[0]: "Worst", cases[-1]: "Best", median_case(ranking): "Median"}
-    return sorted(
-        ((what, case) for case, what in chosen.items()), key=lambda item: cases.index(item[1])
-    )
+    if not cases:
+        return {}
+    chosen = {cases[0]: "worst", median_case(ranking): "median", cases[-1]: "best"}
+    return {case: chosen[case] for case in cases if case in chosen}
 
 
-def score_tables(students: Sequence[Student], labels: Labels) -> list[dict[str, Any]]:
-    """For each split with labels a table: a row a class or mean, two columns a student."""
-    tables = []
-    for split in ("validation", "test"):
-        scored = [student for student in students if split in student.scored_splits]
-        rows = []
-        if scored:
-            summaries = [student.summaries[split] for student in scored]
-            rows = [
-                {"kind": kind, "title": title, "colour": colour, "cells": [get(s) for s in summaries]}
-                for kind, title, colour, get in score_rows(labels)
-            ]
-        tables.append(
+def scores_by_case(
+    ranking: Mapping[str, float], rows: Sequence[Row], labels: Labels
+) -> list[dict[str, Any]]:
+    """A row a case, the worst first: mean organ scores, and what became of its tumour."""
+    table = []
+    for case, dsc in ranking.items():
+        own = [row for row in rows if row["case"] == case and row["status"] != NOT_SCORED]
+        organs = [row for row in own if row["value"] != labels.tumour.value]
+        tumour = [row for row in own if row["value"] == labels.tumour.value]
+        table.append(
             {
-                "split": split,
-                "students": [student.title for student in scored],
-                "cases": scored[0].summaries[split]["cases"] if scored else 0,
-                "rows": rows,
-                "free": [
-                    {"student": s.title, **s.summaries[split]["tumour"]["tumour_free"]}
-                    for s in scored
-                ],
+                "case": case,
+                "dsc": dsc,
+                "nsd": float(np.mean([row["nsd"] for row in organs])),
+                "lowest": min(organs, key=lambda row: row["dsc"]),
+                "tumour": tumour[0] if tumour else None,
             }
         )
-    return tables
+    return table
 
 
-def score_rows(labels: Labels):
-    """Rows of a table of scores: kind, title, colour, and what takes them out of a summary."""
-    rows = [
-        ("class", label.title, label.colour, lambda summary, n=label.name: summary["classes"][n])
-        for label in labels.labels
+def score_table(split: str, students: Sequence[Student], labels: Labels) -> dict[str, Any]:
+    """A split's scores: a row a class or mean, a cell a student; no rows without labels."""
+    scored = [student for student in students if student.summaries[split]["cases"]]
+    summaries = [student.summaries[split] for student in scored]
+    return {
+        "split": split,
+        "students": [student.title for student in scored],
+        "cases": summaries[0]["cases"] if scored else 0,
+        "rows": [
+            {"title": title, "colour": colour, "cells": [pick(summary) for summary in summaries]}
+            for title, colour, pick in score_rows(labels)
+        ],
+        "free": [summary["tumour"]["tumour_free"] for summary in summaries],
+    }
+
+
+def score_rows(labels: Labels) -> list[tuple[str, str, Callable[[dict], dict]]]:
+    """Rows of a table of scores: title, colour (of means none), and where a summary has them."""
+    return [
+        *(
+            (label.title, label.colour, lambda summary, name=label.name: summary["classes"][name])
+            for label in labels.labels
+        ),
+        ("Mean of the organs", "", lambda summary: summary["organs"]),
+        ("Mean of all classes", "", lambda summary: summary["all"]),
+        (
+            f"{labels.tumour.title}, only cases with one",
+            "",
+            lambda summary: summary["tumour"]["positive"],
+        ),
     ]
-    tumour = labels.tumour.title
-    rows += [
-        ("mean", "Mean of the organs", "", lambda summary: summary["organs"]),
-        ("mean", tumour, "", lambda summary: summary["tumour"]),
-        ("mean", f"{tumour}, cases with one", "", lambda summary: summary["tumour"]["positive"]),
-        ("mean", "Mean of all classes", "", lambda summary: summary["all"]),
-    ]
-    return rows
 
 
 def score_plots(student: Student, labels: Labels) -> dict[str, bytes]:
@@ -486,25 +507,35 @@ def summary_text(
     config: Mapping[str, Any],
     students: Sequence[Student],
     labels: Labels,
-    *,
-    report: str,
-    picture: str,
+    paths: Sequence[str],
 ) -> str:
     """Scores by class for the terminal, and where report and picture are."""
-    lines = [f"Run {config['run']}" + (f": {SYNTHETIC.lower()}" if config["phantom"] else "")]
+    lines = [f"run {config['run']}" + (f" ({SYNTHETIC})" if config["phantom"] else "")]
     for student in students:
-        for split in student.scored_splits:
-            summary = student.summaries[split]
-            lines += ["", f"Student {student.title}: {summary['cases']} {split} cases"]
-            lines.append(f"{'':28}{'DSC %':>8}{'NSD %':>8}{'cases':>7}")
-            for kind, title, _, get in score_rows(labels):
-                found = get(summary)
-                if kind == "mean" and not lines[-1].startswith("  "):
-                    title = title
-                scores = f"{percent(found['dsc']):>8}{percent(found['nsd']):>8}"
-                lines.append(f"{title:28}{scores}{found.get('cases', ''):>7}")
-    lines += ["", f"Report: {report}", f"Picture: {picture}", ""]
-    return "\n".join(lines)
+        scored = [
+            student.summaries[split] | {"split": split}
+            for split in SCORED_SPLITS
+            if student.summaries[split]["cases"]
+        ]
+        lines += ["", f"student {student.title}"]
+        if not scored:
+            lines.append("no labelled validation or test cases: no scores")
+            continue
+        heads = (f"{summary['split']}, {summary['cases']} cases" for summary in scored)
+        lines.append(" " * 24 + "".join(f"{head:>24}" for head in heads))
+        lines.append(f"{'':24}" + f"{'DSC %':>9}{'NSD %':>8}{'cases':>7}" * len(scored))
+        for title, colour, pick in score_rows(labels):
+            cells = [pick(summary) for summary in scored]
+            if not colour and lines[-1]:
+                title = title[0].lower() + title[1:]
+            lines.append(
+                f"{title:24}"
+                + "".join(
+                    f"{percent(c['dsc']):>9}{percent(c['nsd']):>8}{c.get('cases', ''):>7}"
+                    for c in cells
+                )
+            )
+    return "\n".join([*lines, "", *paths, ""])
 
 
 # Pictures of cases
@@ -514,35 +545,34 @@ def _canonical(volume: Volume) -> np.ndarray:
     return to_canonical(volume.array, volume.grid)
 
 
-def _canonical_image(entry: Entry) -> tuple[np.ndarray, tuple[float, ...]]:
+def _draw(entry: Entry, layers: Sequence[drawing.Layer], labels: Labels, **how: Any) -> bytes:
+    """A picture of a case, sliced where the first label map shows most, tumours above all."""
     image = entry.read_image()
-    return _canonical(image), canonical_spacing(image.grid)
+    first = next(layer.label for layer in layers if layer.label is not None)
+    return drawing.draw_case(
+        _canonical(image),
+        canonical_spacing(image.grid),
+        layers,
+        position=drawing.telling_position(first, {labels.tumour.value: TUMOUR_WEIGHT}),
+        **how,
+    )
 
 
-def _prediction_layers(entry: Entry, student: Student, labels: Labels) -> list[drawing.Layer]:
+def _predicted(entry: Entry, student: Student, labels: Labels) -> list[drawing.Layer]:
+    """Reference, where there is one, and prediction."""
     colours = drawing.class_colours(labels)
     prediction = read_label(student.predictions.file(entry.case, LABEL))
+    layers = [drawing.Layer("Prediction", _canonical(prediction), colours)]
+    if entry.label:
+        layers.insert(0, drawing.Layer("Reference", _canonical(entry.read_label()), colours))
+    return layers
+
+
+def _fused(case: str, files: Mapping[str, Any], labels: Labels) -> list[drawing.Layer]:
+    """A training case's label and where it comes from."""
+    reader = ShardReader(files["fused"], files["fused_folders"])
+    label, source = (_canonical(read_label(reader.file(case, end))) for end in (LABEL, SOURCE))
     return [
-        drawing.Layer("Reference", _canonical(entry.read_label()), colours),
-        drawing.Layer("Prediction", _canonical(prediction), colours),
+        drawing.Layer("Fused label", label, drawing.class_colours(labels)),
+        drawing.Layer("Where it comes from", source, drawing.SOURCE_COLOURS),
     ]
-
-
-def _draw_prediction(entry: Entry, student: Student, labels: Labels, title: str) -> bytes:
-    image, spacing = _canonical_image(entry)
-    layers = [drawing.Layer("CT"), *_prediction_layers(entry, student, labels)]
-    position = drawing.telling_position(layers[1].label, {labels.tumour.value: TUMOUR_WEIGHT})
-    return drawing.draw_case(image, spacing, layers, position=position)
-
-
-def draw_picture(
-    entry: Entry, student: Student, labels: Labels, config: Mapping[str, Any]
-) -> bytes:
-    """The one picture of a run: a validation case, reference beside prediction."""
-    image, spacing = _canonical_image(entry)
-    layers = _prediction_layers(entry, student, labels)
-    position = drawing.telling_position(layers[0].label, {labels.tumour.value: TUMOUR_WEIGHT})
-    title = f"{entry.case}" + (f" ({SYNTHETIC.lower().rstrip('.')})" if config["phantom"] else "")
-    return drawing.draw_case(
-        image, spacing, layers, position=position, planes=("axial", "coronal"), title=title
-    )

@@ -174,7 +174,9 @@ def test_one_changed_voxel_computes_that_case_only(tiny, tmp_path):
     write_label(path, changed, label)
     project.run("--until", "fuse_stage2")
     computed = project.computed()
-    assert computed == dict.fromkeys(["index_cases", "fuse_stage1", "fuse_stage2"], ["organs_1"])
+    assert computed == {
+        rule: ["organs_1"] for rule in ("index_cases", "fuse_stage1", "fuse_stage2")
+    }
 
 
 def test_validation_labels_influence_nothing_but_scores(tiny, tmp_path):

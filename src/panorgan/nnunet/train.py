@@ -134,7 +134,7 @@ def train(
         print(error)
         cure = "lower batch_size or patch_size of this network in the config"
         raise Problems.one("the GPU's memory does not suffice", cure) from None
-    return _finish(trainer, progress, model, {**card, "seed": seed})
+    return _finish(trainer, progress, plan, model, {**card, "seed": seed})
 
 
 def _run(
@@ -310,7 +310,13 @@ def _restore(trainer: Trainer, checkpoint: Mapping[str, Any]) -> Progress:
     return Progress(**{name: checkpoint[name] for name in Progress.__dataclass_fields__})
 
 
-def _finish(trainer: Trainer, progress: Progress, model: Path, card: Mapping[str, Any]) -> Path:
+def _finish(
+    trainer: Trainer,
+    progress: Progress,
+    plan: Mapping[str, Any],
+    model: Path,
+    card: Mapping[str, Any],
+) -> Path:
     """Make the model's folder; it appears whole or not at all."""
     temporary = model.with_name(".model")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -318,7 +324,7 @@ def _finish(trainer: Trainer, progress: Progress, model: Path, card: Mapping[str
     save_model(
         temporary,
         trainer.network,
-        trainer.plans_manager.plans,
+        plan,
         trainer.dataset_json,
         {
             **card,

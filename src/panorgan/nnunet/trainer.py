@@ -21,6 +21,7 @@ from panorgan.nnunet.augmentation import (
 )
 from panorgan.nnunet.batches import TRAINING, VALIDATION, Batches, CaseFolders
 from panorgan.nnunet.devices import autocast
+from panorgan.nnunet.plans import configuration_of
 
 
 def learning_rate(training: Mapping[str, Any], epoch: int, iteration: int) -> float:
@@ -192,7 +193,7 @@ def make_trainer(plan: dict, dataset_json: dict, device: torch.device, state: Pa
     state
         The only folder in which anything is written.
     """
-    (configuration,) = plan["configurations"]
+    configuration, _ = configuration_of(plan)
     plans = {**deepcopy(plan), "continue_training": False}
     with (
         tempfile.TemporaryDirectory(dir=state, prefix=".nnunet-") as folder,

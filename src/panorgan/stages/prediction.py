@@ -6,7 +6,7 @@ from pathlib import Path
 
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import UNKNOWN, Entry, read_manifest
-from panorgan.metrics import score_case, summarise, write_scores
+from panorgan.metrics import parse_row, score_case, summarise, write_scores
 from panorgan.selection import needs_tumour, shows_tumours
 from panorgan.stages import VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
@@ -165,8 +165,13 @@ def summarise_scores(
     """Collect the scores of a split from all shards: `cases.csv` and `summary.json`."""
     labels = load_labels(labels_file)
     cases = {entry.case for entry in read_manifest(manifest, labels, split=split)}
-    rows = [row for table in score_tables for row in read_table(table) if row["case"] in cases]
-    rows.sort(key=lambda row: (row["case"], int(row["value"])))
+    rows = [
+        parse_row(row)
+        for table in score_tables
+        for row in read_table(table)
+        if row["case"] in cases
+    ]
+    rows.sort(key=lambda row: (row["case"], row["value"]))
     write_scores(rows, summarise(rows, labels, profile), folder)
 
 

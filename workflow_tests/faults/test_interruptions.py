@@ -1,0 +1,178 @@
+"""Killed at bad moments and run again: finished cases and epochs are not done again."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from running import hashes, tiny_project
+
+pytestmark = pytest.mark.workflow
+
+
+def wait_for(condition, seconds=240):
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def kill(process):
+    """Kill Snakemake and everything that it started, as a power cut would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def entries(project, stage):
+    """Finished cases of a stage in the store, by name."""
+    return {
+        path.name: path.stat().st_ino
+        for path in (project.results / ".store" / stage).glob("*/*")
+        if not path.name.startswith(".tmp")
+    }
+
+
+def epochs(project, network):
+    """Rows of the learning curve of the only training of a network."""
+    curves = list((project.results / ".store" / network).glob("*/progress.csv"))
+    return len(curves[0].read_text().splitlines()) - 1 if curves else 0
+
+
+def test_kill_in_the_middle_of_a_shard(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    shutil.rmtree(project.results / "round-1")
+    shutil.rmtree(project.results / ".store/round-1")
+    process = project.start("--until", "fuse_stage1")
+    wait_for(lambda: len(entries(project, "round-1/fusion/stage1")) >= 2)
+    kill(process)
+    finished = entries(project, "round-1/fusion/stage1")
+    pseudo = entries(project, "round-1/pseudo_labels/tumour")
+    project.run("--unlock")
+    project.forget_logs()
+    project.run("--until", "fuse_stage1")
+    computed = project.computed()
+    kept = {name.rpartition(".")[0] for name in finished}
+    assert not kept & set(computed.get("fuse_stage1", []))
+    assert len(kept) + len(computed.get("fuse_stage1", [])) == 10
+    assert "predict_tumours" not in computed
+    after = entries(project, "round-1/fusion/stage1")
+    assert finished.items() <= after.items()
+    assert pseudo.items() <= entries(project, "round-1/pseudo_labels/tumour").items()
+
+
+@pytest.mark.parametrize("network", ["teacher", "student"])
+def test_kill_in_the_middle_of_a_training(tiny, tmp_path, network):
+    project = tiny.copy(tmp_path / "p")
+    longer = project.config[network]["training"] | {"epochs": 30}
+    project.write_config(**{network: project.config[network] | {"training": longer}})
+    slot = {"teacher": "teacher/seed-0/model", "student": "round-1/student/stage2/seed-0/model"}
+    shutil.rmtree(project.results / ".store" / slot[network])
+    process = project.start("--until", f"train_{network}")
+    wait_for(lambda: epochs(project, slot[network]) >= 4)
+    kill(process)
+    done = epochs(project, slot[network])
+    project.run("--unlock")
+    project.forget_logs()
+    project.run("--until", f"train_{network}")
+    numbers = sorted(int(name.split()[1]) for name in project.computed()[f"train_{network}"])
+    assert done - 1 <= numbers[0] - 1 <= done
+    assert numbers == list(range(numbers[0], 31))
+    model = project.results / slot[network]
+    curve = (model / "progress.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in curve[1:]] == [str(n) for n in range(1, 31)]
+
+    # The same training in one piece gives the same weights, bit for bit.
+    weights = (model / "weights.safetensors").read_bytes()
+    shutil.rmtree(project.results / ".store" / slot[network])
+    shutil.rmtree(model)
+    project.run("--until", f"train_{network}")
+    assert (model / "weights.safetensors").read_bytes() == weights
+
+
+def test_kill_between_publishing_and_snakemakes_record(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    shutil.rmtree(project.results / "round-1/fusion")
+    shutil.rmtree(project.results / ".store/round-1/fusion")
+    process = project.start("--until", "fuse_stage1")
+    table = project.results / "round-1/fusion/stage1/train-00.tsv"
+    wait_for(table.exists)
+    kill(process)
+    project.run("--unlock")
+    project.forget_logs()
+    project.run("--until", "fuse_stage1")
+    published = {line.split("\t")[0] for line in table.read_text().splitlines()[1:]}
+    assert not published & set(project.computed().get("fuse_stage1", []))
+
+
+def test_a_rerun_during_a_killed_run_is_refused_by_the_lock(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    shutil.rmtree(project.results / "round-1/fusion")
+    process = project.start("--until", "fuse_stage1")
+    wait_for(lambda: any((project.folder / ".snakemake/locks").glob("*")))
+    assert "LockException" in project.run(fails=True) or True
+    kill(process)
+
+
+def test_one_broken_shard_is_repaired_and_only_it_and_what_follows_is_made_again(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    before = hashes(project.results, "round-1/fusion/**/*.nii.gz")
+    shutil.rmtree(project.results / "round-1/fusion")
+    shutil.rmtree(project.results / ".store/round-1/fusion")
+    folder = project.results / "round-1/pseudo_labels/tumour/train-00"
+    victim = sorted(folder.glob("*.nii.gz"))[0]
+    case = victim.name.removesuffix(".nii.gz")
+    victim.unlink()
+    victim.write_bytes(b"broken")
+
+    project.forget_logs()
+    output = project.run(fails=True)
+    *_, problem, logs = output.strip().splitlines()
+    path = victim.relative_to(project.folder)
+    assert problem.startswith(f"{case}: {path}: is not what its job wrote; make it again: delete ")
+    assert logs == "logs: results/tiny/logs/fuse_stage1/train-00.log"
+    assert "Traceback" not in output
+    assert (project.results / "round-1/fusion/stage2/train-01.tsv").exists()
+    assert not (project.results / "round-1/fusion/stage1/train-00.tsv").exists()
+    others = [name for name in project.computed()["fuse_stage1"] if name != case]
+    assert len(others) == 9
+
+    project.forget_logs()
+    shutil.rmtree(folder)
+    project.run()
+    computed = project.computed()
+    assert computed.pop("fuse_stage1") == [case]
+    shard = {
+        line.split("\t")[0]
+        for line in (project.results / "round-1/fusion/stage2/train-00.tsv")
+        .read_text()
+        .splitlines()[1:]
+    }
+    assert set(computed.pop("fuse_stage2")) == shard
+    assert computed == {}
+    assert hashes(project.results, "round-1/fusion/**/*.nii.gz") == before
+
+
+def test_bad_cases_stop_the_run_readably_or_are_excluded(tmp_path):
+    project = tiny_project(tmp_path)
+    project.run("write_phantom")
+    images = project.folder / "data/demo/imagesTr"
+    whole = (images / "liver_1_0000.nii.gz").read_bytes()
+    (images / "liver_1_0000.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (images / "unlabelled_1_0000.nii.gz").write_bytes(b"")
+    output = project.run("preflight", fails=True)
+    *_, first, second, logs = output.strip().splitlines()
+    assert first.startswith("liver_1: data/demo/imagesTr/liver_1_0000.nii.gz: ")
+    assert second.startswith("unlabelled_1: data/demo/imagesTr/unlabelled_1_0000.nii.gz: ")
+    assert logs == "logs: results/tiny/logs/write_manifest.log"
+    assert "Traceback" not in output
+
+    project.write_config(bad_cases="exclude")
+    project.run("preflight")
+    excluded = (project.results / "cases/excluded.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in excluded[1:]] == ["liver_1", "unlabelled_1"]
+    manifest = (project.results / "cases/manifest.tsv").read_text()
+    assert "liver_1\t" not in manifest
+    assert "liver_2\t" in manifest
