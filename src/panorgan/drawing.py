@@ -266,9 +266,7 @@ def _pixels(figure: Figure, kind: str) -> bytes:
     details = {"jpeg": {"quality": 90, "subsampling": 0}, "png": {}}[kind]
     metadata = {"Software": None} if kind == "png" else None
     buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format=kind, facecolor="black", metadata=metadata, pil_kwargs=details
-    )
+    figure.savefig(buffer, format=kind, facecolor="black", metadata=metadata, pil_kwargs=details)
     return buffer.getvalue()
 
 

@@ -77,8 +77,6 @@ def _die_with_parent() -> None:
     """Ask Linux for SIGTERM when the parent dies, so that a killed run leaves no orphan."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:
-        sys.exit("the workflow has ended")
 
 
 def shard_output(snakemake: Any) -> ShardOutput:
@@ -98,25 +96,28 @@ def store_of(output: Path, run: str) -> Path:
 def visible_gpus() -> list[str]:
     """Ids of the NVIDIA GPUs that this process may use."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip()]
+        named = [gpu.strip() for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        return [gpu for gpu in named if gpu not in ("", "-1", "NoDevFiles")]
     return [str(index) for index, _ in enumerate(glob.glob("/dev/nvidia[0-9]*"))]
 
 
 def _claim_gpu() -> IO[str] | None:
     """Take a GPU that no other job of this machine uses; freed when the process ends.
 
-    A scheduler hands out GPUs itself, so under one this does nothing.
+    Under a scheduler, which hands out GPUs itself and may call each job's first one 0, the locks
+    are those of the scheduler's job.
     """
-    if any(name in os.environ for name in SCHEDULER_VARIABLES):
-        return None
     gpus = visible_gpus()
     if not gpus:
         print("no GPU: running on the CPU")
         return None
+    scheduled = "".join(
+        f"-{os.environ[name]}" for name in SCHEDULER_VARIABLES if name in os.environ
+    )
     print(f"waiting for one of the GPUs {', '.join(gpus)}")
     while True:
         for gpu in gpus:
-            lock = _open_shared(Path(tempfile.gettempdir()) / f"panorgan-gpu-{gpu}.lock")
+            lock = _open_shared(Path(tempfile.gettempdir()) / f"panorgan-gpu{scheduled}-{gpu}.lock")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

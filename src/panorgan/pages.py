@@ -8,10 +8,10 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from panorgan.cases import SPLITS
 from panorgan.labels import Labels
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN, Entry
 
-SPLITS = ("train", "validation", "test")
 MISSING = "\N{EN DASH}"
 MOST_ROWS = 200
 """Longer lists are cut, with the file that has them all."""
@@ -26,9 +26,7 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        filter.__name__: filter for filter in (percent, number, size, data_uri)
-    }
+    environment.filters |= {filter.__name__: filter for filter in (percent, number, size, data_uri)}
     return environment.get_template(template).render(most_rows=MOST_ROWS, **context)
 
 

@@ -12,8 +12,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import scipy
 from nibabel import orientations
-from scipy import ndimage
 
 from panorgan.cases import Case
 from panorgan.labels import config_folder, load_labels
@@ -592,7 +592,7 @@ def draw_tumours(
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:
     """The largest connected piece of a mask."""
-    pieces, _ = ndimage.label(mask)
+    pieces, _ = scipy.ndimage.label(mask)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     return mask & (pieces == sizes.argmax())
@@ -606,9 +606,9 @@ def _pick(rng: np.random.Generator, points: np.ndarray, mask: np.ndarray) -> tup
 
 def scan(rng: np.random.Generator, hu: np.ndarray) -> np.ndarray:
     """Blur edges and add a scanner's noise, smooth in plane: int16 HU."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(hu.shape, np.float32), (0, 0.5, 0.5))
+    noise = scipy.ndimage.gaussian_filter(rng.standard_normal(hu.shape, np.float32), (0, 0.5, 0.5))
     noise *= NOISE_HU * rng.uniform(0.8, 1.25) / noise.std()
-    image = ndimage.gaussian_filter(hu, (0, 0.5, 0.5)) + noise
+    image = scipy.ndimage.gaussian_filter(hu, (0, 0.5, 0.5)) + noise
     return np.round(image).clip(-1024, 3071).astype(np.int16)
 
 
@@ -626,7 +626,7 @@ def imitate_organ_network(
             organs[number == index] = 0
     moves = [1.7 * waves(rng, canvas.points, 40) / step for step in spacing]
     places = np.indices(organs.shape, dtype=np.float32) + np.stack(moves)
-    organs = ndimage.map_coordinates(organs, places, order=0, mode="nearest")
+    organs = scipy.ndimage.map_coordinates(organs, places, order=0, mode="nearest")
     for name in ORGANS:
         mask = organs == VALUES[name]
         if not mask.any():
@@ -636,7 +636,7 @@ def imitate_organ_network(
             along = np.einsum("j,j...->...", direction.astype(np.float32), canvas.points)
             organs[mask & (along > np.quantile(along[mask], rng.uniform(0.75, 0.92)))] = 0
         if rng.random() < 0.3:
-            edge = mask & ~ndimage.binary_erosion(mask)
+            edge = mask & ~scipy.ndimage.binary_erosion(mask)
             leak = Ellipsoid(_pick(rng, canvas.points, edge), (rng.uniform(8, 14),) * 3)
             free = canvas.cavity & (organs == 0)
             organs[free & (leak.distance(canvas.points) < 0)] = VALUES[name]

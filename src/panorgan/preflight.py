@@ -107,11 +107,17 @@ def disk_needs(
     rows = [
         ("Teacher's labels", len(taught), maps(taught)),
         ("Teacher's preprocessed data", len(taught), grid(taught, teacher["spacing_mm"])),
-        ("Tumour pseudo-labels and the teacher's predictions", len(pseudo) + len(shown),
-         maps(pseudo) + maps(shown)),
+        (
+            "Tumour pseudo-labels and the teacher's predictions",
+            len(pseudo) + len(shown),
+            maps(pseudo) + maps(shown),
+        ),
         ("Fused labels and source maps, two stages", 4 * len(training), 4 * maps(training)),
-        ("Students' preprocessed data", variants * (len(training) + len(validation)),
-         variants * grid([*training, *validation], student["spacing_mm"])),
+        (
+            "Students' preprocessed data",
+            variants * (len(training) + len(validation)),
+            variants * grid([*training, *validation], student["spacing_mm"]),
+        ),
         ("Students' predictions", students * len(evaluation), students * maps(evaluation)),
     ]
     return [{"what": what, "files": files, "bytes": count} for what, files, count in rows]
@@ -121,9 +127,7 @@ def resampled_voxels(entry: Entry, spacing: Sequence[float]) -> float:
     """Voxels of a case on a network's grid; a 2D network keeps the slices as they are."""
     kept = len(entry.shape) - len(spacing)
     voxels = float(math.prod(entry.shape[:kept]))
-    for count, old, new in zip(
-        entry.shape[kept:], entry.spacing[kept:], spacing, strict=True
-    ):
+    for count, old, new in zip(entry.shape[kept:], entry.spacing[kept:], spacing, strict=True):
         voxels *= round(count * old / new)
     return voxels
 

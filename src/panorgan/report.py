@@ -104,8 +104,7 @@ def write_report(
         suspects=cut(read_table(files["suspects"]), files["suspects"]),
         selection=describe_selection(files["selection"]),
         teacher=describe_teacher(files, labels),
-        fusion=describe_fusion(config, files, labels),
-        pseudo=pseudo_tumours(entries, files, labels),
+        fusion=describe_fusion(config, files, entries, labels),
         fused=by_name[fused],
         fused_picture=_draw(by_name[fused], [ct, *fused_layers], labels, kind="jpeg"),
         models=[describe_model(student.title, student.model, labels) for student in students],
@@ -234,7 +233,9 @@ def describe_selection(tables: Sequence[str]) -> dict[str, Any]:
     others = [row for row in rows if row["status"] != "ok"]
     # A reason may hold a volume: those belong together.
     reasons = Counter(
-        "tumour below selection.min_tumour_ml" if "min_tumour_ml" in row["reason"] else row["reason"]
+        "tumour below selection.min_tumour_ml"
+        if "min_tumour_ml" in row["reason"]
+        else row["reason"]
         for row in others
     )
     return {
@@ -291,58 +292,52 @@ def read_progress(path: Path) -> list[dict[str, float]]:
 
 
 def describe_fusion(
-    config: Mapping[str, Any], files: Mapping[str, Any], labels: Labels
+    config: Mapping[str, Any], files: Mapping[str, Any], entries: Iterable[Entry], labels: Labels
 ) -> dict[str, Any]:
     """What the fused labels were made of, what was in conflict and which specks were dropped."""
-    tables = {"stage1": files["stage1_composition"], "stage2": files["composition"]}
+    rows = {"stage1": _rows(files["stage1_composition"]), "stage2": _rows(files["composition"])}
+    stages = sorted({*config["student"]["variants"], "stage2"})
+    present = {row["source"] for stage in stages for row in rows[stage]}
+    sources = [source for source in SOURCES if source != "ignored" or source in present]
+    tumours: Counter[str] = Counter()
+    for row in rows["stage1"]:
+        if row["source"] == "tumour_pseudo":
+            tumours[row["case"]] += float(row["ml"])
     return {
-        "sources": [drawing.SOURCE_COLOURS[value] for value in SOURCES.values()],
-        "stages": {
-            stage: composition_by_class(_rows(tables[stage]), labels)
-            for stage in sorted({*config["student"]["variants"], "stage2"})
-        },
+        "unknown_tumours": sum(needs_tumour(entry, labels) for entry in entries),
+        "pseudo_tumours": len(tumours),
+        "pseudo_tumours_ml": spread(tumours.values()),
+        "sources": [drawing.SOURCE_COLOURS[SOURCES[source]] for source in sources],
+        "stages": {stage: composition_by_class(rows[stage], sources, labels) for stage in stages},
         "conflicts": conflicts_by_pair(files["conflicts"], labels),
         "specks": _total(_rows(files["specks"]), ("name",), labels),
     }
 
 
-def pseudo_tumours(
-    entries: Iterable[Entry], files: Mapping[str, Any], labels: Labels
-) -> dict[str, Any]:
-    """How many cases got a tumour pseudo-label, of how many that could, and its volume."""
-    volumes: Counter[str] = Counter()
-    for row in _rows(files["stage1_composition"]):
-        if row["source"] == "tumour_pseudo":
-            volumes[row["case"]] += float(row["ml"])
-    return {
-        "unknown": sum(needs_tumour(entry, labels) for entry in entries),
-        "cases": len(volumes),
-        "ml": spread(volumes.values()),
-    }
-
-
-def composition_by_class(rows: Iterable[Mapping[str, str]], labels: Labels) -> list[dict[str, Any]]:
+def composition_by_class(
+    rows: Iterable[Mapping[str, str]], sources: Sequence[str], labels: Labels
+) -> list[dict[str, Any]]:
     """Volume and share of every source in every class, over all cases."""
     volumes: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         volumes[row["name"]][row["source"]] += float(row["ml"])
-    table = [(label.name, label.title, label.colour) for label in labels.labels]
-    if "ignored" in volumes:
-        table.append(("ignored", "Ignored", drawing.SOURCE_COLOURS[SOURCES["ignored"]][1]))
-    result = []
-    for name, title, colour in table:
+    colours = {source: drawing.SOURCE_COLOURS[SOURCES[source]][1] for source in sources}
+    titles = {label.name: (label.title, label.colour) for label in labels.labels}
+    if "ignored" in sources:
+        titles["ignored"] = ("Ignored", colours["ignored"])
+    table = []
+    for name, (title, colour) in titles.items():
         total = sum(volumes[name].values())
         parts = [
             {
-                "title": drawing.SOURCE_COLOURS[value][0],
-                "colour": drawing.SOURCE_COLOURS[value][1],
+                "colour": colours[source],
                 "ml": volumes[name][source],
                 "share": volumes[name][source] / total if total else 0.0,
             }
-            for source, value in SOURCES.items()
+            for source in sources
         ]
-        result.append({"title": title, "colour": colour, "ml": total, "parts": parts})
-    return result
+        table.append({"title": title, "colour": colour, "ml": total, "parts": parts})
+    return table
 
 
 def conflicts_by_pair(tables: Sequence[str], labels: Labels) -> dict[str, Any]:
@@ -496,7 +491,8 @@ def describe_efficiency(student: Student) -> dict[str, Any]:
         "cases": len(rows),
         "devices": ", ".join(sorted({row["device"] for row in rows})),
         "seconds": {
-            name: over_cases(f"{name}_s", 2) for name in ("preprocess", "network", "export", "total")
+            name: over_cases(f"{name}_s", 2)
+            for name in ("preprocess", "network", "export", "total")
         },
         "ram": over_cases("peak_ram_mb", 0),
         "gpu": over_cases("peak_gpu_mb", 0),
@@ -521,20 +517,17 @@ def summary_text(
         if not scored:
             lines.append("no labelled validation or test cases: no scores")
             continue
-        heads = (f"{summary['split']}, {summary['cases']} cases" for summary in scored)
-        lines.append(" " * 24 + "".join(f"{head:>24}" for head in heads))
-        lines.append(f"{'':24}" + f"{'DSC %':>9}{'NSD %':>8}{'cases':>7}" * len(scored))
-        for title, colour, pick in score_rows(labels):
-            cells = [pick(summary) for summary in scored]
-            if not colour and lines[-1]:
-                title = title[0].lower() + title[1:]
-            lines.append(
-                f"{title:24}"
-                + "".join(
-                    f"{percent(c['dsc']):>9}{percent(c['nsd']):>8}{c.get('cases', ''):>7}"
-                    for c in cells
-                )
+        rows = score_rows(labels)
+        width = max(len(title) for title, *_ in rows)
+        heads = (f"{summary['split']}, cases: {summary['cases']}" for summary in scored)
+        lines.append(" " * width + "".join(f"{head:>24}" for head in heads))
+        lines.append(" " * width + f"{'DSC %':>9}{'NSD %':>8}{'cases':>7}" * len(scored))
+        for title, _, pick in rows:
+            cells = "".join(
+                f"{percent(cell['dsc']):>9}{percent(cell['nsd']):>8}{cell.get('cases', ''):>7}"
+                for cell in map(pick, scored)
             )
+            lines.append(f"{title:{width}}{cells}".rstrip())
     return "\n".join([*lines, "", *paths, ""])
 
 

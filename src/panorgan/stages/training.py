@@ -211,7 +211,7 @@ def train_network(
     notes
         What the model's card shall say beside what the training knows.
     """
-    from panorgan.nnunet.train import train
+    from panorgan.nnunet.train import TrainingInterrupted, train
 
     plan = json.loads(Path(plans).read_text())
     dataset_json = json.loads(Path(dataset).read_text())
@@ -230,14 +230,17 @@ def train_network(
         raise Problems.one("no case to train on", "see the selection's table for the reasons")
 
     def run(state: Path) -> Path:
-        return train(
-            plan,
-            dataset_json,
-            {case: training.folder(case) for case in training.cases},
-            {case: validation.folder(case) for case in validation.cases},
-            state,
-            seed=seed,
-            card={"cases": len(training.cases), "cases_hash": cases_hash, **notes},
-        )
+        try:
+            return train(
+                plan,
+                dataset_json,
+                {case: training.folder(case) for case in training.cases},
+                {case: validation.folder(case) for case in validation.cases},
+                state,
+                seed=seed,
+                card={"cases": len(training.cases), "cases_hash": cases_hash, **notes},
+            )
+        except TrainingInterrupted as stop:
+            raise Problems.one(str(stop)) from None
 
     run_training(slot, key, run, model=model, table=table)
