@@ -8,7 +8,7 @@ rule predict_tumours:
         model_table=f"<results>/teacher/seed-{settings.teacher.seed}/model.tsv",
         model=ancient(f"<results>/teacher/seed-{settings.teacher.seed}/model"),
         # Only the order matters: what the teacher is worth is known before it is used.
-        scores=ancient(rules.score_teacher.output.summary),
+        scores=rules.score_teacher.output.summary,
     output:
         table="<results>/round-1/pseudo_labels/tumour/{shard}.tsv",
         efficiency="<results>/round-1/pseudo_labels/tumour/{shard}.efficiency.tsv",

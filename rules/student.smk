@@ -107,11 +107,9 @@ rule train_student:
                 shard=run.train_shards,
             )
         ),
-        validation=ancient(
-            expand(
-                "<results>/round-1/student/{{variant}}/preprocessed/{shard}.tsv",
-                shard=run.evaluation_shards,
-            )
+        validation=expand(
+            "<results>/round-1/student/{{variant}}/preprocessed/{shard}.tsv",
+            shard=run.evaluation_shards,
         ),
         validation_folders=ancient(
             expand(

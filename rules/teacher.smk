@@ -89,11 +89,9 @@ rule train_teacher:
         training_folders=ancient(
             expand("<results>/teacher/preprocessed/{shard}", shard=run.train_shards)
         ),
-        validation=ancient(
-            expand(
-                "<results>/teacher/preprocessed/{shard}.tsv",
-                shard=run.evaluation_shards,
-            )
+        validation=expand(
+            "<results>/teacher/preprocessed/{shard}.tsv",
+            shard=run.evaluation_shards,
         ),
         validation_folders=ancient(
             expand(

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from panorgan.labels import Labels
 
@@ -150,7 +151,7 @@ def draw_case(
     size_mm = [count * step for count, step in zip(image.shape, spacing, strict=True)]
     scale = PANEL_INCHES / max(size_mm[1:])
     heights = [size_mm[1] * scale if plane == "axial" else size_mm[0] * scale for plane in planes]
-    shown: dict[tuple[str, str], None] = {}
+    shown: set[tuple[str, str]] = set()
     gap, head = 0.08, 0.28 + (0.3 if title else 0.0)
     foot = 0.95
     width = len(layers) * (PANEL_INCHES + gap) + gap
@@ -180,7 +181,8 @@ def draw_case(
             label = None if layer.label is None else layer.label[first:last]
             _draw_slice(axes, plane, image, label, layer.colours or {}, spacing, position, shown)
             top -= gap
-    _draw_legend(figure, shown, foot / height)
+    known = [pair for layer in layers for pair in (layer.colours or {}).values()]
+    _draw_legend(figure, [pair for pair in dict.fromkeys(known) if pair in shown], foot / height)
     return _pixels(figure, kind)
 
 
@@ -208,7 +210,7 @@ def _draw_slice(
     colours: Mapping[int, tuple[str, str]],
     spacing: Sequence[float],
     position: Sequence[int],
-    shown: dict[tuple[str, str], None],
+    shown: set[tuple[str, str]],
 ) -> None:
     axis = PLANES[plane]
     index = position[axis]
@@ -230,7 +232,7 @@ def _draw_slice(
         for value, (title, colour) in colours.items():
             mask = flat == value
             if mask.any():
-                shown[title, colour] = None
+                shown.add((title, colour))
                 fill[value] = to_rgba(colour, FILL_OPACITY)
                 axes.contour(x, y, mask, [0.5], colors=[colour], linewidths=1.1)
         axes.imshow(fill[flat[1:-1, 1:-1]], extent=extent, interpolation="nearest")
@@ -348,7 +350,7 @@ def draw_curves(
             ("validation_loss", "validation", "#d55e00"),
         ):
             losses.plot(epochs, [row[name] for row in rows], label=title, color=colour, lw=1.4)
-        losses.set(xlabel="epoch", ylabel="loss (Dice + cross-entropy)")
+        losses.set(xlabel="epoch", ylabel="loss")
         losses.legend(frameon=False)
         for label in labels.labels:
             if prefix + label.name in rows[0]:
@@ -356,9 +358,10 @@ def draw_curves(
                 style = {"color": "black", "ls": "--"} if tumour else {"color": label.colour}
                 values = [row[prefix + label.name] for row in rows]
                 dice.plot(epochs, values, label=label.title, lw=1.3, **style)
-        dice.set(xlabel="epoch", ylabel="pseudo-Dice of validation patches", ylim=(0, 1))
+        dice.set(xlabel="epoch", ylabel="pseudo-Dice (validation)", ylim=(0, 1))
         dice.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for axes in (losses, dice):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(color="#ddd", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
         return _svg(figure)

@@ -30,6 +30,13 @@ TUMOUR_WEIGHT = 3.0
 
 SCORED_SPLITS = ("validation", "test")
 SYNTHETIC = "synthetic data, not for clinical use"
+STATUS_TEXTS = {
+    "scored": "in both",
+    "both_empty": "in neither",
+    "missed": "missed",
+    "false_positive": "false positive",
+    "not_scored": "unknown",
+}
 PUBLISHED = (
     ("Reference method (team zzm3zz), FLARE23 validation set", (88.53, 30.47, 84.38, 89.28)),
     ("Winner of FLARE23, hidden test set", (92.3, 64.9, None, None)),
@@ -96,6 +103,7 @@ def write_report(
     page = render(
         "report.html.j2",
         run=config["run"],
+        status_texts=STATUS_TEXTS,
         synthetic=SYNTHETIC if config["phantom"] else "",
         facts=run_facts(config, files, entries),
         checksums=run_checksums(files, students),

@@ -310,6 +310,12 @@ class ShardReader:
         pairs = (pair.rpartition(":") for pair in self.row(case)["files"].split())
         return {name: checksum for name, _, checksum in pairs}
 
+    def checked_folder(self, case: str) -> Path:
+        """The folder that holds the case's files, after comparing all of them with its row."""
+        for name in self.checksums(case):
+            self._checked(case, name)
+        return self._rows[case][1]
+
     def file(self, case: str, suffix: str) -> Path:
         """Path of the file ``CASE`` + suffix, after comparing it with its row.
 
@@ -318,7 +324,9 @@ class ShardReader:
         Problems
             If it is gone or no longer what its job wrote.
         """
-        name = case + suffix
+        return self._checked(case, case + suffix)
+
+    def _checked(self, case: str, name: str) -> Path:
         path = self._rows[case][1] / name
         checksum = self.checksums(case)[name]
         cure = f"make it again: delete {path.parent} and run the same command"
@@ -327,10 +335,6 @@ class ShardReader:
         if file_checksum(path) != checksum:
             raise Problems.one("is not what its job wrote", cure, case=case, file=path)
         return path
-
-    def folder(self, case: str) -> Path:
-        """The folder that holds the case's files."""
-        return self._rows[case][1]
 
 
 @contextmanager

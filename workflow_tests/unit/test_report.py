@@ -320,3 +320,197 @@ class Tree:
         )
         write_report(self.config, self.files, report=report, picture=picture, summary=summary)
         return Path(report).read_text(), Path(picture).read_bytes(), Path(summary).read_text()
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    return Tree(tmp_path_factory.mktemp("tree"), variants=("stage1", "stage2"), phantom=True)
+
+
+@pytest.fixture(scope="module")
+def made(tree: Tree) -> tuple[str, bytes, str]:
+    return tree.report()
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: its text, pictures and links, and whether tags are closed."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.pictures, self.links, self.ids = [], [], [], []
+        self.text = ""
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.pictures.append(attributes)
+        if tag == "a":
+            self.links.append(attributes["href"])
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    @property
+    def words(self) -> str:
+        """The text with single spaces."""
+        return " ".join(self.text.split())
+
+
+def row_of(html: str, start: str) -> list[str]:
+    """Cells of the first table row whose first cell is `start`."""
+    for row in re.findall(r"<tr.*?</tr>", html, re.DOTALL):
+        cells = [Page(cell).words for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)]
+        if cells[0] == start:
+            return cells
+    raise AssertionError(f"no row {start}")
+
+
+def test_page_is_self_contained_and_well_formed(made):
+    html, _, _ = made
+    page = Page(html)
+    assert len(html) < 15e6
+    assert all(picture["src"].startswith("data:image/") for picture in page.pictures)
+    assert all(picture["alt"] for picture in page.pictures)
+    assert len(page.pictures) == 3 + 1 + 2 + 3  # cases, fused case, distributions, curves
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert "http" not in re.sub(r"data:image[^\"]*", "", html)
+
+
+def test_user_text_is_escaped(made):
+    html, _, _ = made
+    assert "<script" not in html
+    assert STRANGE in Page(html).text
+
+
+def test_scores_are_those_of_the_summaries(tree, made):
+    html, _, text = made
+    summary = json.loads(
+        Path(tree.root, "round-1/scores/stage2/seed-0/validation/summary.json").read_text()
+    )
+    dsc, nsd = (f"{summary['classes']['liver'][key] * 100:.2f}" for key in ("dsc", "nsd"))
+    assert row_of(html, "Liver")[4:7] == [dsc, nsd, "3"]  # after three columns of stage 1
+    positive = f"{summary['tumour']['positive']['dsc'] * 100:.2f}"
+    assert row_of(html, "Tumour, only cases with one")[4:7:2] == [positive, "2"]
+    block = text.split("student stage2, seed 0")[1]
+    assert re.search(rf"^Liver +{dsc} +{nsd} +3 ", block, re.MULTILINE)
+    assert re.search(rf"^Tumour, only cases with one +{positive} ", block, re.MULTILINE)
+    assert f"{summary['organs']['dsc'] * 100:.2f}" in block
+    assert text.endswith("report.html\n" + str(tree.root / "overlay.png") + "\n")
+
+
+def test_phantoms_are_called_synthetic_and_not_compared(made):
+    html, _, text = made
+    assert "Synthetic data, not for clinical use" in html
+    assert "synthetic data, not for clinical use" in text
+    assert "88.53" not in html
+
+
+def test_picture_is_a_png_and_all_is_deterministic(tree, made):
+    picture = Image.open(io.BytesIO(made[1]))
+    assert picture.format == "PNG"
+    assert picture.width > picture.height > 300
+    assert tree.report() == made
+
+
+def test_teacher_and_fusion_are_described(tree, made):
+    html, _, _ = made
+    words = Page(html).words
+    assert "the tumour is unknown in 2 training cases; the teacher found one in 2 of them" in words
+    assert row_of(html, "not selected: tumour is not annotated") == [
+        "not selected: tumour is not annotated",
+        "2",
+    ]
+    assert "Tumour-free cases: 1, of which 0 got a tumour predicted" in words
+    assert row_of(html, "Training time") == ["Training time", "1.50 hours in all"]
+
+
+def test_what_can_be_missing_may_be_missing(tmp_path):
+    tree = Tree(tmp_path, test_labels=False, tumour_free=False, progress=False)
+    html, _, text = tree.report()
+    page = Page(html)
+    assert "No labelled test cases: no scores." in page.words
+    assert page.words.count("No learning curve was recorded.") == 2
+    assert "test, cases" not in text
+    assert "88.53" in html  # no phantom
+
+
+def test_without_any_scores_the_picture_shows_a_prediction(tmp_path):
+    tree = Tree(tmp_path, test_labels=False)
+    for path in tree.files["scores"]:
+        Path(path).write_text(Path(path).read_text().splitlines()[0] + "\n")
+    for path in tree.files["summaries"]:
+        empty = re.sub(r'"cases": \d+', '"cases": 0', Path(path).read_text())
+        Path(path).write_text(re.sub(r'"(dsc|nsd)": [\d.]+', r'"\1": null', empty))
+    html, picture, text = tree.report()
+    assert "No labelled validation cases: no scores." in Page(html).words
+    assert "no labelled validation or test cases: no scores" in text
+    assert Image.open(io.BytesIO(picture)).format == "PNG"
+
+
+def score(case: str, value: int, dsc: float | None, status: str = "scored") -> dict:
+    return {"case": case, "value": value, "dsc": dsc, "nsd": dsc, "status": status}
+
+
+def test_cases_are_ranked_by_their_organs():
+    rows = [
+        score("a", 1, 0.9),
+        score("a", 2, 0.7),
+        score("a", 14, 0.0),
+        score("b", 1, 0.5),
+        score("b", 2, None, "not_scored"),
+        score("c", 14, 1.0),
+        score("d", 1, 0.95),
+    ]
+    ranking = rank_cases(rows, LABELS)
+    assert list(ranking) == ["b", "a", "d"]
+    assert ranking["a"] == pytest.approx(0.8)
+    assert median_case(ranking) == "a"
+    assert chosen_examples(ranking) == {"b": "worst", "a": "median", "d": "best"}
+    assert chosen_examples({"b": 0.5}) == {"b": "best"}
+    assert chosen_examples({}) == {}
+
+
+def test_composition_is_summed_over_cases():
+    rows = [
+        {"case": "a", "name": "liver", "source": "ground_truth", "ml": "30"},
+        {"case": "b", "name": "liver", "source": "organ_pseudo", "ml": "10"},
+    ]
+    table = composition_by_class(rows, ["ground_truth", "organ_pseudo"], LABELS)
+    assert [row["title"] for row in table] == [label.title for label in LABELS.labels]
+    assert table[0]["ml"] == 40
+    assert [part["share"] for part in table[0]["parts"]] == [0.75, 0.25]
+    assert table[1]["ml"] == 0
+
+
+def test_conflicts_are_summed_by_pair_and_stage(tmp_path):
+    columns = ("case", "kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
+    tables = []
+    for stage, cases in (("stage1", "ab"), ("stage2", "c")):
+        rows = [
+            dict(zip(columns, (case, 14, "tumour", 1, "liver", "partial", 10, 2.5), strict=True))
+            for case in cases
+        ]
+        tables.append(str(tmp_path / stage / "train-00.conflicts.tsv"))
+        write_table(tables[-1], columns, rows)
+    found = conflicts_by_pair(tables, LABELS)
+    assert (found["count"], found["ml"]) == (2, 7.5)
+    assert found["rows"][0] == {
+        "stage": "stage1",
+        "kept_name": "Tumour",
+        "lost_name": "Liver",
+        "lost_input": "partial",
+        "cases": 2,
+        "voxels": 20,
+        "ml": 5.0,
+    }

@@ -161,10 +161,11 @@ def test_reader_checks_what_it_reads(shard):
     reader = ShardReader([shard.out.table], [shard.out.folder])
     assert reader.cases == ["a", "b"]
     assert reader.file("a", ".txt").read_text() == "x"
+    assert reader.checked_folder("b") == shard.out.folder
     (shard.out.folder / "b.txt").chmod(0o644)
     (shard.out.folder / "b.txt").write_text("?")
     with pytest.raises(Problems, match="is not what its job wrote"):
-        reader.file("b", ".txt")
+        reader.checked_folder("b")
     (shard.out.folder / "a.txt").unlink()
     with pytest.raises(Problems, match="is gone"):
         reader.file("a", ".txt")

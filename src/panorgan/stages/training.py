@@ -234,8 +234,8 @@ def train_network(
             return train(
                 plan,
                 dataset_json,
-                {case: training.folder(case) for case in training.cases},
-                {case: validation.folder(case) for case in validation.cases},
+                {case: training.checked_folder(case) for case in training.cases},
+                {case: validation.checked_folder(case) for case in validation.cases},
                 state,
                 seed=seed,
                 card={"cases": len(training.cases), "cases_hash": cases_hash, **notes},

@@ -1,0 +1,337 @@
+"""Prediction: the exact grid in every orientation, nnU-Net's sliding window, model folders."""
+
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from test_preprocess import CLASSES, PLANS, all_orientations, plan_for, random_volume, stored_as
+from torch import nn
+
+from panorgan.nnunet import devices
+from panorgan.nnunet.model import load_model, network_of, save_model, tensor_checksum
+from panorgan.nnunet.plans import configuration_of, make_dataset_json
+from panorgan.nnunet.preprocess import preprocess_image, save
+from panorgan.predict import Predictor, sliding_window_logits
+from panorgan.problems import Problems
+from panorgan.volumes import new_volume
+
+CPU = torch.device("cpu")
+HU = np.array([-250, -50, 100, 250])
+"""What `ByIntensity` takes for the middle of background and of each class."""
+
+
+class ByIntensity(nn.Module):
+    """A network that knows a voxel's class from its intensity alone; it keeps what it was fed."""
+
+    def __init__(self):
+        super().__init__()
+        self.fed: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.fed.append(x)
+        centres = torch.tensor((HU - 50) / 100, dtype=x.dtype)
+        return -((x - centres.reshape(1, -1, *[1] * (x.ndim - 2))) ** 2)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A model folder for each plan, with random weights."""
+    root = tmp_path_factory.mktemp("models")
+    for name, plan in PLANS.items():
+        torch.manual_seed(0)
+        dataset_json = make_dataset_json(CLASSES, False)
+        network = network_of(plan, dataset_json)
+        save_model(root / name, network, plan, dataset_json, {"seed": 0})
+    return root
+
+
+def predictor_by_intensity(models, name: str) -> Predictor:
+    predictor = Predictor(models / name, device="cpu", precision="fp32")
+    predictor.model.network = ByIntensity()
+    return predictor
+
+
+def blocks(shape=(12, 18, 20), spacing=(4.0, 2.0, 1.5), size=6):
+    """A volume of blocks of class intensities, and their classes."""
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(0, 4, [-(-n // size) for n in shape])
+    classes = coarse.repeat(size, 0).repeat(size, 1).repeat(size, 2)
+    classes = classes[tuple(map(slice, shape))].astype(np.uint8)
+    return new_volume(HU[classes].astype(np.int16), spacing), classes
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_label_is_on_the_exact_grid_in_every_orientation(models, name):
+    predictor = predictor_by_intensity(models, name)
+    volume, classes = blocks()
+    expected = predictor.predict(volume)
+    assert (expected == classes).mean() > 0.8  # but for the blocks' borders
+    for axes in all_orientations():
+        turned = stored_as(volume, axes)
+        prediction = predictor.predict(turned)
+        assert prediction.dtype == np.uint8
+        assert prediction.shape == turned.array.shape
+        turned_label = stored_as(new_volume(expected, volume.grid.spacing), axes).array
+        np.testing.assert_array_equal(prediction, turned_label, err_msg=axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing"), [("3d isotropic", (2.5, 2, 2)), ("2d", (4, 1.5, 1.5))]
+)
+@pytest.mark.parametrize("shape", [(20, 23, 21), (3, 19, 5), (1, 1, 1), (9, 16, 16)])
+def test_without_resampling_every_voxel_is_right(models, name, spacing, shape):
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 4, shape).astype(np.uint8)
+    volume = new_volume((HU[classes] + rng.integers(-70, 70, shape)).astype(np.int16), spacing)
+    volume.array[volume.array == 0] = 1
+    np.testing.assert_array_equal(predictor_by_intensity(models, name).predict(volume), classes)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_where_the_image_is_cropped_there_is_background(models, name):
+    volume, classes = blocks(shape=(6, 12, 12), spacing=(5.0, 2.0, 2.0))
+    padding = ((1, 2), (3, 4), (5, 6))
+    padded = new_volume(np.pad(volume.array, padding), (5.0, 2.0, 2.0))
+    predictor = predictor_by_intensity(models, name)
+    expected = np.pad(predictor.predict(volume), padding)
+    np.testing.assert_array_equal(predictor.predict(padded), expected)
+    assert (expected == np.pad(classes, padding)).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_training_reads_bit_for_bit_what_prediction_feeds(models, name, tmp_path):
+    plan = PLANS[name]
+    volume, label = random_volume(shape=(9, 21, 20))
+    turned = stored_as(volume, "SLP")
+    turned_label = stored_as(new_volume(label, volume.grid.spacing), "SLP").array
+    save(tmp_path, "c", preprocess_image(turned, plan, turned_label))
+    stored = nnUNetDatasetBlosc2(str(tmp_path)).load_case("c")[0][:]
+    patch_size = configuration_of(plan)[1]["patch_size"]
+    assert any(size > patch for size, patch in zip(stored.shape[::-1], patch_size[::-1]))
+
+    predictor = predictor_by_intensity(models, name)
+    predictor.predict(turned)
+    fed = torch.cat(predictor.model.network.fed).numpy()
+    first = fed[(0, 0, *(0 for _ in range(fed.ndim - 2)))]
+    corner = [max(0, (patch - size) // 2) for size, patch in zip(stored.shape[1:], patch_size)]
+    if name == "2d":
+        # Batches of three slices; of each batch the first tiles are fed first.
+        tiles = len(fed) // stored.shape[1]
+        assert tiles > 1
+        for start in range(0, stored.shape[1], 3):
+            for z in range(start, min(start + 3, stored.shape[1])):
+                tile = fed[start * tiles + z - start, 0]
+                np.testing.assert_array_equal(tile, stored[0, z, :16, :16])
+    else:
+        inside = tuple(slice(at, None) for at in corner)
+        tile = fed[0, 0][inside]
+        same = tuple(slice(0, min(n, m)) for n, m in zip(tile.shape, stored.shape[1:]))
+        np.testing.assert_array_equal(tile[same], stored[0][same])
+    assert np.isfinite(first)
+
+
+def nnunets_logits(monkeypatch, network, data, patch_size, outputs, tile_step):
+    """What nnU-Net's own predictor gives, in float32 instead of its float16."""
+    monkeypatch.setattr(torch, "half", torch.float32)
+    full = partial(compute_gaussian, dtype=torch.float32)
+    monkeypatch.setattr(predict_from_raw_data, "compute_gaussian", full)
+    stock = predict_from_raw_data.nnUNetPredictor(
+        tile_step_size=tile_step, use_mirroring=False, device=CPU, allow_tqdm=False
+    )
+    stock.network = network
+    stock.configuration_manager = SimpleNamespace(patch_size=list(patch_size))
+    stock.label_manager = SimpleNamespace(num_segmentation_heads=outputs)
+    return stock.predict_sliding_window_return_logits(data)
+
+
+@pytest.mark.parametrize("tile_step", [0.5, 0.7])
+@pytest.mark.parametrize("shape", [(13, 21, 35), (5, 9, 17), (7, 40, 11)])
+@pytest.mark.parametrize("patch_size", [(16, 16), (8, 16, 12)])
+def test_the_sliding_window_is_nnunets(monkeypatch, patch_size, shape, tile_step):
+    plan = plan_for([1.0] * len(patch_size), patch_size)
+    torch.manual_seed(0)
+    network = network_of(plan, make_dataset_json(CLASSES, False)).eval()
+    data = torch.randn(1, *shape)
+    batch = data.transpose(0, 1) if len(patch_size) == 2 else data[None]
+    with torch.inference_mode():
+        ours = sliding_window_logits(network, batch, patch_size, tile_step)
+    ours = ours.transpose(0, 1) if len(patch_size) == 2 else ours[0]
+    stock = nnunets_logits(monkeypatch, network, data, patch_size, 4, tile_step)
+    assert ours.shape == stock.shape == (4, *shape)
+    torch.testing.assert_close(ours, stock, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_prediction_is_repeatable_reported_and_leaves_no_trace(models, name):
+    volume, _ = blocks()
+    before = volume.array.copy()
+    threads = torch.get_num_threads()
+    predictor = Predictor(models / name, device="cpu", precision="fp32", threads=threads + 1)
+    first = predictor.predict(volume)
+    np.testing.assert_array_equal(predictor.predict(volume), first)
+    np.testing.assert_array_equal(volume.array, before)
+    assert torch.get_num_threads() == threads
+    assert first.max() <= len(CLASSES)
+    report = predictor.last_report
+    assert report["device"] == "cpu"
+    assert report["peak_ram_mb"] > 10
+    assert report["peak_gpu_mb"] == 0
+    phases = report["preprocess_s"] + report["network_s"] + report["export_s"]
+    assert report["total_s"] == pytest.approx(phases, abs=0.01)
+
+
+def test_bf16_gives_nearly_the_same_labels(models):
+    volume, _ = blocks()
+    exact = Predictor(models / "2d", device="cpu", precision="fp32").predict(volume)
+    rough = Predictor(models / "2d", device="cpu", precision="bf16").predict(volume)
+    assert (exact == rough).mean() > 0.9
+
+
+# ---------------------------------------------------------------------------------------------
+# Model folders
+
+
+def test_a_model_comes_back_as_it_was_saved(models):
+    model = load_model(models / "2d")
+    torch.manual_seed(0)
+    network = network_of(PLANS["2d"], make_dataset_json(CLASSES, False))
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(model.network.state_dict()[name], tensor, atol=0, rtol=0)
+    assert not model.network.training
+    assert model.plan == PLANS["2d"]
+    assert model.card["checksum"] == tensor_checksum(network.state_dict())
+    assert model.card["classes"] == CLASSES
+    assert model.card["orientation"] == "RAS"
+    assert model.card["spacing_mm"] == [1.5, 1.5]
+    assert model.card["seed"] == 0
+    assert set(model.card["versions"]) == {"panorgan", "nnunetv2", "torch"}
+
+
+def test_equal_models_are_equal_files(models, tmp_path):
+    model = load_model(models / "3d isotropic")
+    save_model(tmp_path / "again", model.network, model.plan, model.dataset_json, {"seed": 0})
+    for path in (tmp_path / "again").iterdir():
+        assert path.read_bytes() == (models / "3d isotropic" / path.name).read_bytes()
+
+
+def test_the_checksum_sees_name_type_shape_and_values_but_not_the_order():
+    a, b = torch.arange(6.0).reshape(2, 3), torch.tensor(3)
+    reference = tensor_checksum({"a": a, "b": b})
+    assert tensor_checksum({"b": b, "a": a}) == reference
+    assert tensor_checksum({"a": a.t().contiguous().t(), "b": b}) == reference
+    others = [
+        {"c": a, "b": b},
+        {"a": a.to(torch.float64), "b": b},
+        {"a": a.reshape(3, 2), "b": b},
+        {"a": a + 1, "b": b},
+        {"a": a},
+    ]
+    assert reference not in [tensor_checksum(other) for other in others]
+
+
+def remove_folder(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+def remove_weights(folder):
+    (folder / "weights.safetensors").unlink()
+
+
+def truncate_weights(folder):
+    path = folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(folder):
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def break_the_card(folder):
+    path = folder / "card.json"
+    path.write_text(path.read_text()[:-20])
+
+
+def change_the_plan(folder):
+    path = folder / "plans.json"
+    plan = json.loads(path.read_text())
+    configuration_of(plan)[1]["architecture"]["arch_kwargs"]["features"] = [4, 8, 16]
+    path.write_text(json.dumps(plan))
+
+
+def name_another_network(folder):
+    path = folder / "plans.json"
+    path.write_text(path.read_text().replace("panorgan.networks.AttentionUNet", "os.system"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        (remove_folder, "there is no such model folder"),
+        (remove_weights, "weights.safetensors is missing"),
+        (truncate_weights, "the weights cannot be read"),
+        (flip_a_bit, "the weights are not those that the model's card describes"),
+        (break_the_card, "card.json: cannot be read"),
+        (change_the_plan, "plans.json does not describe the network"),
+        (name_another_network, "plans.json does not describe the network"),
+    ],
+)
+def test_a_damaged_model_folder_is_one_clear_line(models, tmp_path, damage, cause):
+    folder = tmp_path / "model"
+    model = load_model(models / "2d")
+    save_model(folder, model.network, model.plan, model.dataset_json, {})
+    damage(folder)
+    with pytest.raises(Problems) as caught:
+        Predictor(folder)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(str(folder))
+    assert cause in line
+
+
+# ---------------------------------------------------------------------------------------------
+# Devices
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("sse2 avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx2 avx512f", False)],
+)
+def test_bf16_is_probed(tmp_path, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"model name : any\nflags\t\t: fpu {flags}\n")
+    assert devices._cpu_has_bf16(str(tmp_path / "cpuinfo")) is expected
+    assert not devices._cpu_has_bf16(str(tmp_path / "none"))
+
+
+def test_precision_on_a_cpu(monkeypatch):
+    assert devices.resolve_precision("bf16", CPU) == "bf16"
+    for has, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(devices, "_cpu_has_bf16", lambda has=has: has)
+        assert devices.resolve_precision("auto", CPU) == expected
+        assert devices.resolve_precision(expected, CPU) == expected
+    with pytest.raises(Problems, match="fp16 needs a GPU"):
+        devices.resolve_precision("fp16", CPU)
+
+
+def test_autocast_computes_in_the_precision():
+    layer = nn.Linear(4, 4)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with devices.autocast(CPU, precision):
+            assert layer(torch.ones(1, 4)).dtype == dtype
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.pick_device("auto") == CPU
+    assert devices.pick_device(CPU) == CPU
+    with pytest.raises(Problems, match="finds no GPU"):
+        devices.pick_device("cuda")

@@ -1,0 +1,132 @@
+"""The preflight page: counts, disk and hours worked out by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from panorgan.config import Config
+from panorgan.labels import config_folder, load_labels
+from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
+from panorgan.pages import describe_data, number, percent, size, spread
+from panorgan.preflight import disk_needs, resampled_voxels, training_hours, write_preflight
+from panorgan.tables import write_table
+
+LABELS = load_labels()
+TEACHER, STUDENT = Config().teacher.model_dump(), Config().student.model_dump()
+TEACHER |= {"spacing_mm": [2.0, 2.0]}
+STUDENT |= {"spacing_mm": [4.0, 2.0, 2.0]}
+
+
+def entry(name: str, split: str, tumour: str, voxels: int = 1000, source: str = "a") -> Entry:
+    """A case of 10x20x20 voxels of 5x1x1 mm whose liver is annotated."""
+    states = dict.fromkeys(LABELS.values, UNKNOWN) | {1: ANNOTATED, 14: tumour}
+    values = f"1:5000 14:{voxels}" if tumour == ANNOTATED else "1:5000"
+    facts = dict.fromkeys(FACTS, "") | {
+        "orientation": "RAS",
+        "shape_zyx": "10 20 20",
+        "spacing_mm_zyx": "5 1 1",
+        "voxel_ml": "0.005",
+        "label_values": values,
+    }
+    return Entry(name, split, "train-00", source, "", "i.nii.gz", "l.nii.gz", "", facts, states)
+
+
+ENTRIES = [
+    entry("taught", "train", ANNOTATED),
+    entry("free", "train", ABSENT),
+    entry("open", "train", UNKNOWN, source="<b>"),
+    entry("checked", "validation", ANNOTATED, voxels=3000),
+    entry("hidden", "test", UNKNOWN),
+]
+
+
+def test_resampled_voxels():
+    assert resampled_voxels(ENTRIES[0], (2.0, 2.0)) == 10 * 10 * 10  # slices are kept
+    assert resampled_voxels(ENTRIES[0], (4.0, 2.0, 2.0)) == 12 * 10 * 10  # 12.5 rounded
+
+
+def test_disk_needs():
+    needs = {row["what"]: row for row in disk_needs(ENTRIES, LABELS, TEACHER, STUDENT)}
+    case = 10 * 20 * 20  # bytes of a label map
+    # The teacher learns from one case and is checked on one, which has a prediction too.
+    assert needs["Teacher's labels"]["bytes"] == 2 * case
+    assert needs["Teacher's preprocessed data"]["bytes"] == 2 * 1000 * 6
+    pseudo = needs["Tumour pseudo-labels and the teacher's predictions"]
+    assert (pseudo["files"], pseudo["bytes"]) == (2, 2 * case)
+    assert needs["Fused labels and source maps, two stages"]["bytes"] == 4 * 3 * case
+    assert needs["Students' preprocessed data"]["bytes"] == 4 * 1200 * 6
+    assert needs["Students' predictions"]["bytes"] == 2 * case
+
+
+def test_disk_grows_with_variants_and_seeds():
+    more = STUDENT | {"variants": ["stage1", "stage2"], "seeds": [0, 1, 2]}
+    needs = {row["what"]: row["files"] for row in disk_needs(ENTRIES, LABELS, TEACHER, more)}
+    assert needs["Students' preprocessed data"] == 2 * 4
+    assert needs["Students' predictions"] == 6 * 2
+
+
+def test_hours_come_from_epochs_that_are_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "unknown" in training_hours("r", TEACHER, STUDENT)[0]["text"]
+    progress = Path("results/r/.store/teacher/seed-0/model/KEY/progress.csv")
+    progress.parent.mkdir(parents=True)
+    progress.write_text("epoch,train_loss,seconds\n1,0.5,30\n2,0.4,36\n3,0.3,36\n")
+    teacher, student = training_hours("r", TEACHER, STUDENT)
+    assert teacher["text"] == "3 of 1000 epochs done, 36.0 s each: 9.97 hours to go"
+    assert student["training"] == "Student, stage2, seed 0"
+    assert "unknown" in student["text"]
+
+
+def test_data_are_described():
+    data = describe_data(ENTRIES, LABELS)
+    assert data["splits"] == {"train": 3, "validation": 1, "test": 1}
+    assert data["groups"] == ["train: <b>", "train: a", "validation: a", "test: a"]
+    tumour = data["classes"][-1]
+    assert tumour["training"] == {ANNOTATED: 1, ABSENT: 1, UNKNOWN: 1}
+    assert tumour["groups"][1] == {ANNOTATED: 1, ABSENT: 1, UNKNOWN: 0}
+    assert [row["ml"] for row in data["tumours"]] == ["5.0", "15.0", "\N{EN DASH}"]
+    assert data["geometry"][0]["spacing"] == ["5.00", "1.00", "1.00"]
+
+
+def test_page_says_what_matters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_manifest("manifest.tsv", ENTRIES, LABELS)
+    bad = {"case": "bad", "file": "x&y.nii.gz", "cause": "is truncated", "cure": "copy it again"}
+    write_table("excluded.tsv", list(bad), [bad])
+    write_table("suspects.tsv", ("case", "file", "cause"), [])
+    page = Path("results/r/cases/preflight.html")
+    text = write_preflight(
+        "manifest.tsv",
+        "excluded.tsv",
+        "suspects.tsv",
+        teacher=TEACHER,
+        student=STUDENT,
+        run="r",
+        labels_file=str(config_folder() / "labels.yaml"),
+        page=str(page),
+    )
+    assert text.startswith("cases: 3 train, 1 validation, 1 test; 1 excluded, 0 suspects\n")
+    assert "no GPU: training would run on the CPU" in text
+    html = page.read_text()
+    assert "x&amp;y.nii.gz" in html
+    assert "is truncated" in html
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (percent(0.87314), "87.31"),
+        (percent(None), "\N{EN DASH}"),
+        (number(12345.67), "12,345.7"),
+        (size(2.5e6), "2.5 MB"),
+        (size(1.25e13), "12.5 TB"),
+        (spread([3, 1, 2]), "2.0 (1.0 to 3.0)"),
+        (spread([2, 2]), "2.0"),
+        (spread([]), "\N{EN DASH}"),
+    ],
+)
+def test_formats(text, expected):
+    assert text == expected
