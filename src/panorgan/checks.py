@@ -1,31 +1,352 @@
-"""Stand-in until the full module lands."""
-from dataclasses import dataclass
-import numpy as np
-from panorgan.problems import Problem
-from panorgan.volumes import VolumeError, read_image, read_label, voxel_hash
+"""What is checked about volumes: the same in the workflow's index and in `panorgan check`."""
 
-@dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from re import fullmatch
+
+import numpy as np
+
+from panorgan.cases import read_cases
+from panorgan.labels import Labels
+from panorgan.problems import Problem, Problems
+from panorgan.volumes import Volume, VolumeError, read_image, read_label, voxel_hash
+
+SUFFIXES = (".nii.gz", ".nii")
+IMAGE_ENDING = "_0000"
+FLARE_FOLDER = r"(images|labels)((?:Tr|Val|Ts)\w*|)"
+SPLITS = {"Tr": "train", "Va": "validation", "Ts": "test", "": "train"}
+SPLIT_ORDER = ("test", "validation", "train", "")
+
+
+# ---------------------------------------------------------------------------------------------
+# One case
+
+
+@dataclass(frozen=True, eq=False)
 class CaseFacts:
-    image: object
-    label: object
-    organs: object
-    label_values: dict
+    """What a case's volumes are, read once.
+
+    Attributes
+    ----------
+    image, label, organs
+        None where the case has none.
+    label_values
+        Voxels of each value but 0 that occurs in the label.
+    image_hash, label_hash, organs_hash
+        `voxel_hash` of the volumes; empty where the case has none.
+    """
+
+    image: Volume | None
+    label: Volume | None
+    organs: Volume | None
+    label_values: dict[int, int]
     image_hash: str
     label_hash: str
     organs_hash: str
 
-def inspect_case(case, image, label, organs, labels):
-    try:
-        i = read_image(image)
-        l = read_label(label) if label else None
-        o = read_label(organs) if organs else None
-    except VolumeError as e:
-        return None, [Problem(case, str(image), e.cause, e.cure)]
-    vals = {}
-    if l is not None:
-        v, n = np.unique(l.array, return_counts=True)
-        vals = {int(a): int(b) for a, b in zip(v, n) if a}
-    return CaseFacts(i, l, o, vals, voxel_hash(i), voxel_hash(l) if l else "", voxel_hash(o) if o else ""), []
 
-def find_flare_cases(folder): return []
-def check_paths(paths, labels): return 0, []
+def inspect_case(
+    case: str, image: Path | None, label: Path | None, organs: Path | None, labels: Labels
+) -> tuple[CaseFacts | None, list[Problem]]:
+    """Read and check a case's volumes.
+
+    Parameters
+    ----------
+    case
+        Its name, for the problems.
+    image, label, organs
+        Its CT, its label map and its organ pseudo-label; None where it has none.
+
+    Returns
+    -------
+    facts
+        None if there is a problem.
+    problems
+    """
+    reading = {"image": (image, read_image), "label": (label, read_label)}
+    reading["organs"] = (organs, read_label)
+    files = {kind: Path(path) for kind, (path, _) in reading.items() if path is not None}
+    volumes: dict[str, Volume] = {}
+    faults: list[tuple[str, str, str]] = []
+    for kind, path in files.items():
+        twin = path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz"
+        if path.name.endswith(SUFFIXES) and path.with_name(twin).exists():
+            cause = f"stands beside {twin}, and some programs read that one instead"
+            faults.append((kind, cause, "remove one of the two"))
+        try:
+            volumes[kind] = reading[kind][1](path)
+        except VolumeError as error:
+            faults.append((kind, error.cause, error.cure))
+
+    counts = {kind: _counts(volumes[kind].array) for kind in ("label", "organs") if kind in volumes}
+    allowed = {"label": labels.values, "organs": [organ.value for organ in labels.organs]}
+    for kind, found in counts.items():
+        if strange := {v: n for v, n in found.items() if v not in allowed[kind]}:
+            faults.append((kind, *_strange_values(strange, max(allowed[kind]))))
+    if "image" in volumes and np.ptp(volumes["image"].array) == 0:
+        cause = f"is empty: every voxel is {volumes['image'].array.flat[0]:g}"
+        faults.append(("image", cause, "convert it again from its source, or leave the case out"))
+    first = next(iter(volumes), "")
+    for kind, volume in volumes.items():
+        if difference := volumes[first].grid.difference(volume.grid):
+            cause = f"is not on the grid of its {first}: {difference}"
+            faults.append((kind, cause, f"pair it with the right {first}, or resample it"))
+    if faults:
+        return None, [Problem(case, str(files[kind]), *fault) for kind, *fault in faults]
+    hashes = {kind: voxel_hash(volume) for kind, volume in volumes.items()}
+    facts = CaseFacts(
+        **{kind: volumes.get(kind) for kind in reading},
+        label_values=counts.get("label", {}),
+        **{f"{kind}_hash": hashes.get(kind, "") for kind in reading},
+    )
+    return facts, []
+
+
+def _counts(array: np.ndarray) -> dict[int, int]:
+    """Voxels of each value but 0."""
+    counts = np.zeros(256, np.int64)
+    for plane in array:  # bincount makes 64-bit numbers of all that it gets
+        counts += np.bincount(plane.ravel(), minlength=256)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if value}
+
+
+def _strange_values(strange: dict[int, int], most: int) -> tuple[str, str]:
+    """Cause and cure of label values that have no meaning."""
+    listed = [f"{value} in {count:,} voxels" for value, count in sorted(strange.items())]
+    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+    cause = f"holds values outside 0 to {most}: {', '.join(listed[:5])}{more}"
+    return cause, f"map them to classes or to 0; a CT is named CASE{IMAGE_ENDING}.nii.gz"
+
+
+def find_duplicates(
+    images: Iterable[tuple[str, str, str, str]],
+) -> tuple[list[Problem], list[Problem]]:
+    """Images that occur more than once.
+
+    Parameters
+    ----------
+    images
+        Case, file, split (may be empty) and `voxel_hash` of each.
+
+    Returns
+    -------
+    across
+        Images that are in a more important split too: test before validation before training.
+    inside
+        Images that repeat another of their split.
+    """
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    for case, file, split, image_hash in images:
+        groups.setdefault(image_hash, []).append((case, file, split))
+    across, inside = [], []
+    for group in groups.values():
+        (_, first, kept), *rest = sorted(group, key=lambda image: SPLIT_ORDER.index(image[2]))
+        for case, file, split in rest:
+            if split == kept:
+                problem = Problem(case, file, f"is the same image as {first}", "remove one")
+                inside.append(problem)
+            else:
+                cause = f"is the same image as {first}, a {kept} case"
+                across.append(Problem(case, file, cause, "remove one: scores on it mean nothing"))
+    return across, inside
+
+
+# ---------------------------------------------------------------------------------------------
+# Many cases
+
+
+@dataclass
+class FoundCase:
+    """A case as its files' names and folders tell it; `split` and `source` may be empty."""
+
+    name: str
+    split: str
+    source: str
+    image: Path | None = None
+    label: Path | None = None
+    organs: Path | None = None
+    extra: list[tuple[str, Path]] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in (self.image, self.label, self.organs) if path is not None]
+
+
+def find_flare_cases(folder: str | Path) -> list[FoundCase]:
+    """Cases of FLARE-style folders, sorted by name.
+
+    Parameters
+    ----------
+    folder
+        Holds folders such as ``imagesTr2200`` and ``labelsTr2200``, ``imagesTr1800``,
+        ``imagesVal`` and ``labelsVal``, ``imagesTs``, or just ``images`` and ``labels``. Images
+        are ``CASE_0000.nii.gz``, labels ``CASE.nii.gz``; ``.nii`` will do. What follows
+        ``images`` is the case's source and tells its split.
+
+    Returns
+    -------
+    list of FoundCase
+        A label without an image is a case without an image.
+
+    Raises
+    ------
+    Problems
+        If the folder is missing or holds no such case, or two files are the same case's image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise Problems.one("is no folder", "check the path", file=folder)
+    files: list[Path] = []
+    problems: list[Problem] = []
+    for place in sorted(folder.glob("*")):
+        if place.is_dir() and fullmatch(FLARE_FOLDER, place.name):
+            found, wrong = _volumes_below(place)
+            files += [path for path in found if path.parent == place]
+            problems += wrong
+    cases = _pair(files)
+    problems += [problem for case in cases for problem in _extra_files(case)]
+    if problems:
+        raise Problems(problems)
+    if not cases:
+        cause = "holds no folder such as imagesTr or imagesTr2200 with .nii.gz files in it"
+        raise Problems.one(cause, "check the path and the folders' names", file=folder)
+    return sorted(cases, key=lambda case: case.name)
+
+
+def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[Problem]]:
+    """Check volumes, folders of volumes and case tables.
+
+    A volume whose name ends in ``_0000``, or whose folder's name starts with ``images``, is an
+    image, any other a label. Images and labels of one case are compared if they lie in one folder
+    or in folders such as ``imagesTr`` and ``labelsTr``; a label without its image is a problem
+    where the labels beside it have theirs.
+
+    Parameters
+    ----------
+    paths
+        Volumes, folders (searched with all below them) and case tables (``.tsv``).
+
+    Returns
+    -------
+    checked
+        Number of volumes.
+    problems
+        Sorted; repeated images among them.
+    """
+    listed: list[FoundCase] = []
+    volumes: dict[str, Path] = {}
+    below: set[Path] = set()
+    problems: list[Problem] = []
+    for path in map(Path, paths):
+        if path.suffix == ".tsv":
+            try:
+                listed += _from_table(path, labels)
+            except Problems as error:
+                problems += error.problems
+        elif path.is_dir():
+            found, wrong = _volumes_below(path)
+            if not found and not wrong:
+                wrong = [Problem("", str(path), "holds no .nii.gz or .nii file", "check the path")]
+            problems += wrong
+            volumes |= {os.path.abspath(volume): volume for volume in found}
+            below |= {volume for volume in found if volume.parent != path}
+        else:
+            volumes[os.path.abspath(path)] = path
+    paired = _pair(volumes.values())
+    problems += _labels_without_image(paired, below)
+    problems += [problem for case in paired for problem in _extra_files(case)]
+    images = []
+    for case in listed + paired:
+        facts, wrong = inspect_case(case.name, case.image, case.label, case.organs, labels)
+        problems += wrong
+        if facts and facts.image:
+            images.append((case.name, str(case.image), case.split, facts.image_hash))
+    across, inside = find_duplicates(images)
+    checked = sum(len(case.files) for case in listed + paired)
+    return checked, sorted({*problems, *across, *inside})
+
+
+def _from_table(path: Path, labels: Labels) -> Iterator[FoundCase]:
+    for case in read_cases(path, labels):
+        files = {kind: getattr(case, kind) for kind in ("image", "label", "organs")}
+        files = {kind: Path(file) for kind, file in files.items() if file}
+        yield FoundCase(case.case, case.split, case.source, **files)
+
+
+def _volumes_below(folder: Path) -> tuple[list[Path], list[Problem]]:
+    """Volumes in a folder and all below it, links followed, hidden ones left out."""
+    found: list[Path] = []
+    problems: list[Problem] = []
+
+    def unreadable(error: OSError) -> None:
+        cause = f"cannot be read: {error.strerror}"
+        problems.append(Problem("", str(error.filename), cause, "check its permissions"))
+
+    seen = {os.path.realpath(folder)}
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        for name in sorted(folders):
+            real = os.path.realpath(os.path.join(place, name))
+            if name.startswith(".") or real in seen:
+                folders.remove(name)
+            seen.add(real)
+        names = (name for name in files if name.endswith(SUFFIXES) and not name.startswith("."))
+        found += [Path(place, name) for name in names]
+    return sorted(found), problems
+
+
+def _place(path: Path) -> tuple[Path, str | None]:
+    """What the files of one case have in common beside its name."""
+    folder = Path(os.path.abspath(path)).parent
+    match = fullmatch(r"(images|labels)(.*)", folder.name)
+    return (folder.parent, match[2]) if match else (folder, None)
+
+
+def _pair(files: Iterable[Path]) -> list[FoundCase]:
+    """The cases that some files belong to, in the files' order."""
+    cases: dict[tuple[object, ...], FoundCase] = {}
+    for path in files:
+        folder = Path(os.path.abspath(path)).parent
+        stem = path.name.removesuffix(".gz").removesuffix(".nii")
+        is_image = folder.name.startswith("images")
+        is_image |= stem.endswith(IMAGE_ENDING) and not folder.name.startswith("labels")
+        name = stem.removesuffix(IMAGE_ENDING) if is_image else stem
+        split = source = ""
+        if flare := fullmatch(FLARE_FOLDER, folder.name):
+            split, source = SPLITS[flare[2][:2]], flare[2] or folder.parent.name or folder.name
+        case = cases.setdefault((*_place(path), name), FoundCase(name, split, source))
+        kind = "image" if is_image else "label"
+        other = getattr(case, kind)
+        if other is None:
+            setattr(case, kind, path)
+        elif other.name + ".gz" == path.name:
+            setattr(case, kind, path)  # `inspect_case` tells that there are two
+        elif other.name != path.name + ".gz":
+            case.extra.append((kind, path))
+    return list(cases.values())
+
+
+def _place(path: Path) -> tuple[Path, str | None]:
+    """What the files of one case have in common beside its name."""
+    folder = Path(os.path.abspath(path)).parent
+    match = fullmatch(r"(images|labels)(.*)", folder.name)
+    return (folder.parent, match[2]) if match else (folder, None)
+
+
+def _labels_without_image(cases: Sequence[FoundCase], below: set[Path]) -> Iterator[Problem]:
+    """Labels that should have an image: others beside them have one, or the folder was asked for
+    in which ``labelsTr`` lies, not ``labelsTr`` itself."""
+    with_images = {_place(case.image) for case in cases if case.image}
+    for case in cases:
+        if case.label and not case.image:
+            is_flare = case.label in below and fullmatch(FLARE_FOLDER, case.label.parent.name)
+            if is_flare or _place(case.label) in with_images:
+                cure = f"add {case.name}{IMAGE_ENDING}.nii.gz, or remove the label"
+                yield Problem(case.name, str(case.label), "no image for this label", cure)
+
+
+def _extra_files(case: FoundCase) -> Iterator[Problem]:
+    for kind, path in case.extra:
+        cause = f"is a second {kind} of the case, beside {getattr(case, kind).name}"
+        yield Problem(case.name, str(path), cause, "keep one of the two")

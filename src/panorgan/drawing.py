@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from panorgan.labels import Labels
@@ -181,8 +182,7 @@ def draw_case(
             label = None if layer.label is None else layer.label[first:last]
             _draw_slice(axes, plane, image, label, layer.colours or {}, spacing, position, shown)
             top -= gap
-    known = [pair for layer in layers for pair in (layer.colours or {}).values()]
-    _draw_legend(figure, [pair for pair in dict.fromkeys(known) if pair in shown], foot / height)
+    _draw_legends(figure, layers, shown, foot / height)
     return _pixels(figure, kind)
 
 
@@ -238,30 +238,47 @@ def _draw_slice(
         axes.imshow(fill[flat[1:-1, 1:-1]], extent=extent, interpolation="nearest")
     axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
     axes.set_axis_off()
+    style = {
+        "color": "white",
+        "transform": axes.transAxes,
+        "path_effects": [withStroke(linewidth=2, foreground="black")],
+    }
     for place, align, side in zip((0.015, 0.985), ("left", "right"), SIDES[plane], strict=True):
-        style = {"color": "white", "size": 12, "weight": "bold", "transform": axes.transAxes}
-        axes.text(place, 0.5, side, ha=align, va="center", **style)
-    style = {"color": "white", "size": 8, "transform": axes.transAxes}
-    axes.text(0.015, 0.98, plane, ha="left", va="top", **style)
+        axes.text(place, 0.5, side, ha=align, va="center", size=12, weight="bold", **style)
+    axes.text(0.015, 0.98, plane, ha="left", va="top", size=8, **style)
 
 
-def _draw_legend(figure: Figure, shown: Iterable[tuple[str, str]], height: float) -> None:
-    handles = [
-        Patch(facecolor=colour, edgecolor="white", linewidth=0.5, label=title)
-        for title, colour in shown
-    ]
-    if handles:
-        figure.legend(
-            handles=handles,
-            loc="center",
-            bbox_to_anchor=(0.0, 0.0, 1.0, height),
-            ncols=max(1, int(figure.get_figwidth() / 1.75)),
-            frameon=False,
-            labelcolor="white",
-            fontsize=9,
-            handlelength=1.2,
-            columnspacing=1.2,
-        )
+def _draw_legends(
+    figure: Figure, layers: Sequence[Layer], shown: set[tuple[str, str]], height: float
+) -> None:
+    """A legend for each set of colours, below the columns up to the last one that uses it."""
+    ends: list[tuple[Mapping[int, tuple[str, str]], int]] = []
+    for column, layer in enumerate(layers, 1):
+        if layer.colours:
+            if ends and ends[-1][0] == layer.colours:
+                ends.pop()
+            ends.append((layer.colours, column))
+    start = 0
+    for colours, end in ends:
+        handles = [
+            Patch(facecolor=colour, edgecolor="white", linewidth=0.5, label=title)
+            for title, colour in colours.values()
+            if (title, colour) in shown
+        ]
+        share = (end - start) / len(layers)
+        if handles:
+            figure.legend(
+                handles=handles,
+                loc="center",
+                bbox_to_anchor=(start / len(layers), 0.0, share, height),
+                ncols=max(1, int(figure.get_figwidth() * share / 1.8)),
+                frameon=False,
+                labelcolor="white",
+                fontsize=9,
+                handlelength=1.2,
+                columnspacing=1.2,
+            )
+        start = end
 
 
 def _pixels(figure: Figure, kind: str) -> bytes:

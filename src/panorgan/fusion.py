@@ -17,7 +17,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
@@ -642,15 +641,13 @@ def _target_problems(
 
 def _fuse_files(job: _Job, tumour_value: int, labels: Labels) -> tuple[Fused, Volume]:
     """A case fused, and the volume whose geometry it has."""
-    with ThreadPoolExecutor() as pool:
-        read = {name: pool.submit(read_label, path) for name, path in job.inputs.items()}
     found: dict[str, Volume] = {}
     problems = []
-    for name, volume in read.items():
+    for name, path in job.inputs.items():
         try:
-            found[name] = volume.result()
+            found[name] = read_label(path)
         except VolumeError as error:
-            problems.append(Problem(job.case, str(job.inputs[name]), error.cause, error.cure))
+            problems.append(Problem(job.case, str(path), error.cause, error.cure))
     first = next(iter(found), None)
     for name, volume in found.items():
         difference = found[first].grid.difference(volume.grid)

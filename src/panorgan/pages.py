@@ -48,6 +48,11 @@ def size(count: float) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
+def duration(hours: float) -> str:
+    """A length of time, e.g. ``3.2 hours`` or ``45.0 minutes``."""
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+
+
 def data_uri(content: bytes, kind: str) -> str:
     """A file's content as a URI that an `img` can hold; `kind` is e.g. ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

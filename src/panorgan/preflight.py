@@ -12,7 +12,7 @@ import numpy as np
 from panorgan.job import store_of, visible_gpus
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
-from panorgan.pages import cut, describe_data, render, size
+from panorgan.pages import cut, describe_data, duration, render, size
 from panorgan.selection import needs_tumour, reason_against, shows_tumours
 from panorgan.tables import read_table, write_text
 
@@ -150,7 +150,8 @@ def training_hours(
             text = f"{epochs} epochs, hours unknown until the first of them are done"
         else:
             hours = max(0, epochs - done) * seconds / 3600
-            text = f"{done} of {epochs} epochs done, {seconds:.1f} s each: {hours:.2f} hours to go"
+            left = duration(hours)
+            text = f"{done} of {epochs} epochs done, {seconds:.1f} s each: {left} to go"
         rows.append({"training": name, "text": text})
     return rows
 

@@ -14,7 +14,7 @@ from panorgan import drawing
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.metrics import NOT_SCORED, Row, read_scores
-from panorgan.pages import cut, describe_data, percent, render, spread
+from panorgan.pages import cut, describe_data, duration, percent, render, spread
 from panorgan.selection import needs_tumour
 from panorgan.store import ShardReader, file_checksum
 from panorgan.tables import read_table, replacing, write_text
@@ -36,6 +36,12 @@ STATUS_TEXTS = {
     "missed": "missed",
     "false_positive": "false positive",
     "not_scored": "unknown",
+}
+STAGE_TEXTS = {"stage1": "1", "stage2": "2"}
+INPUT_TEXTS = {
+    "partial": "partial label",
+    "tumour": "tumour pseudo-label",
+    "organs": "organ pseudo-label",
 }
 PUBLISHED = (
     ("Reference method (team zzm3zz), FLARE23 validation set", (88.53, 30.47, 84.38, 89.28)),
@@ -199,7 +205,7 @@ def run_facts(
             f"teacher {config['teacher']['seed']}, "
             f"student {', '.join(map(str, config['student']['seeds']))}",
         ),
-        ("Training time", f"{sum(hours):.2f} hours in all" if hours else "not recorded"),
+        ("Training time", f"{duration(sum(hours))} in all" if hours else "not recorded"),
         ("Trained on", "; ".join(sorted(devices)) or "not recorded"),
         ("Scores by the rules", config["evaluation"]["profile"]),
         ("Versions", ", ".join(f"{name} {text}" for name, text in versions.items())),
@@ -271,7 +277,7 @@ def describe_model(title: str, model: Path, labels: Labels) -> dict[str, Any]:
         "parameters": f"{card['parameters']:,}" if "parameters" in card else None,
         "training cases": card.get("cases"),
         "epochs": card.get("epochs"),
-        "hours": card.get("hours"),
+        "training time": duration(card["hours"]) if "hours" in card else None,
         "precision": card.get("precision"),
         "device": card.get("device"),
         "seconds an epoch, median": f"{np.median([r['seconds'] for r in rows]):.1f}"
@@ -351,7 +357,13 @@ def composition_by_class(
 def conflicts_by_pair(tables: Sequence[str], labels: Labels) -> dict[str, Any]:
     """Conflicts of both stages summed over the cases, largest volume first."""
     rows = [
-        row | {"stage": Path(table).parent.name} for table in tables for row in read_table(table)
+        row
+        | {
+            "stage": STAGE_TEXTS[Path(table).parent.name],
+            "lost_input": INPUT_TEXTS[row["lost_input"]],
+        }
+        for table in tables
+        for row in read_table(table)
     ]
     pairs = _total(rows, ("stage", "kept_name", "lost_name", "lost_input"), labels)
     return {"rows": pairs[:MOST_CONFLICTS], "count": len(pairs), "ml": sum(p["ml"] for p in pairs)}

@@ -116,7 +116,9 @@ def test_same_image_in_two_splits_is_a_problem_of_the_training_case():
 def test_same_patient_in_two_splits_is_a_problem():
     cases = [case("a", patient="p1"), case("b", split="test", patient="p1"), case("c", patient="")]
     problems, suspects = same_images(cases, {name: facts(name) for name in "abc"})
-    assert [(p.case, p.cause) for p in problems] == [("a", "same patient as b, which is a test case")]
+    assert [(p.case, p.cause) for p in problems] == [
+        ("a", "same patient as b, which is a test case")
+    ]
     assert suspects == []
 
 

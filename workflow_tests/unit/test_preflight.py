@@ -7,7 +7,7 @@ import pytest
 from panorgan.config import Config
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
-from panorgan.pages import describe_data, number, percent, size, spread
+from panorgan.pages import describe_data, duration, number, percent, size, spread
 from panorgan.preflight import disk_needs, resampled_voxels, training_hours, write_preflight
 from panorgan.tables import write_table
 
@@ -72,7 +72,7 @@ def test_hours_come_from_epochs_that_are_done(tmp_path, monkeypatch):
     progress.parent.mkdir(parents=True)
     progress.write_text("epoch,train_loss,seconds\n1,0.5,30\n2,0.4,36\n3,0.3,36\n")
     teacher, student = training_hours("r", TEACHER, STUDENT)
-    assert teacher["text"] == "3 of 1000 epochs done, 36.0 s each: 9.97 hours to go"
+    assert teacher["text"] == "3 of 1000 epochs done, 36.0 s each: 10.0 hours to go"
     assert student["training"] == "Student, stage2, seed 0"
     assert "unknown" in student["text"]
 
@@ -121,6 +121,8 @@ def test_page_says_what_matters(tmp_path, monkeypatch):
         (percent(0.87314), "87.31"),
         (percent(None), "\N{EN DASH}"),
         (number(12345.67), "12,345.7"),
+        (duration(1.25), "1.2 hours"),
+        (duration(0.5), "30.0 minutes"),
         (size(2.5e6), "2.5 MB"),
         (size(1.25e13), "12.5 TB"),
         (spread([3, 1, 2]), "2.0 (1.0 to 3.0)"),

@@ -432,7 +432,7 @@ def test_teacher_and_fusion_are_described(tree, made):
         "2",
     ]
     assert "Tumour-free cases: 1, of which 0 got a tumour predicted" in words
-    assert row_of(html, "Training time") == ["Training time", "1.50 hours in all"]
+    assert row_of(html, "Training time") == ["Training time", "1.5 hours in all"]
 
 
 def test_what_can_be_missing_may_be_missing(tmp_path):
@@ -506,10 +506,10 @@ def test_conflicts_are_summed_by_pair_and_stage(tmp_path):
     found = conflicts_by_pair(tables, LABELS)
     assert (found["count"], found["ml"]) == (2, 7.5)
     assert found["rows"][0] == {
-        "stage": "stage1",
+        "stage": "1",
         "kept_name": "Tumour",
         "lost_name": "Liver",
-        "lost_input": "partial",
+        "lost_input": "partial label",
         "cases": 2,
         "voxels": 20,
         "ml": 5.0,

@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from batchgenerators.augmentations.utils import create_zero_centered_coordinate_mesh
+from batchgenerators.augmentations.resample_augmentations import (
+    augment_linear_downsampling_scipy,
+)
+from batchgenerators.augmentations.utils import (
+    create_zero_centered_coordinate_mesh,
+    elastic_deform_coordinates,
+)
+from scipy.ndimage import map_coordinates, spline_filter
 
 from panorgan.config import Augmentation, Network, Optimizer, Student, Teacher, Training
 from panorgan.nnunet import checkpoints
@@ -22,6 +30,7 @@ from panorgan.nnunet.augmentation import (
     acts_in_plane,
     draw_factor,
     initial_patch_size,
+    spline_matrix,
     training_transforms,
 )
 from panorgan.nnunet.batches import Batches, in_order, own_random_numbers
@@ -37,7 +46,7 @@ INTENSITY = {"mean": 0, "std": 1, "median": 0, "min": -1, "max": 1} | {
     "percentile_00_5": -1,
     "percentile_99_5": 1,
 }
-EPOCHS, ITERATIONS, LONG = 3, 4, 25
+EPOCHS, ITERATIONS, LONG = 3, 4, 12
 STILL = Augmentation().model_dump() | {
     name: 0.0 for name in Augmentation.model_fields if name.startswith("p_")
 }
@@ -215,14 +224,13 @@ class TestInterrupted:
         assert curve(model.parent) == curve(whole)
 
     @pytest.mark.parametrize(
-        ("step", "after", "name"),
+        ("step", "after", "name", "number"),
         [
-            ("train_step", 6, "checkpoint-0001-00002.pt"),
-            ("train_step", 8, "checkpoint-0001-00004.pt"),
-            ("validation_step", 3, "checkpoint-0001-00004.pt"),
+            ("train_step", 6, "checkpoint-0001-00002.pt", signal.SIGTERM),
+            ("train_step", 8, "checkpoint-0001-00004.pt", signal.SIGUSR1),
+            ("validation_step", 3, "checkpoint-0001-00004.pt", signal.SIGINT),
         ],
     )
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
     def test_by_a_signal(
         self, step, after, name, number, whole, tmp_path, cases, looked_at, monkeypatch
     ):
@@ -365,6 +373,17 @@ class TestState:
         assert len(list(tmp_path.iterdir())) == 2
         assert checkpoints.load_checkpoint(tmp_path) == {"at": 10000}
 
+    def test_full_disk(self, tmp_path):
+        checkpoints.save_checkpoint(tmp_path, {"weights": torch.zeros(10)}, 1, 0)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                checkpoints.save_checkpoint(tmp_path, {"weights": torch.zeros(10**6)}, 2, 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-0001.pt"]
+
 
 class TestProblems:
     def test_nan_loss(self, tmp_path, cases, monkeypatch):
@@ -500,14 +519,14 @@ class TestSteps:
     @pytest.mark.parametrize("recipe", [teacher, student])
     def test_learns(self, recipe, tmp_path, cases, looked_at):
         settings = recipe(
-            epochs=6,
+            epochs=4,
             iterations=15,
             oversample_foreground=0.5,
             augmentation=Augmentation(p_rotation=0.5, p_scaling=0.5, rotation_degrees=15.0),
         )
         rows = curve(run(tmp_path, cases, looked_at, settings))
         losses = [float(row["train_loss"]) for row in rows]
-        assert losses[-1] < 0.6 * losses[0]
+        assert losses[-1] < 0.7 * losses[0]
         assert float(rows[-1]["dice_liver"]) > 0.6
 
     @pytest.mark.parametrize(("size", "share"), [(1, 0.5), (4, 0.25)])
@@ -586,21 +605,27 @@ class TestAugmentation:
         assert (seg[:, 4:6][4:12] == 0).all()
 
     def test_elastic_deformation_is_batchgenerators(self):
-        from batchgenerators.augmentations.utils import elastic_deform_coordinates
-
         sizes, found, expected = (48, 64), [], []
         spatial = self.spatial(
             sizes, p_elastic=1.0, elastic_alpha=[200.0, 200.0], elastic_sigma=[9.0, 9.0]
         )
         for _ in range(20):
-            grid = spatial.get_parameters(image=torch.zeros(1, *sizes))["grid"].numpy()
-            points = np.stack([grid[..., 1] * 48 / 2, grid[..., 0] * 64 / 2])
-            found.append(points - spatial.centred)
+            found.append(spatial.get_parameters()["points"] - spatial.centred)
             mesh = create_zero_centered_coordinate_mesh(sizes)
             expected.append(elastic_deform_coordinates(mesh, 200.0, 9.0) - mesh)
         assert np.std(found) == pytest.approx(np.std(expected), rel=0.1)
         steps = [np.std(np.diff(field, axis=-1)) for field in (found, expected)]
         assert steps[0] == pytest.approx(steps[1], rel=0.1)
+
+    def test_spline_is_scipys(self):
+        random = np.random.default_rng(0)
+        image = random.normal(size=(9, 13)).astype(np.float32)
+        points = random.uniform(0, 1, (2, 500)) * np.array([[8], [12]])
+        coefficients = spline_filter(image, 3, mode="mirror")
+        found = spline_matrix(points, image.shape) @ coefficients.ravel()
+        assert found == pytest.approx(map_coordinates(image, points, order=3), abs=1e-4)
+        outside = spline_matrix(np.array([[-0.6, 4, 4], [3, 12.6, 12.4]]), image.shape)
+        assert (abs(outside).sum(axis=1) > 0).tolist() == [False, False, True]
 
     def test_slices_share_their_deformation(self):
         given = self.image((3, 20, 20))
@@ -619,17 +644,21 @@ class TestAugmentation:
         middle = result[7:9, 7:9].mean()
         assert middle == pytest.approx(plane[0, 19:21, 19:21].mean().item(), abs=1e-3)
 
-    def test_low_resolution(self, monkeypatch):
-        monkeypatch.setattr(np.random, "uniform", lambda low=0, high=0.5, size=None: low)
-        steps = torch.arange(16.0)
-        for in_plane in (True, False):
-            volume = (steps[:8, None, None] + 10 * steps[:, None] + 100 * steps).expand(8, 16, 16)
-            given = volume[None].clone()
-            result = LowResolution([0.5, 1.0], in_plane)(image=given)["image"][0]
-            inner = (slice(2, -2), slice(4, -4), slice(4, -4))
-            # nearest-exact down takes every other voxel: half a step further on each halved axis
-            shift = 0.5 * (10 + 100) + (0 if in_plane else 0.5)
-            assert torch.allclose(result[inner], volume[inner] + shift, atol=1e-2)
+    @pytest.mark.parametrize("in_plane", [True, False])
+    def test_low_resolution_is_batchgenerators(self, in_plane, monkeypatch):
+        monkeypatch.setattr(np.random, "uniform", lambda low=0.0, high=0.1, size=None: low)
+        given = self.image((8, 16, 20))["image"]
+        expected = augment_linear_downsampling_scipy(
+            given.numpy().copy(),
+            zoom_range=(0.5, 1),
+            order_downsample=0,
+            order_upsample=3,
+            ignore_axes=(0,) if in_plane else None,
+        )
+        before = given.clone()
+        result = LowResolution([0.5, 1.0], in_plane)(image=given)["image"]
+        assert result.numpy() == pytest.approx(expected, abs=1e-4)
+        assert not torch.equal(result, before)
 
     def test_factors(self):
         np.random.seed(0)

@@ -11,7 +11,7 @@ where -1 marks what lies outside the volume, and draw from the global generators
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from math import pi
 from typing import Any
 
@@ -32,7 +32,8 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter1d
+from scipy.sparse import csr_array
 from torch.nn.functional import grid_sample, interpolate
 
 OUTSIDE = -1
@@ -126,9 +127,9 @@ class Spatial(BasicTransform):
     As batchgenerators' `augment_spatial`: the displacement of each axis is noise from -1 to 1,
     smoothed by a Gaussian of `elastic_sigma` voxels (zeros outside), times `elastic_alpha`;
     rotation is about the axis through the slices; one factor scales all axes. A flat 3D patch is
-    changed in plane, every slice alike. Images are interpolated cubically in 2D and in plane
-    (torch's cubic convolution, where batchgenerators has the cubic spline) and linearly in 3D;
-    a voxel's label is the one with the largest linearly interpolated share.
+    changed in plane, every slice alike. Images are interpolated by cubic splines, in 3D linearly
+    (there batchgenerators' splines cost a second a patch); a voxel's label is the one with the
+    largest linearly interpolated share.
 
     Parameters
     ----------
@@ -165,28 +166,34 @@ class Spatial(BasicTransform):
         if np.random.uniform() < a["p_scaling"]:
             points = self.centred.copy() if points is None else points
             points *= draw_factor(*a["scaling"])
-        if points is None:
-            return {"grid": None}
-        # grid_sample wants (…, x y z) with the volume's outer edges at -1 and 1.
-        size = np.array(data["image"].shape[-len(self.size) :])
-        grid = np.moveaxis(points, 0, -1) * np.float32(2 / size)
-        return {"grid": torch.from_numpy(np.ascontiguousarray(grid[..., ::-1]))}
+        return {"points": points}
 
-    def _apply_to_image(self, img: torch.Tensor, grid: torch.Tensor | None) -> torch.Tensor:
-        if grid is None:
+    def _apply_to_image(self, img: torch.Tensor, points: np.ndarray | None) -> torch.Tensor:
+        if points is None:
             return self._cut(img)
-        return self._sample(img, grid, "bilinear" if len(self.size) == 3 else "bicubic")
+        if len(self.size) == 3:
+            return self._linear(img, self._grid(points, img.shape))
+        slices = img.flatten(0, -3).numpy()
+        for axis in (1, 2):
+            slices = spline_filter1d(slices, 3, axis, output=np.float32, mode="mirror")
+        size = slices.shape[1:]
+        middle = (np.float32(size) - 1) / 2
+        matrix = spline_matrix(points.reshape(2, -1) + middle[:, None], size)
+        values = matrix @ slices.reshape(len(slices), -1).T
+        values = np.ascontiguousarray(values.T).reshape(img.shape[0], *self.patch_size)
+        return torch.from_numpy(values)
 
     def _apply_to_segmentation(
-        self, segmentation: torch.Tensor, grid: torch.Tensor | None
+        self, segmentation: torch.Tensor, points: np.ndarray | None
     ) -> torch.Tensor:
-        if grid is None:
+        if points is None:
             return self._cut(segmentation)
-        best = 1 - self._sample((segmentation != OUTSIDE).float(), grid, "bilinear")
+        grid = self._grid(points, segmentation.shape)
+        best = 1 - self._linear((segmentation != OUTSIDE).float(), grid)
         result = torch.full_like(best, OUTSIDE, dtype=segmentation.dtype)
         present = np.flatnonzero(np.bincount(segmentation.numpy().ravel() - OUTSIDE)) + OUTSIDE
         for value in present[present != OUTSIDE].tolist():
-            share = self._sample((segmentation == value).float(), grid, "bilinear")
+            share = self._linear((segmentation == value).float(), grid)
             result[share > best] = value
             best = torch.maximum(best, share)
         return result
@@ -196,18 +203,55 @@ class Spatial(BasicTransform):
             volume = volume.narrow(axis, (volume.shape[axis] - size) // 2, size)
         return volume.contiguous()
 
-    def _sample(self, volume: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
-        """Values of a volume (channel, *size) at the grid's points; slices count as channels."""
+    def _grid(self, points: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
+        """Points as grid_sample wants them: (…, x y z), the volume's outer edges at -1 and 1."""
+        scale = np.float32(2) / np.float32(shape[-len(self.size) :])
+        grid = np.moveaxis(points, 0, -1) * scale
+        return torch.from_numpy(np.ascontiguousarray(grid[..., ::-1]))
+
+    def _linear(self, volume: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+        """Linear interpolation of (channel, *size), 0 outside; slices count as channels."""
         flat = volume.flatten(0, 1) if self.in_plane else volume
-        flat = grid_sample(flat[None], grid[None], mode=mode, align_corners=False)[0]
+        flat = grid_sample(flat[None], grid[None], align_corners=False)[0]
         return flat.reshape(volume.shape[0], *self.patch_size)
+
+
+def spline_matrix(points: np.ndarray, size: Sequence[int]) -> csr_array:
+    """What makes cubic B-spline coefficients an image at some points.
+
+    Parameters
+    ----------
+    points
+        (2, n) positions in voxels.
+    size
+        Of the image (y, x), mirrored at its outermost voxels' centres as `scipy.ndimage` does.
+
+    Returns
+    -------
+    (n, y * x) float32 sparse array
+        Multiplied by flattened coefficients it gives the image at the points; 0 at those more
+        than half a voxel outside.
+    """
+    limits = np.float32(size)[:, None] - 0.5
+    inside = ((points >= -0.5) & (points <= limits)).all(axis=0)
+    columns = np.zeros((points.shape[1], 1), np.int32)
+    weights = inside.astype(np.float32)[:, None]
+    for position, n in zip(points.astype(np.float32), size, strict=True):
+        taps = np.floor(position)[:, None] + np.arange(-1, 3, dtype=np.float32)
+        away = np.abs(position[:, None] - taps)
+        weight = np.where(away < 1, 2 / 3 - away**2 * (1 - away / 2), (2 - away) ** 3 / 6)
+        index = np.clip(n - 1 - np.abs(n - 1 - np.abs(taps)), 0, n - 1).astype(np.int32)
+        columns = (columns[:, :, None] * n + index[:, None, :]).reshape(len(index), -1)
+        weights = (weights[:, :, None] * weight[:, None, :]).reshape(len(index), -1)
+    rows = np.arange(len(columns) + 1, dtype=np.int32) * columns.shape[1]
+    shape = (len(columns), int(np.prod(size)))
+    return csr_array((weights.ravel().astype(np.float32), columns.ravel(), rows), shape=shape)
 
 
 class LowResolution(ImageOnlyTransform):
     """A coarser scan: down by nearest neighbours, up again cubically, in half of the channels.
 
-    As batchgenerators' `augment_linear_downsampling_scipy` with nnU-Net 1's arguments, with
-    torch's cubic convolution instead of the cubic spline.
+    As batchgenerators' `augment_linear_downsampling_scipy` with nnU-Net 1's arguments.
 
     Parameters
     ----------
@@ -232,19 +276,18 @@ class LowResolution(ImageOnlyTransform):
             coarse = [max(1, round(n * zoom)) for n in size]
             if self.in_plane:
                 coarse[0] = size[0]
-            down = interpolate(img[channel][None, None], coarse, mode="nearest-exact")
-            img[channel] = _up_cubic(down[0, 0], size)
+            volume = interpolate(img[channel][None, None], coarse, mode="nearest-exact")[0, 0]
+            lowest, highest = volume.aminmax()
+            for axis, n in enumerate(size):
+                matrix = _upsampling(volume.shape[axis], n)
+                volume = torch.tensordot(matrix, volume, ([1], [axis])).movedim(0, axis)
+            img[channel] = volume.clamp(lowest, highest)
         return img
 
 
-def _up_cubic(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Cubic interpolation of (y, x) or (z, y, x) to a size; axes of that size stay as they are."""
-    slices = volume.reshape(1, -1, *volume.shape[-2:])
-    volume = interpolate(slices, size[-2:], mode="bicubic")[0]
-    if len(size) == 2:
-        return volume[0]
-    if volume.shape[0] != size[0]:
-        columns = volume.movedim(0, -1)[None]
-        columns = interpolate(columns, (size[2], size[0]), mode="bicubic")
-        volume = columns[0].movedim(-1, 0)
-    return volume
+@lru_cache(maxsize=512)
+def _upsampling(coarse: int, fine: int) -> torch.Tensor:
+    """(fine, coarse) matrix of the cubic spline through samples of a line, nearest beyond them."""
+    centres = (np.arange(fine) + 0.5) * coarse / fine - 0.5
+    columns = [map_coordinates(e, [centres], order=3, mode="nearest") for e in np.eye(coarse)]
+    return torch.from_numpy(np.stack(columns, axis=1)).float()

@@ -30,11 +30,20 @@ def save_checkpoint(state: Path, content: Mapping[str, Any], epoch: int, iterati
     epoch, iteration
         How many epochs are finished, and how many iterations of the next one. They make the
         name: ``checkpoint-0007.pt``, within an epoch ``checkpoint-0007-00123.pt``.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, for instance because the disk is full; the others stay.
     """
     within = f"-{iteration:05d}" if iteration else ""
     path = state / f"checkpoint-{epoch:04d}{within}.pt"
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # So torch wraps a full disk.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
         os.fsync(file.fileno())
     found = _checkpoints(state)

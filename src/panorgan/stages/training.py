@@ -230,6 +230,8 @@ def train_network(
         raise Problems.one("no case to train on", "see the selection's table for the reasons")
 
     def run(state: Path) -> Path:
+        if (state / "model").exists():
+            return state / "model"
         try:
             return train(
                 plan,
