@@ -1,37 +1,68 @@
-"""The one reader and writer of volumes: NIfTI in, the same geometry out.
+"""The one reader and writer of volumes: NIfTI-1 files, `.nii` or `.nii.gz`.
 
-Arrays are (z, y, x), as SimpleITK gives them, in the order in which the file stores them. What
-readers of common libraries pass over in silence is refused here: a damaged or shortened gzip, NaN,
-sheared or contradictory geometry.
+Arrays are (z, y, x) in the order in which they are stored, spacings (z, y, x) mm. A file is read
+whole or refused, with what other readers pass over in silence: a damaged or shortened gzip, NaN,
+contradictory geometry. Networks see volumes in one orientation, RAS; `to_canonical` and
+`from_canonical` permute and flip axes, nothing else.
 """
 
-import re
-import zlib
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from gzip import BadGzipFile
 from hashlib import blake2b
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
+from isal.igzip_lib import IsalError
 from nibabel import orientations
+from nibabel.nifti1 import Nifti1Header
+from nibabel.spatialimages import HeaderDataError
 
 from panorgan.tables import replacing
 
 HEADER_BYTES = 348
-DATA_OFFSET = 352
+DATA_OFFSET = 352  # of a file without extensions
+GZIP_MAGIC = b"\x1f\x8b"
+DTYPES = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
+COLOUR, COMPLEX = {128, 2304}, {32, 1792, 2048}
+MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, mm, micrometre; anything else is mm
+GEOMETRY_FIELDS = (
+    *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+
 MAX_SHEAR = 3e-4
-"""Largest scalar product of two axes' unit vectors; SimpleITK refuses more, too."""
-MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-"""Millimetres in a header's unit of length: unknown, metre, millimetre, micrometre."""
-GRID_TOLERANCE_MM = 0.01
-COPY_AGAIN = "copy it again from its source"
+"""Largest dot product of two axes' unit vectors; SimpleITK's bound too."""
+
+MAX_SPACING_ERROR = 1e-3
+"""Relative; between pixdim and the affine, and between two spacings that count as equal."""
+
+GRID_TOLERANCE_MM = 0.05
+"""How far a corner may lie from the same corner of another grid: above what float32 headers lose
+at 500 mm, a tenth of the smallest voxels."""
+
+COPY_AGAIN = "copy or download it again"
+MEND_HEADER = "mend the header, or convert the volume again from its source"
 
 
 class VolumeError(Exception):
-    """A volume that cannot be used: what is wrong and what to do."""
+    """A file that cannot be used, with what is wrong and what to do about it."""
 
     def __init__(self, cause: str, cure: str):
         super().__init__(f"{cause}; {cure}")
@@ -39,18 +70,21 @@ class VolumeError(Exception):
         self.cure = cure
 
 
+# ---------------------------------------------------------------------------------------------
+# Geometry
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where a volume's voxels are.
+    """Where a volume's voxels lie.
 
-    Parameters
+    Attributes
     ----------
-    shape
-        Voxels along (z, y, x) of the stored array.
-    spacing
-        mm along the same axes.
-    affine
-        4×4, from voxel index (x, y, z) to RAS world coordinates in mm.
+    shape : (z, y, x) int
+    spacing : (z, y, x) float
+        mm, from the header's pixdim.
+    affine : (4, 4) float64
+        From a voxel's index (x, y, z) to RAS mm.
     """
 
     shape: tuple[int, int, int]
@@ -58,355 +92,459 @@ class Grid:
     affine: np.ndarray
 
     @cached_property
-    def orientation(self) -> str:
-        """Anatomical directions of the stored x, y and z axes, such as ``LPS``."""
-        return "".join(nib.aff2axcodes(self.affine))
-
-    @cached_property
     def axes(self) -> np.ndarray:
-        """nibabel's orientation array: where each stored axis goes in RAS, and its sign."""
+        """For each stored axis x, y, z the RAS axis along which it runs and its sign (3, 2)."""
         return orientations.io_orientation(self.affine)
 
     @property
+    def orientation(self) -> str:
+        """Where the stored axes x, y, z point, such as ``LPS``."""
+        return "".join(orientations.ornt2axcodes(self.axes))
+
+    @property
+    def origin(self) -> np.ndarray:
+        """Centre of the first voxel, RAS mm (3,)."""
+        return self.affine[:3, 3]
+
+    @property
+    def direction(self) -> np.ndarray:
+        """Unit vectors along the stored axes x, y, z as columns (3, 3), RAS."""
+        return self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel in ml."""
+        """Volume of a voxel."""
         return float(np.prod(self.spacing)) / 1000
 
     def difference(self, other: "Grid") -> str:
-        """What distinguishes two grids, as text; empty if every corner agrees to 0.01 mm."""
+        """In what two grids differ; empty if each voxel has the same place in both.
+
+        Grids agree if their sizes are equal, their spacings agree to `MAX_SPACING_ERROR` and no
+        corner lies further than `GRID_TOLERANCE_MM` from its counterpart.
+        """
         if self.shape != other.shape:
-            return f"size {_by(self.shape)} against {_by(other.shape)} voxels (z×y×x)"
-        if not np.allclose(self.spacing, other.spacing, rtol=1e-3, atol=0):
-            return f"spacing {_by(self.spacing)} against {_by(other.spacing)} mm (z×y×x)"
-        corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
-        corners[:, :3] *= np.array(self.shape[::-1]) - 1
-        shift = np.abs(corners @ (self.affine - other.affine).T).max()
-        if shift <= GRID_TOLERANCE_MM:
+            return f"size {_times(self.shape)} against {_times(other.shape)}"
+        shifts = np.linalg.norm((self.affine - other.affine)[:3] @ self._corners(), axis=0)
+        spacings = np.array([self.spacing, other.spacing])
+        same_spacing = (np.ptp(spacings, axis=0) <= MAX_SPACING_ERROR * spacings.min(axis=0)).all()
+        if same_spacing and shifts.max() <= GRID_TOLERANCE_MM:
             return ""
-        here, there = self.affine[:3, 3], other.affine[:3, 3]
-        kind = "direction"
-        if np.allclose(self.affine[:3, :3], other.affine[:3, :3], rtol=0, atol=1e-5):
-            kind = f"origin {_by(here, ', ')} against {_by(there, ', ')} mm"
-        return f"{kind}, up to {shift:.2f} mm apart"
+        found = []
+        if not same_spacing:
+            found.append(f"spacing {_times(self.spacing)} against {_times(other.spacing)} mm")
+        if self.orientation != other.orientation:
+            found.append(f"direction {self.orientation} against {other.orientation}")
+        elif np.abs(self.direction - other.direction).max() > MAX_SHEAR:
+            cosines = np.sum(self.direction * other.direction, axis=0)
+            angle = np.degrees(np.arccos(np.clip(cosines.min(), -1, 1)))
+            found.append(f"direction turned by {angle:.3g} degrees")
+        if shifts[0] > GRID_TOLERANCE_MM:
+            found.append(f"origin {_point(self.origin)} against {_point(other.origin)} mm (RAS)")
+        return ", ".join(found) or f"corners up to {shifts.max():.3g} mm apart"
+
+    def _corners(self) -> np.ndarray:
+        """Indices (x, y, z, 1) of the eight corner voxels as columns, the first voxel first."""
+        x, y, z = ((0, size - 1) for size in self.shape[::-1])
+        return np.array([(i, j, k, 1) for i in x for j in y for k in z]).T
 
 
-def _by(numbers: Sequence[float], between: str = "×") -> str:
-    return between.join(f"{number:.6g}" for number in numbers)
+def _times(values: Sequence[float]) -> str:
+    """(z, y, x) values as people write them: x first."""
+    return " x ".join(f"{value:.6g}" for value in values[::-1])
 
 
-@dataclass(frozen=True)
+def _point(point: np.ndarray) -> str:
+    return "({})".format(", ".join(f"{value:.2f}" for value in point))
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
-    """Voxels and where they are.
+    """Voxels and where they lie.
 
-    Parameters
+    Attributes
     ----------
-    array
-        (z, y, x) in stored order: int16 or float32 HU of an image, uint8 of a label map.
-    grid
-        Their geometry.
-    header
-        The NIfTI header that it was read from; a label written for this volume copies it.
+    array : (z, y, x)
+        In stored order: int16 or float32 HU, or uint8 labels; may be read-only.
+    grid : Grid
+    header : Nifti1Header
+        What the writer takes the geometry from, unchanged.
     """
 
     array: np.ndarray
     grid: Grid
-    header: nib.Nifti1Header
-
-
-def read_image(path: str | Path) -> Volume:
-    """Read a CT: int16 if all values are whole and fit, else float32.
-
-    Raises
-    ------
-    VolumeError
-        If the file cannot be read whole and without doubt about its geometry, or has NaN.
-    """
-    stored, header = _read(path)
-    grid = _grid(header)
-    array = stored.reshape(grid.shape)
-    slope, intercept = (float(header[key]) for key in ("scl_slope", "scl_inter"))
-    if slope == 0 or not np.isfinite([slope, intercept]).all():
-        slope, intercept = 1.0, 0.0
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        count = int((~np.isfinite(array)).sum())
-        raise VolumeError(f"{count} voxels are NaN or infinite", "replace them, e.g. by -1024")
-    if array.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
-        low, high = (int(edge) for edge in (array.min(), array.max()))
-        ends = sorted((low * int(slope) + int(intercept), high * int(slope) + int(intercept)))
-        if -32768 <= ends[0] and ends[1] <= 32767:
-            if (slope, intercept) == (1.0, 0.0):
-                return Volume(array.astype(np.int16), grid, header)
-            scaled = array.astype(np.int32) * int(slope) + int(intercept)
-            return Volume(scaled.astype(np.int16), grid, header)
-    values = array * slope + intercept if (slope, intercept) != (1.0, 0.0) else array
-    if -32768 <= values.min() and values.max() <= 32767:
-        whole = values.astype(np.int16)
-        if np.array_equal(whole, values):
-            return Volume(whole, grid, header)
-    return Volume(values.astype(np.float32), grid, header)
-
-
-def read_label(path: str | Path) -> Volume:
-    """Read a label map as uint8.
-
-    Raises
-    ------
-    VolumeError
-        As `read_image`, and if a value is not whole or not in 0…255.
-    """
-    stored, header = _read(path)
-    grid = _grid(header)
-    array = stored.reshape(grid.shape)
-    slope, intercept = (float(header[key]) for key in ("scl_slope", "scl_inter"))
-    if slope not in (0.0, 1.0) or intercept != 0.0:
-        if slope != 0 and np.isfinite([slope, intercept]).all():
-            array = array * slope + intercept
-    cure = "export it again as whole numbers; an image must be named CASE_0000.nii.gz"
-    if array.dtype.kind == "f":
-        broken = int((~np.isfinite(array)).sum())
-        if broken:
-            raise VolumeError(f"{broken} label values are NaN or infinite", cure)
-        fractions = int((array != np.rint(array)).sum())
-        if fractions:
-            raise VolumeError(f"{fractions} label values are not whole numbers", cure)
-    if array.dtype != np.uint8:
-        low, high = array.min(), array.max()
-        if low < 0 or high > 255:
-            raise VolumeError(f"label values from {low:g} to {high:g} do not fit 0…255", cure)
-    return Volume(array.astype(np.uint8), grid, header)
-
-
-def read_grid(path: str | Path) -> Grid:
-    """Read the geometry alone; voxels are neither read nor checked."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(2)
-            file.seek(0)
-            raw = (
-                igzip.open(file).read(HEADER_BYTES)
-                if start == b"\x1f\x8b"
-                else file.read(HEADER_BYTES)
-            )
-    except (OSError, EOFError, zlib.error) as error:
-        raise VolumeError(f"cannot be read: {error}", COPY_AGAIN) from None
-    return _grid(_header(raw))
-
-
-def _read(path: str | Path) -> tuple[np.ndarray, nib.Nifti1Header]:
-    """Stored values as a flat array, and the header."""
-    raw = _bytes(path)
-    header = _header(raw)
-    dtype = header.get_data_dtype()
-    shape = [int(size) for size in header["dim"][1:4]]
-    offset = int(header["vox_offset"])
-    if not HEADER_BYTES <= offset <= len(raw):
-        raise VolumeError(f"its voxels would start at byte {offset}", COPY_AGAIN)
-    count = int(np.prod(shape, dtype=np.int64))
-    if len(raw) - offset < count * dtype.itemsize:
-        cause = f"has {len(raw) - offset} bytes of voxels, its header says {count * dtype.itemsize}"
-        raise VolumeError(cause, COPY_AGAIN)
-    return np.frombuffer(raw, dtype, count, offset), header
-
-
-def _bytes(path: str | Path) -> bytes:
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise VolumeError("there is no such file", "check the path") from None
-    except IsADirectoryError:
-        raise VolumeError("is a folder, not a file", "name the file") from None
-    except OSError as error:
-        raise VolumeError(f"cannot be read: {error.strerror}", "check its permissions") from None
-    if not raw:
-        raise VolumeError("is empty", COPY_AGAIN)
-    if raw[:2] != b"\x1f\x8b":
-        if str(path).endswith(".gz"):
-            raise VolumeError("is named .gz, but is not compressed", "rename it or compress it")
-        return raw
-    try:
-        return igzip.decompress(raw)
-    except EOFError:
-        raise VolumeError("is truncated: its gzip stream ends too early", COPY_AGAIN) from None
-    except (igzip.BadGzipFile, isal_zlib.error, zlib.error, OSError) as error:
-        raise VolumeError(f"is damaged: {_gzip_fault(error)}", COPY_AGAIN) from None
-
-
-def _gzip_fault(error: Exception) -> str:
-    text = str(error)
-    if re.search("crc|checksum|length", text, re.IGNORECASE):
-        return "wrong gzip checksum or length"
-    return f"its gzip stream is broken ({text})"
-
-
-def _header(raw: bytes) -> nib.Nifti1Header:
-    """A header whose fields make sense, in the byte order of the file."""
-    if len(raw) < HEADER_BYTES:
-        raise VolumeError(f"is only {len(raw)} bytes long", COPY_AGAIN)
-    sizes = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
-    if 540 in sizes:
-        raise VolumeError("is NIfTI-2", "convert it to NIfTI-1")
-    magic = raw[344:348]
-    if HEADER_BYTES in sizes and magic == b"ni1\0":
-        raise VolumeError("is the header of a .hdr/.img pair", "convert it to .nii.gz")
-    if HEADER_BYTES not in sizes or magic != b"n+1\0":
-        raise VolumeError("is no NIfTI file (wrong magic)", "convert it to NIfTI, .nii.gz")
-    order = "<" if int.from_bytes(raw[:4], "little") == HEADER_BYTES else ">"
-    header = nib.Nifti1Header(raw[:HEADER_BYTES], endianness=order, check=False)
-    dimensions = int(header["dim"][0])
-    if dimensions != 3:
-        if not 1 <= dimensions <= 7:
-            raise VolumeError(f"its header says {dimensions} dimensions", COPY_AGAIN)
-        shape = _by(header["dim"][1 : dimensions + 1])
-        raise VolumeError(f"is not 3D, but {dimensions}D ({shape})", "store a single 3D volume")
-    if (header["dim"][1:4] <= 0).any():
-        raise VolumeError(f"has a dimension of zero ({_by(header['dim'][1:4])})", COPY_AGAIN)
-    try:
-        dtype = header.get_data_dtype()
-    except nib.spatialimages.HeaderDataError:
-        cause = f"has voxels of an unknown type ({int(header['datatype'])})"
-        raise VolumeError(cause, "convert it to int16") from None
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        kind = "colour" if dtype.names else str(dtype)
-        raise VolumeError(f"has {kind} voxels, not one number each", "convert it to int16")
-    return header
-
-
-def _grid(header: nib.Nifti1Header) -> Grid:
-    """The geometry that a header tells, refused where it is contradictory or not a grid.
-
-    The sform counts if its code is above 0, else the qform.
-    """
-    shape = tuple(int(size) for size in header["dim"][1:4])
-    pixdim = header["pixdim"][1:4].astype(np.float64)
-    if not np.isfinite(pixdim).all() or (pixdim <= 0).any():
-        raise VolumeError(f"has a spacing of {_by(pixdim)} mm", "set its true spacing")
-    if header["sform_code"] > 0:
-        affine = header.get_sform()
-    elif header["qform_code"] > 0:
-        try:
-            affine = header.get_qform()
-        except (ValueError, nib.spatialimages.HeaderDataError):
-            raise VolumeError("has an impossible qform", "set its orientation anew") from None
-    else:
-        cause = "has no orientation (qform and sform codes are 0)"
-        raise VolumeError(cause, "set its orientation, e.g. in 3D Slicer, and save it again")
-    affine = affine.astype(np.float64)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (lengths == 0).any():
-        raise VolumeError("has an impossible orientation matrix", "set its orientation anew")
-    if not np.allclose(lengths, pixdim, rtol=1e-3, atol=0):
-        cause = f"its spacing is {_by(pixdim)} in pixdim and {_by(lengths)} in its orientation"
-        raise VolumeError(cause, "save it again with one true spacing")
-    units = affine[:3, :3] / lengths
-    products = np.abs(units.T @ units - np.eye(3))
-    if products.max() > MAX_SHEAR:
-        cause = f"its axes are sheared by {products.max():.2g} (at most {MAX_SHEAR:g})"
-        raise VolumeError(cause, "resample it to a grid with right angles")
-    scale = MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    affine[:3] *= scale
-    spacing = tuple(float(size) * scale for size in pixdim)
-    return Grid(shape[::-1], spacing[::-1], affine)
-
-
-def write_label(path: str | Path, array: np.ndarray, like: Volume) -> None:
-    """Write a uint8 label map (z, y, x) on exactly the grid of `like`, whole or not at all.
-
-    Raises
-    ------
-    ValueError
-        If the array has another shape than the grid or values that uint8 cannot hold.
-    """
-    values = np.asarray(array)
-    if values.dtype != np.uint8 and ((values < 0).any() or (values > 255).any()):
-        raise ValueError("label values must be in 0…255")
-    _write(path, values.astype(np.uint8, copy=False), like)
-
-
-def write_image(path: str | Path, array: np.ndarray, like: Volume) -> None:
-    """Write an image (z, y, x), int16 or float32, on exactly the grid of `like`."""
-    if array.dtype not in (np.int16, np.float32):
-        raise ValueError(f"an image is int16 or float32, not {array.dtype}")
-    _write(path, array, like)
-
-
-def _write(path: str | Path, array: np.ndarray, like: Volume) -> None:
-    if array.shape != like.grid.shape:
-        raise ValueError(f"array {array.shape} is not on the grid {like.grid.shape}")
-    header = (
-        like.header.as_byteswapped("<") if like.header.endianness != "<" else like.header.copy()
-    )
-    header.set_data_dtype(array.dtype.newbyteorder("<"))
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["cal_min"] = header["cal_max"] = 0
-    header["vox_offset"], header["magic"] = DATA_OFFSET, b"n+1"
-    values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    raw = b"".join((header.binaryblock, bytes(DATA_OFFSET - HEADER_BYTES), values.tobytes()))
-    if str(path).endswith(".gz"):
-        raw = igzip.compress(raw, compresslevel=1, mtime=0)
-    with replacing(path) as temporary:
-        temporary.write_bytes(raw)
+    header: Nifti1Header
 
 
 def new_volume(
     array: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None = None
 ) -> Volume:
-    """A volume that was not read from a file, such as a synthetic one.
+    """A volume that comes from no file.
 
     Parameters
     ----------
-    array
-        (z, y, x), int16, float32 or uint8.
-    spacing
-        mm (z, y, x).
-    affine
-        4×4 from voxel index (x, y, z) to RAS world coordinates; default: RAS axes at the origin.
+    array : (z, y, x)
+    spacing : (z, y, x)
+        mm.
+    affine : (4, 4)
+        From a voxel's index (x, y, z) to RAS mm; by default axes along R, A, S and origin 0.
+
+    Raises
+    ------
+    VolumeError
+        If such a geometry would be refused in a file: sheared, singular, another spacing.
     """
     if affine is None:
         affine = np.diag([*spacing[::-1], 1.0])
-    header = nib.Nifti1Header()
-    header.set_data_dtype(array.dtype)
+    header = Nifti1Header()
     header.set_data_shape(array.shape[::-1])
-    header.set_zooms(spacing[::-1])
-    header.set_qform(affine, code=1)
-    header.set_sform(affine, code=1)
     header.set_xyzt_units("mm")
-    return Volume(array, _grid(header), header)
+    header.set_sform(affine, code=1)
+    header["pixdim"][1:4] = spacing[::-1]
+    grid = _grid(header)
+    header.set_qform(affine, code=1)
+    header["pixdim"][1:4] = spacing[::-1]  # set_qform has written its own
+    return Volume(array, grid, header)
 
 
 def to_canonical(array: np.ndarray, grid: Grid) -> np.ndarray:
-    """A stored (z, y, x) array with its axes permuted and flipped to RAS; a view."""
+    """A view of a stored (z, y, x) array with its axes permuted and flipped to RAS."""
     return orientations.apply_orientation(array.T, grid.axes).T
 
 
 def from_canonical(array: np.ndarray, grid: Grid) -> np.ndarray:
-    """The inverse of `to_canonical`; a view."""
+    """The inverse of `to_canonical`: a view in the order in which `grid` stores its voxels."""
     back = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), grid.axes)
     return orientations.apply_orientation(array.T, back).T
 
 
 def canonical_shape(grid: Grid) -> tuple[int, int, int]:
-    """Shape (z, y, x) of the canonical array."""
-    return _canonical(grid.shape, grid)
+    """(z, y, x) size of the array that `to_canonical` gives."""
+    return _in_canonical_order(grid.shape, grid)
 
 
 def canonical_spacing(grid: Grid) -> tuple[float, float, float]:
-    """mm (z, y, x) of the canonical array."""
-    return _canonical(grid.spacing, grid)
+    """(z, y, x) spacing in mm of the array that `to_canonical` gives."""
+    return _in_canonical_order(grid.spacing, grid)
 
 
-def _canonical(numbers: Sequence, grid: Grid) -> tuple:
-    moved = [None] * 3
-    for number, axis in zip(numbers[::-1], grid.axes[:, 0].astype(int), strict=True):
-        moved[axis] = number
-    return tuple(moved[::-1])
+def _in_canonical_order(values: tuple, grid: Grid) -> tuple:
+    along = dict(zip(grid.axes[:, 0], values[::-1], strict=True))
+    return along[2], along[1], along[0]
 
 
 def voxel_hash(volume: Volume) -> str:
-    """blake2b (16 bytes, hex) of the canonical voxels and their shape.
+    """blake2b (16 bytes, hex) of the voxels in RAS order, their shape and type.
 
-    Equal for the same image stored in another orientation or with another scaling.
+    A volume stored in another orientation or number format has the same hash; spacing and place
+    do not count.
     """
-    canonical = np.ascontiguousarray(to_canonical(volume.array, volume.grid))
-    digest = blake2b(str((canonical.shape, canonical.dtype.str)).encode(), digest_size=16)
-    digest.update(canonical.data)
+    array = volume.array
+    if array.dtype.kind == "f":
+        array = _as_image(array, None)
+    canonical = to_canonical(array, volume.grid)
+    digest = blake2b(str((canonical.shape, array.dtype.str)).encode(), digest_size=16)
+    for start in range(0, len(canonical), 32):  # blocks, so that a flipped volume is not copied
+        digest.update(np.ascontiguousarray(canonical[start : start + 32]))
     return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_image(path: str | Path) -> Volume:
+    """Read a CT: int16 HU if all values are whole and fit, else float32.
+
+    Raises
+    ------
+    VolumeError
+        If the file cannot be read, is damaged, has no usable geometry, or holds NaN or infinity.
+    """
+    raw, scaling, grid, header = _read(path)
+    return Volume(_as_image(raw, scaling), grid, header)
+
+
+def read_label(path: str | Path) -> Volume:
+    """Read a label map: uint8.
+
+    Raises
+    ------
+    VolumeError
+        As `read_image`, or if a value is no whole number from 0 to 255.
+    """
+    raw, scaling, grid, header = _read(path)
+    return Volume(_as_label(raw, scaling), grid, header)
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read where a volume's voxels lie, from its header alone: nothing behind it is checked."""
+    start = _file_bytes(path, 65536)
+    if start.startswith(GZIP_MAGIC):
+        try:
+            start = isal_zlib.decompressobj(wbits=31).decompress(start, HEADER_BYTES)
+        except IsalError:
+            raise VolumeError("its gzip data are damaged", COPY_AGAIN) from None
+    return _grid(_header(start))
+
+
+Scaling = tuple[float, float] | None
+"""Slope and intercept, or None if numbers are meant as they are stored."""
+
+
+def _read(path: str | Path) -> tuple[np.ndarray, Scaling, Grid, Nifti1Header]:
+    """Stored numbers (z, y, x), how to scale them, and the geometry."""
+    data = _file_bytes(path)
+    if data.startswith(GZIP_MAGIC):
+        data = _unzip(data)
+    header = _header(data)
+    grid = _grid(header)
+    return _numbers(data, header, grid), _scaling(header), grid, header
+
+
+def _file_bytes(path: str | Path, most: int = -1) -> bytes:
+    """A file's content, or its first bytes; refused if its name says another format."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            kind = "a folder" if os.path.isdir(path) else "no regular file"
+            raise VolumeError(f"is {kind}", "name a .nii or .nii.gz file")
+        with open(path, "rb") as file:
+            data = file.read(most)
+    except FileNotFoundError:
+        raise VolumeError("does not exist", "check the path") from None
+    except PermissionError:
+        raise VolumeError("may not be read", "ask for permission to read it") from None
+    except (OSError, ValueError) as error:
+        cause = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise VolumeError(cause, "check the path and the disk") from None
+    if not data:
+        raise VolumeError("is empty", COPY_AGAIN)
+    named_gz, is_gz = str(path).endswith(".gz"), data.startswith(GZIP_MAGIC)
+    if is_gz and not named_gz:
+        raise VolumeError("is compressed, its name does not say so", "rename it to .nii.gz")
+    if named_gz and not is_gz:
+        raise VolumeError("is named .gz, but is no gzip file", "compress it or copy it again")
+    return data
+
+
+def _unzip(data: bytes) -> bytes:
+    try:
+        return igzip.decompress(data)
+    except EOFError:
+        raise VolumeError("is truncated: its gzip data have no end", COPY_AGAIN) from None
+    except BadGzipFile as error:
+        # Texts of the two checks that end a gzip stream: of the content and of its length.
+        wrong = "CRC" in str(error) or "length" in str(error)
+        cause = "has a wrong gzip checksum" if wrong else "its gzip data are damaged"
+        raise VolumeError(cause, COPY_AGAIN) from None
+    except IsalError:
+        raise VolumeError("its gzip data are damaged", COPY_AGAIN) from None
+    except MemoryError:
+        raise VolumeError("does not fit into memory", "use a machine with more of it") from None
+
+
+def _header(data: bytes) -> Nifti1Header:
+    sizes = {
+        order: int.from_bytes(data[:4], name) for order, name in (("<", "little"), (">", "big"))
+    }
+    order = next((order for order, size in sizes.items() if size == HEADER_BYTES), None)
+    if 540 in sizes.values():
+        raise VolumeError("is a NIfTI-2 file", "save it as NIfTI-1")
+    if order is None:
+        raise VolumeError("is no NIfTI file", "convert it to NIfTI-1 (.nii.gz)")
+    if len(data) < HEADER_BYTES:
+        raise VolumeError("is truncated within its header", COPY_AGAIN)
+    magic = data[HEADER_BYTES - 4 : HEADER_BYTES]
+    if magic == b"ni1\0":
+        raise VolumeError("is one half of an .hdr/.img pair", "save it as one .nii.gz file")
+    if magic != b"n+1\0":
+        cause = f"is no NIfTI file (wrong magic: {magic!r})"
+        raise VolumeError(cause, "convert it to NIfTI-1 (.nii.gz)")
+    return Nifti1Header(data[:HEADER_BYTES], endianness=order, check=False)
+
+
+def _grid(header: Nifti1Header) -> Grid:
+    axes, *size = (int(value) for value in header["dim"][:4])
+    if axes != 3:
+        raise VolumeError(f"is not 3D, but {axes}D", "save one volume (x, y, z) a file")
+    if min(size) < 1:
+        cause = f"has a dimension of zero or less: {_times(size[::-1])}"
+        raise VolumeError(cause, MEND_HEADER)
+    spacing = header["pixdim"][1:4].astype(np.float64)
+    if not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise VolumeError(f"has the spacing {_times(spacing[::-1])}", MEND_HEADER)
+    affine = _affine(header)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all():
+        raise VolumeError("its orientation matrix holds NaN or infinity", MEND_HEADER)
+    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+        raise VolumeError("its orientation matrix is singular", MEND_HEADER)
+    x, y, z = (affine[:3, :3] / lengths).T
+    shear = max(abs(x @ y), abs(x @ z), abs(y @ z))
+    if shear > MAX_SHEAR:
+        cause = f"its axes are sheared by {shear:.2g}, more than {MAX_SHEAR:g}"
+        raise VolumeError(cause, "resample it to perpendicular axes")
+    if (np.abs(lengths / spacing - 1) > MAX_SPACING_ERROR).any():
+        cause = f"its spacing is {_times(spacing[::-1])} in pixdim, {_times(lengths[::-1])} in"
+        raise VolumeError(f"{cause} its orientation matrix", MEND_HEADER)
+    scale = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine[:3] *= scale
+    affine.flags.writeable = False
+    return Grid(tuple(size[::-1]), tuple((spacing * scale).tolist()[::-1]), affine)
+
+
+def _affine(header: Nifti1Header) -> np.ndarray:
+    """The sform if it has a code, else the qform; (4, 4) float64 in the header's unit."""
+    if header["sform_code"] > 0:
+        return header.get_sform()
+    if header["qform_code"] <= 0:
+        raise VolumeError("has no orientation (qform and sform code are 0)", MEND_HEADER)
+    header = header.copy()
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1  # as the format says
+    try:
+        return header.get_qform()
+    except (HeaderDataError, ValueError):
+        raise VolumeError("its orientation (qform) is no rotation", MEND_HEADER) from None
+
+
+def _numbers(data: bytes, header: Nifti1Header, grid: Grid) -> np.ndarray:
+    """The stored numbers (z, y, x) in this machine's byte order; read-only where not converted."""
+    code = int(header["datatype"])
+    if code in COLOUR | COMPLEX:
+        kind = "colour" if code in COLOUR else "complex numbers"
+        raise VolumeError(f"holds {kind}", "save one plain number a voxel")
+    if code not in DTYPES:
+        cause = f"has the unknown number format {code}"
+        raise VolumeError(cause, "save it as int16 (images) or uint8 (labels)")
+    dtype = np.dtype(DTYPES[code]).newbyteorder(header.endianness)
+    offset = float(header["vox_offset"])
+    if not (offset >= DATA_OFFSET and offset.is_integer()):
+        raise VolumeError(f"its voxels start at byte {offset:g}, in the header", MEND_HEADER)
+    z, y, x = grid.shape
+    declared = z * y * x * dtype.itemsize
+    held = max(len(data) - int(offset), 0)
+    if held != declared:
+        cause = f"holds {held:,} bytes of voxels, its header declares {declared:,}"
+        raise VolumeError(cause, COPY_AGAIN if held < declared else MEND_HEADER)
+    numbers = np.frombuffer(data, dtype, z * y * x, int(offset)).reshape(grid.shape)
+    if not numbers.flags.aligned:
+        numbers = numbers.copy()
+    return numbers.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _scaling(header: Nifti1Header) -> Scaling:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or np.isnan(slope) or (slope, intercept) == (1, 0):
+        return None
+    if not (np.isfinite(slope) and np.isfinite(intercept)):
+        cause = f"is scaled by scl_slope {slope:g} and scl_inter {intercept:g}"
+        raise VolumeError(cause, MEND_HEADER)
+    return slope, intercept
+
+
+def _scaled(numbers: np.ndarray, scaling: Scaling) -> np.ndarray:
+    if scaling is None:
+        return numbers
+    slope, intercept = scaling
+    return (numbers.astype(np.float64) * slope + intercept).astype(np.float32)
+
+
+def _fit(values: np.ndarray, dtype: type) -> bool:
+    """Whether an integer type holds all of some numbers exactly; never with NaN."""
+    limits = np.iinfo(dtype)
+    if not (values.min() >= limits.min and values.max() <= limits.max):
+        return False
+    return values.dtype.kind != "f" or bool((values == np.rint(values)).all())
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _as_image(raw: np.ndarray, scaling: Scaling) -> np.ndarray:
+    """HU from stored numbers, slice by slice: no second full-size array of wide numbers."""
+    if raw.dtype == np.int16 and scaling is None:
+        return raw
+    image = np.empty(raw.shape, np.int16)
+    for numbers, target in zip(raw, image, strict=True):
+        values = _scaled(numbers, scaling)
+        if not _fit(values, np.int16):
+            break
+        target[...] = values
+    else:
+        return image
+    image = np.empty(raw.shape, np.float32)
+    bad = 0
+    for numbers, target in zip(raw, image, strict=True):
+        target[...] = _scaled(numbers, scaling)
+        bad += target.size - np.count_nonzero(np.isfinite(target))
+    if bad:
+        cause = f"holds NaN or infinity in {bad:,} voxels"
+        raise VolumeError(cause, "replace them by HU, or leave the case out")
+    return image
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _as_label(raw: np.ndarray, scaling: Scaling) -> np.ndarray:
+    if raw.dtype == np.uint8 and scaling is None:
+        return raw
+    label = np.empty(raw.shape, np.uint8)
+    for numbers, target in zip(raw, label, strict=True):
+        values = _scaled(numbers, scaling)
+        if not _fit(values, np.uint8):
+            known = (values >= 0) & (values <= 255) & (values == np.rint(values))
+            cause = f"holds the value {values[~known][0]:g}: labels are whole numbers from 0 to 255"
+            raise VolumeError(cause, "give a label map; a CT is named CASE_0000.nii.gz")
+        target[...] = values
+    return label
+
+
+# ---------------------------------------------------------------------------------------------
+# Writing
+
+
+def write_label(path: str | Path, array: np.ndarray, like: Volume) -> None:
+    """Write a label map as uint8 with exactly another volume's geometry.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.nii.gz`` or ``.nii``; written whole or not at all. Equal content gives equal
+        bytes.
+    array : (z, y, x) integers or bool
+    like
+        Its header's geometry is copied field by field.
+
+    Raises
+    ------
+    ValueError
+        If uint8 cannot hold the array, or it is not of the size of `like`'s grid.
+    """
+    if array.dtype.kind not in "biu" or not _fit(array, np.uint8):
+        raise ValueError(f"{path}: labels must be whole numbers from 0 to 255")
+    _write(path, array.astype(np.uint8, copy=False), like)
+
+
+def write_image(path: str | Path, array: np.ndarray, like: Volume) -> None:
+    """Write a CT, int16 or float32, with exactly another volume's geometry; see `write_label`."""
+    if array.dtype not in (np.int16, np.float32):
+        raise ValueError(f"{path}: an image is int16 or float32, not {array.dtype}")
+    _write(path, array, like)
+
+
+def _write(path: str | Path, array: np.ndarray, like: Volume) -> None:
+    path = Path(path)
+    if array.shape != like.grid.shape:
+        raise ValueError(f"{path}: shape {array.shape} on a grid of {like.grid.shape}")
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{path}: the name must end in .nii.gz or .nii")
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    header = Nifti1Header(endianness="<")
+    for field in GEOMETRY_FIELDS:
+        header[field] = like.header[field]
+    header.set_data_dtype(array.dtype)
+    header["vox_offset"] = DATA_OFFSET
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    no_extension = bytes(DATA_OFFSET - HEADER_BYTES)
+    content = b"".join((header.binaryblock, no_extension, array))
+    if path.suffix == ".gz":
+        content = igzip.compress(content, 1, mtime=0)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
