@@ -12,6 +12,7 @@ import yaml
 
 from panorgan.cases import read_cases, write_cases
 from panorgan.labels import load_labels
+from panorgan.phantom import phantom_cases, write_case
 
 REPOSITORY = Path(__file__).parents[1]
 TOP_LEVEL = ("Snakefile", "config", "rules", "scripts", "envs", "profiles")
@@ -108,6 +109,15 @@ class Project:
             **options,
         )
 
+    def add_case(self, name: str) -> None:
+        """Draw another case of the phantom and add it to the table, as new data of a user's."""
+        table = self.folder / self.config["cases"]
+        cases = read_cases(table, load_labels())
+        drawn = next(case for case in phantom_cases(self.folder / "data/demo") if case.case == name)
+        write_case(drawn, **self.config["phantom"])
+        write_cases(table, [*cases, drawn])
+        self.write_config(phantom=None)
+
     def run(self, *arguments: str, fails: bool = False) -> str:
         """Run the workflow to its end; its output."""
         done = subprocess.run(
@@ -151,20 +161,8 @@ class Project:
 def tiny_project(folder: Path, cases: Sequence[str] = TINY_CASES, **changes: object) -> Project:
     """A project on a few small phantoms that runs in about a minute."""
     project = Project(folder, TINY | changes)
-    table = read_cases(REPOSITORY / "config/demo_cases.tsv", load_labels())
-    chosen = [case for case in table if case.case in cases]
-    moved = [
-        type(case)(
-            **vars(case)
-            | {
-                key: str(folder / "data/demo" / Path(path).relative_to(REPOSITORY / "data/demo"))
-                for key, path in vars(case).items()
-                if key in ("image", "label", "organs") and path
-            }
-        )
-        for case in chosen
-    ]
-    write_cases(folder / "config/tiny_cases.tsv", moved)
+    chosen = [case for case in phantom_cases(folder / "data/demo") if case.case in cases]
+    write_cases(folder / "config/tiny_cases.tsv", chosen)
     return project
 
 

@@ -72,7 +72,7 @@ def inspect_case(
     faults: list[tuple[str, str, str]] = []
     for kind, path in files.items():
         twin = path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz"
-        if path.name.endswith(SUFFIXES) and path.with_name(twin).exists():
+        if path.name.endswith(SUFFIXES) and os.path.exists(path.with_name(twin)):
             cause = f"stands beside {twin}, and some programs read that one instead"
             faults.append((kind, cause, "remove one of the two"))
         try:
@@ -85,8 +85,8 @@ def inspect_case(
     for kind, found in counts.items():
         if strange := {v: n for v, n in found.items() if v not in allowed[kind]}:
             faults.append((kind, *_strange_values(strange, max(allowed[kind]))))
-    if "image" in volumes and np.ptp(volumes["image"].array) == 0:
-        cause = f"is empty: every voxel is {volumes['image'].array.flat[0]:g}"
+    if "image" in volumes and (hu := volumes["image"].array).min() == hu.max():
+        cause = f"is empty: every voxel is {hu.flat[0]:g}"
         faults.append(("image", cause, "convert it again from its source, or leave the case out"))
     first = next(iter(volumes), "")
     for kind, volume in volumes.items():
@@ -114,7 +114,9 @@ def _counts(array: np.ndarray) -> dict[int, int]:
 
 def _strange_values(strange: dict[int, int], most: int) -> tuple[str, str]:
     """Cause and cure of label values that have no meaning."""
-    listed = [f"{value} in {count:,} voxels" for value, count in sorted(strange.items())]
+    listed = [
+        f"{value} in {count:,} voxel{'s' * (count > 1)}" for value, count in sorted(strange.items())
+    ]
     more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     cause = f"holds values outside 0 to {most}: {', '.join(listed[:5])}{more}"
     return cause, f"map them to classes or to 0; a CT is named CASE{IMAGE_ENDING}.nii.gz"
@@ -196,7 +198,7 @@ def find_flare_cases(folder: str | Path) -> list[FoundCase]:
         If the folder is missing or holds no such case, or two files are the same case's image.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise Problems.one("is no folder", "check the path", file=folder)
     files: list[Path] = []
     problems: list[Problem] = []
@@ -245,7 +247,7 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
                 listed += _from_table(path, labels)
             except Problems as error:
                 problems += error.problems
-        elif path.is_dir():
+        elif os.path.isdir(path):
             found, wrong = _volumes_below(path)
             if not found and not wrong:
                 wrong = [Problem("", str(path), "holds no .nii.gz or .nii file", "check the path")]
@@ -294,13 +296,6 @@ def _volumes_below(folder: Path) -> tuple[list[Path], list[Problem]]:
         names = (name for name in files if name.endswith(SUFFIXES) and not name.startswith("."))
         found += [Path(place, name) for name in names]
     return sorted(found), problems
-
-
-def _place(path: Path) -> tuple[Path, str | None]:
-    """What the files of one case have in common beside its name."""
-    folder = Path(os.path.abspath(path)).parent
-    match = fullmatch(r"(images|labels)(.*)", folder.name)
-    return (folder.parent, match[2]) if match else (folder, None)
 
 
 def _pair(files: Iterable[Path]) -> list[FoundCase]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,6 +86,10 @@ def _init(options: argparse.Namespace) -> int:
         for case in found
         if case.image is None
     ]
+    for name, count in Counter(case.name for case in found).items():
+        if count > 1:
+            cause = f"is the name of {count} cases in {options.folder}"
+            problems.append(Problem(name, "", cause, "rename the files of one of them"))
     if problems:
         raise Problems(problems)
     pseudo = {case.name: options.organs / f"{case.name}.nii.gz" for case in found if options.organs}

@@ -362,6 +362,7 @@ def _header(data: bytes) -> Nifti1Header:
     return Nifti1Header(data[:HEADER_BYTES], endianness=order, check=False)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _grid(header: Nifti1Header) -> Grid:
     axes, *size = (int(value) for value in header["dim"][:4])
     if axes != 3:

@@ -137,9 +137,7 @@ def test_another_scoring_profile_computes_scores_only(tiny, tmp_path):
 def test_an_added_case_without_tumours_spares_the_teacher(tiny, tmp_path):
     project = tiny.copy(tmp_path / "p")
     project.forget_logs()
-    table = project.folder / "config/tiny_cases.tsv"
-    line = next(line for line in table.read_text().splitlines() if line.startswith("unlabelled_1"))
-    table.write_text(table.read_text() + line.replace("unlabelled_1", "unlabelled_3") + "\n")
+    project.add_case("unlabelled_3")
     project.run()
     computed = project.computed()
     for rule in ("index_cases", "predict_tumours", "fuse_stage1", "fuse_stage2", "measure_student"):
@@ -155,9 +153,7 @@ def test_a_frozen_plan_spares_the_other_cases_preprocessing(tiny, tmp_path):
     plan = project.folder / "config/student_plans.json"
     plan.write_text((project.results / "round-1/student/stage2/plans.json").read_text())
     project.forget_logs()
-    table = project.folder / "config/tiny_cases.tsv"
-    line = next(line for line in table.read_text().splitlines() if line.startswith("unlabelled_1"))
-    table.write_text(table.read_text() + line.replace("unlabelled_1", "unlabelled_3") + "\n")
+    project.add_case("unlabelled_3")
     project.write_config(student=project.config["student"] | {"plan": "config/student_plans.json"})
     project.run()
     assert project.computed()["preprocess_student"] == ["unlabelled_3"]
