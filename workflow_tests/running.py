@@ -66,6 +66,7 @@ class Project:
     def __init__(self, folder: Path, config: dict):
         self.folder = folder
         self.config = config
+        folder.mkdir(parents=True, exist_ok=True)
         for name in TOP_LEVEL:
             source = REPOSITORY / name
             if source.is_dir():

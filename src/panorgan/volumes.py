@@ -6,6 +6,7 @@ contradictory geometry. Networks see volumes in one orientation, RAS; `to_canoni
 `from_canonical` permute and flip axes, nothing else.
 """
 
+import io
 import os
 import stat
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from panorgan.tables import replacing
 HEADER_BYTES = 348
 DATA_OFFSET = 352  # of a file without extensions
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MOST = 1032  # a byte of gzip data never stands for more
+BLOCK = 1 << 19  # bytes to decompress at a time: they stay in the processor's cache
 DTYPES = {
     2: "u1",
     4: "i2",
@@ -296,7 +299,7 @@ def _read(path: str | Path) -> tuple[np.ndarray, Scaling, Grid, Nifti1Header]:
     data = _file_bytes(path)
     if data.startswith(GZIP_MAGIC):
         data = _unzip(data)
-    header = _header(data)
+    header = _header(bytes(data[:HEADER_BYTES]))
     grid = _grid(header)
     return _numbers(data, header, grid), _scaling(header), grid, header
 
@@ -326,8 +329,22 @@ def _file_bytes(path: str | Path, most: int = -1) -> bytes:
     return data
 
 
-def _unzip(data: bytes) -> bytes:
+def _unzip(data: bytes) -> bytes | memoryview:
+    """All that a gzip file holds.
+
+    Its last four bytes say how long that is, so one array can take it: numpy asks the system for
+    large pages, a growing buffer gets small ones, which cost more time than the decompression.
+    They are no promise: of several members they count the last one only.
+    """
+    size = min(int.from_bytes(data[-4:], "little"), GZIP_MOST * len(data))
     try:
+        content = memoryview(np.empty(size, np.uint8))
+        filled = 0
+        with igzip.open(io.BytesIO(data)) as file:
+            while step := file.readinto(content[filled : filled + BLOCK]):
+                filled += step
+            if filled == size and not file.read(1):
+                return content.toreadonly()
         return igzip.decompress(data)
     except EOFError:
         raise VolumeError("is truncated: its gzip data have no end", COPY_AGAIN) from None
@@ -408,7 +425,7 @@ def _affine(header: Nifti1Header) -> np.ndarray:
         raise VolumeError("its orientation (qform) is no rotation", MEND_HEADER) from None
 
 
-def _numbers(data: bytes, header: Nifti1Header, grid: Grid) -> np.ndarray:
+def _numbers(data: bytes | memoryview, header: Nifti1Header, grid: Grid) -> np.ndarray:
     """The stored numbers (z, y, x) in this machine's byte order; read-only where not converted."""
     code = int(header["datatype"])
     if code in COLOUR | COMPLEX:
@@ -452,6 +469,8 @@ def _scaled(numbers: np.ndarray, scaling: Scaling) -> np.ndarray:
 
 def _fit(values: np.ndarray, dtype: type) -> bool:
     """Whether an integer type holds all of some numbers exactly; never with NaN."""
+    if np.can_cast(values.dtype, dtype):
+        return True
     limits = np.iinfo(dtype)
     if not (values.min() >= limits.min and values.max() <= limits.max):
         return False
@@ -544,8 +563,9 @@ def _write(path: str | Path, array: np.ndarray, like: Volume) -> None:
     header["vox_offset"] = DATA_OFFSET
     header["scl_slope"], header["scl_inter"] = 1, 0
     no_extension = bytes(DATA_OFFSET - HEADER_BYTES)
-    content = b"".join((header.binaryblock, no_extension, array))
+    parts = [header.binaryblock + no_extension, array]
     if path.suffix == ".gz":
-        content = igzip.compress(content, 1, mtime=0)
+        gzip = isal_zlib.compressobj(1, wbits=31)  # its header has no name and no time
+        parts = [*map(gzip.compress, parts), gzip.flush()]
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(b"".join(parts))

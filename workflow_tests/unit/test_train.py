@@ -240,7 +240,8 @@ class TestInterrupted:
         def interrupted(trainer, batch):
             calls.append(1)
             if len(calls) == after:
-                os.kill(os.getpid(), number)
+                for _ in range(1 if number == signal.SIGINT else 2):
+                    os.kill(os.getpid(), number)
             return original(trainer, batch)
 
         with monkeypatch.context() as patch:
@@ -288,7 +289,9 @@ class TestInterrupted:
         content[len(content) // 2] ^= 1
         newest.write_bytes({"cut": content[:-100], "flipped": content, "empty": b""}[damage])
         self.assert_same(run(tmp_path, cases, looked_at), whole)
-        assert "checkpoint-0002.pt is damaged" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert "checkpoint-0002.pt is damaged" in text
+        assert "going on from checkpoint-0001.pt" in text
 
     def test_killed_before_the_model_is_there(self, whole, tmp_path, cases, looked_at):
         with pytest.MonkeyPatch.context() as patch:
@@ -365,6 +368,10 @@ class TestState:
         assert "no GPU: training on the CPU" in text or torch.cuda.is_available()
         for part in ("epoch 1 of 1: loss ", "validation ", "Dice organs ", "Dice tumour ", "left"):
             assert part in text
+
+    def test_no_validation_batches(self, tmp_path, cases, looked_at):
+        model = run(tmp_path, cases, looked_at, teacher(epochs=1, validation_iterations=0))
+        assert curve(model)[0]["validation_loss"] == curve(model)[0]["dice_tumour"] == ""
 
     def test_newest_checkpoint_by_number(self, tmp_path):
         for epoch, iteration in ((9999, 0), (10000, 0), (10000, 12)):

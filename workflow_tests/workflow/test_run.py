@@ -165,7 +165,8 @@ def test_one_changed_voxel_computes_that_case_only(tiny, tmp_path):
     path = project.folder / "data/demo/labelsTr/organs_1.nii.gz"
     label = read_label(path)
     changed = label.array.copy()
-    changed[tuple(np.argwhere(changed == 0)[0])] = 1
+    (fused,) = project.results.glob("round-1/fusion/stage2/*/organs_1.nii.gz")
+    changed[tuple(np.argwhere(read_label(fused).array == 0)[0])] = 1
     path.unlink()
     write_label(path, changed, label)
     project.run("--until", "fuse_stage2")

@@ -55,17 +55,20 @@ def save_checkpoint(state: Path, content: Mapping[str, Any], epoch: int, iterati
 
 def load_checkpoint(state: Path) -> dict[str, Any] | None:
     """The newest checkpoint that is whole, on the CPU; None if there is none."""
-    for path in _checkpoints(state):
+    found = _checkpoints(state)
+    for path in found:
         try:
             with zipfile.ZipFile(path) as archive:
                 if broken := archive.testzip():
                     raise ValueError(f"wrong checksum of {broken}")
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            print(f"{path.name} is damaged ({error}): going back to the one before")
+            print(f"{path.name} is damaged ({error}): not used")
         else:
             print(f"going on from {path.name}")
             return content
+    if found:
+        print("no checkpoint is whole: starting from the beginning")
     return None
 
 

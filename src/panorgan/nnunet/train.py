@@ -191,12 +191,16 @@ def _run(
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that a signal sets; the same signal once more ends the process at once."""
+    """An event that signals set; a second Ctrl-C ends the process at once.
+
+    Others may well come twice: from a scheduler or Snakemake, and because the parent has died.
+    """
     stop = threading.Event()
     before: dict[int, Any] = {}
 
     def ask_to_stop(number: int, frame: Any) -> None:
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
         stop.set()
 
     if threading.current_thread() is threading.main_thread():
@@ -213,7 +217,7 @@ def _look(
     trainer: Trainer, batches: Batches | None, epoch: int, stop: threading.Event
 ) -> tuple[float, np.ndarray]:
     """Loss and pseudo-Dice of each class over an epoch's validation batches; NaN without any."""
-    losses = [nan] if batches is None else []
+    losses: list[float] = []
     counts = np.zeros((3, len(trainer.label_manager.foreground_labels)))
     trainer.network.eval()
     count = trainer.training["validation_iterations"] if batches else 0
@@ -225,7 +229,7 @@ def _look(
             break
     hits, false, missed = counts
     with np.errstate(invalid="ignore"):
-        return np.mean(losses), 2 * hits / (2 * hits + false + missed)
+        return np.mean(losses or [nan]), 2 * hits / (2 * hits + false + missed)
 
 
 def _end_epoch(
@@ -343,7 +347,10 @@ def _finish(
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def draw_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
