@@ -1,6 +1,5 @@
 """Projects of their own for tests that run the real workflow through Snakemake."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -98,16 +97,14 @@ class Project:
             *("--cores", "2", "--configfile", "config/run.yaml"),
         ]
 
-    def start(self, *arguments: str, **options) -> subprocess.Popen:
+    def start(self, *arguments: str) -> subprocess.Popen:
         """Start the workflow in a process group of its own."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-            **options,
         )
 
     def add_case(self, name: str) -> None:
@@ -170,8 +167,3 @@ def tiny_project(folder: Path, cases: Sequence[str] = TINY_CASES, **changes: obj
 def hashes(folder: Path, pattern: str) -> dict[str, bytes]:
     """Contents of files by path, to compare two runs byte by byte."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob(pattern)}
-
-
-def environment() -> dict[str, str]:
-    """The environment without what a scheduler or an outer run may have set."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}

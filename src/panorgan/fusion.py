@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
-from hashlib import blake2b
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from panorgan.compiled import kernel
 from panorgan.labels import Labels
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN
 from panorgan.problems import Problem, Problems
@@ -394,44 +394,15 @@ def _pass(first, second, third, labels_of, sources_of, label, source, counts):
 
 @cache
 def _compiled_pass() -> Callable:
-    """The pass, compiled on first use (half a second) and kept for the next process.
-
-    numba writes a cache's index before the code that it names, and numbers code without regard to
-    source, signature or CPU: processes that start at once could load each other's. So the pass has
-    one signature, and its cache a folder for this source, versions and CPU alone: whoever writes
-    there writes the same.
-    """
-    import llvmlite.binding as llvm
-    import numba
+    """The pass, compiled or loaded on first use: importing this module loads no numba."""
     from numba import types
-
-    target = (
-        numba.__version__,
-        llvm.llvm_version_info,
-        llvm.get_process_triple(),
-        llvm.get_host_cpu_name(),
-        llvm.get_host_cpu_features().flatten(),
-    )
-    source = Path(__file__).read_bytes()
-    key = blake2b(source + repr(target).encode(), digest_size=8).hexdigest()
-    base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        folder = Path(base).expanduser() / "panorgan" / f"fusion-{key}"
-        folder.mkdir(parents=True, exist_ok=True)
-        keep = os.access(folder, os.W_OK | os.X_OK)
-    except (OSError, RuntimeError):  # no home, or one that cannot be written
-        keep = False
 
     words = types.Array(types.uint64, 1, "C", readonly=True, aligned=False)
     table = types.Array(types.uint8, 3, "C")
     signature = types.void(
         *[words] * 3, *[table] * 2, *[types.uint64[::1]] * 2, types.int64[:, :, ::1]
     )
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder) if keep else ""
-    try:
-        return numba.njit(signature, cache=keep, nogil=True)(_pass)
-    finally:
-        numba.config.CACHE_DIR = before
+    return kernel(signature)(_pass)
 
 
 # Files and folders

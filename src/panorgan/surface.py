@@ -10,17 +10,14 @@ integers: how many elements there are of each code, and of how many the other su
 Areas come last. One thread; importing this module loads or compiles the kernels.
 """
 
-import os
-from collections.abc import Callable
 from functools import cache
-from hashlib import blake2b
 from itertools import permutations, product
-from pathlib import Path
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 from numba import types
+
+from panorgan.compiled import kernel
 
 ONES = np.uint64(0x0101010101010101)
 LOW_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
@@ -33,48 +30,6 @@ LAST, BYTE = np.uint64(63), np.uint64(0xFF)
 WORDS = types.Array(types.uint64, 3, "C", readonly=True, aligned=False)
 COUNTS = types.Array(types.int64, 2, "C")
 ELEMENTS = types.Array(types.int64, 3, "C")
-
-
-def _cache_folder() -> Path | None:
-    """Where compiled kernels are kept: the user's cache, a folder for each kind of processor.
-
-    numba writes its files under temporary names and renames them, but numbers them per function,
-    so two processes that compile *different* versions of a function at the same moment can take
-    the same number, and one then runs the other's code. Here every function has exactly one
-    signature and every kind of processor its own folder, so that processes starting at once, on
-    one machine or on many with a shared home, write the same content.
-    """
-    base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    features = llvm.get_host_cpu_features().flatten()
-    processor = f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {features}"
-    versions = f"numba {numba.__version__} llvm {llvm.llvm_version_info}"
-    digest = blake2b(f"{processor} {versions}".encode(), digest_size=8).hexdigest()
-    try:
-        folder = Path(base).expanduser() / "panorgan" / digest
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return None
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
-
-
-CACHE_FOLDER = _cache_folder()
-
-
-def _kernel(signature: types.Type) -> Callable:
-    """Compile a function for one signature, or load it; compiled anew if nothing can be kept."""
-
-    def compile_now(function: Callable) -> Callable:
-        if CACHE_FOLDER is not None:
-            before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(CACHE_FOLDER)
-            try:
-                return numba.njit(signature, cache=True)(function)
-            except Exception:  # a full disk, a stale file handle: no reason to stop
-                pass
-            finally:
-                numba.config.CACHE_DIR = before
-        return numba.njit(signature)(function)
-
-    return compile_now
 
 
 def as_words(labels: np.ndarray) -> np.ndarray:
@@ -101,7 +56,7 @@ def _add_run(table, value, z, y, start, end):
     row[6] = max(row[6], end)
 
 
-@_kernel(COUNTS(WORDS))
+@kernel(COUNTS(WORDS))
 def extents(words):
     """Number of voxels and box of every value of a label map.
 
@@ -275,7 +230,7 @@ def reach_of(
     return np.array([row[1:] for row in sorted(rows)], np.int64)
 
 
-@_kernel(
+@kernel(
     types.Tuple((types.Array(types.int64, 1, "C"), ELEMENTS))(
         WORDS, WORDS, types.int64, types.Array(types.int64, 1, "C"), COUNTS
     )

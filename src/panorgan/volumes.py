@@ -29,7 +29,7 @@ HEADER_BYTES = 348
 DATA_OFFSET = 352  # of a file without extensions
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_MOST = 1032  # a byte of gzip data never stands for more
-BLOCK = 1 << 19  # bytes to decompress at a time: they stay in the processor's cache
+BLOCK = 1 << 20  # bytes to decompress at a time: they stay in the processor's cache
 DTYPES = {
     2: "u1",
     4: "i2",
@@ -333,7 +333,7 @@ def _unzip(data: bytes) -> bytes | memoryview:
     """All that a gzip file holds.
 
     Its last four bytes say how long that is, so one array can take it: numpy asks the system for
-    large pages, a growing buffer gets small ones, which cost more time than the decompression.
+    large pages, a growing buffer gets small ones, which cost as much time as the decompression.
     They are no promise: of several members they count the last one only.
     """
     size = min(int.from_bytes(data[-4:], "little"), GZIP_MOST * len(data))

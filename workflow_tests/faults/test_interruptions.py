@@ -11,7 +11,7 @@ from running import hashes, tiny_project
 pytestmark = pytest.mark.workflow
 
 
-def wait_for(condition, seconds=240):
+def wait_for(condition, seconds=120):
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -23,7 +23,6 @@ def kill(process):
     """Kill Snakemake and everything that it started, as a power cut would."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    process.stdout.close()
 
 
 def entries(project, stage):
@@ -105,15 +104,6 @@ def test_kill_between_publishing_and_snakemakes_record(tiny, tmp_path):
     project.run("--until", "fuse_stage1")
     published = {line.split("\t")[0] for line in table.read_text().splitlines()[1:]}
     assert not published & set(project.computed().get("fuse_stage1", []))
-
-
-def test_a_rerun_during_a_killed_run_is_refused_by_the_lock(tiny, tmp_path):
-    project = tiny.copy(tmp_path / "p")
-    shutil.rmtree(project.results / "round-1/fusion")
-    process = project.start("--until", "fuse_stage1")
-    wait_for(lambda: any((project.folder / ".snakemake/locks").glob("*")))
-    assert "LockException" in project.run(fails=True) or True
-    kill(process)
 
 
 def test_one_broken_shard_is_repaired_and_only_it_and_what_follows_is_made_again(tiny, tmp_path):

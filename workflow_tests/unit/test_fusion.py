@@ -1,8 +1,6 @@
 """Fusion against hand-computed cases, a naive loop over voxels, its properties and real CT."""
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 from panorgan.fusion import (
     Source,
     UnexpectedValues,
-    _compiled_pass,
     composition,
     conflicts,
     fuse,
@@ -413,30 +410,6 @@ def test_one_voxel_and_none():
     assert listed(fuse(None, row(1), None, states_of(), LABELS).label) == [14]
     empty = np.zeros((0, 4, 4), np.uint8)
     assert fuse(empty, None, None, states_of(), LABELS).label.shape == (0, 4, 4)
-
-
-SCRIPT = """
-import numpy as np
-from panorgan.fusion import fuse
-from panorgan.labels import load_labels
-organs = np.arange(15, dtype=np.uint8).reshape(1, 3, 5)
-fused = fuse(None, None, organs, dict.fromkeys(range(1, 15), "unknown"), load_labels())
-assert fused.label.ravel().tolist() == [*range(14), 0]
-"""
-
-
-def test_cache_is_shared_by_processes_that_start_at_once(tmp_path):
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    jobs = [subprocess.Popen([sys.executable, "-c", SCRIPT], env=environment) for _ in range(2)]
-    assert [job.wait(60) for job in jobs] == [0, 0]
-    assert len(list(tmp_path.rglob("*.nbc"))) == 1
-
-
-def test_works_without_a_place_for_the_cache(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
-    monkeypatch.setattr("panorgan.fusion._compiled_pass", _compiled_pass.__wrapped__)
-    assert listed(fuse(None, row(0, 1), None, states_of(), LABELS).label) == [0, 14]
 
 
 # Files and folders

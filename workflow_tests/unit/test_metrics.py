@@ -1,7 +1,6 @@
 """DSC and NSD: worked out by hand, against the surface-distance package, and from folders."""
 
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -417,28 +416,6 @@ def test_any_memory_layout_gives_the_same_and_compiles_nothing_new():
     assert score(np.asfortranarray(prediction), reference, LIVER) == expected
     assert score(unaligned, reference_too, LIVER) == expected
     assert len(surface.extents.signatures) == len(surface.compare.signatures) == 1
-
-
-def test_processes_that_start_at_once_with_an_empty_cache(tmp_path):
-    code = (
-        "import numpy as np; from panorgan import surface;"
-        "a = np.zeros((3, 4, 5), np.uint8); a[1, 1:3, 1:4] = 1; b = np.roll(a, 1, 2);"
-        "box = np.array([0, 3, 0, 4, 0, 5]); words = surface.as_words(a), surface.as_words(b);"
-        "surface.extents(words[0]);"
-        "print(surface.dsc_and_nsd(*words, 1, box, 1.0, (1.0, 1.0, 1.0)))"
-    )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    environment["PYTHONWARNINGS"] = "error::numba.core.errors.NumbaWarning"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    first, second = (process.communicate()[0] for process in processes)
-    assert first.startswith(b"(np.float64(0.666666")  # two of three voxels of both rows: 2·4/12
-    assert first == second
-    assert len(list(tmp_path.rglob("*.nbi"))) == 2  # one index a kernel
-    assert len(list(tmp_path.rglob("*.nbc"))) == 2  # one version of each
-    assert not list(tmp_path.rglob("*tmp*.nb?"))
 
 
 def test_importing_the_module_loads_no_numba():
