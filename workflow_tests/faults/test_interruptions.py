@@ -44,19 +44,20 @@ def test_kill_in_the_middle_of_a_shard(tiny, tmp_path):
     project = tiny.copy(tmp_path / "p")
     shutil.rmtree(project.results / "round-1")
     shutil.rmtree(project.results / ".store/round-1")
-    process = project.start("--until", "fuse_stage1")
+    process = project.start("labels")
     wait_for(lambda: len(entries(project, "round-1/fusion/stage1")) >= 2)
     kill(process)
     finished = entries(project, "round-1/fusion/stage1")
     pseudo = entries(project, "round-1/pseudo_labels/tumour")
     project.run("--unlock")
     project.forget_logs()
-    project.run("--until", "fuse_stage1")
+    project.run("labels")
     computed = project.computed()
     kept = {name.rpartition(".")[0] for name in finished}
     assert not kept & set(computed.get("fuse_stage1", []))
     assert len(kept) + len(computed.get("fuse_stage1", [])) == 10
-    assert "predict_tumours" not in computed
+    predicted = {name.rpartition(".")[0] for name in pseudo}
+    assert not predicted & set(computed.get("predict_tumours", []))
     after = entries(project, "round-1/fusion/stage1")
     assert finished.items() <= after.items()
     assert pseudo.items() <= entries(project, "round-1/pseudo_labels/tumour").items()
@@ -95,13 +96,13 @@ def test_kill_between_publishing_and_snakemakes_record(tiny, tmp_path):
     project = tiny.copy(tmp_path / "p")
     shutil.rmtree(project.results / "round-1/fusion")
     shutil.rmtree(project.results / ".store/round-1/fusion")
-    process = project.start("--until", "fuse_stage1")
+    process = project.start("labels")
     table = project.results / "round-1/fusion/stage1/train-00.tsv"
     wait_for(table.exists)
     kill(process)
     project.run("--unlock")
     project.forget_logs()
-    project.run("--until", "fuse_stage1")
+    project.run("labels")
     published = {line.split("\t")[0] for line in table.read_text().splitlines()[1:]}
     assert not published & set(project.computed().get("fuse_stage1", []))
 
@@ -118,7 +119,7 @@ def test_one_broken_shard_is_repaired_and_only_it_and_what_follows_is_made_again
     victim.write_bytes(b"broken")
 
     project.forget_logs()
-    output = project.run(fails=True)
+    output = project.run("labels", fails=True)
     *_, problem, logs = output.strip().splitlines()
     path = victim.relative_to(project.folder)
     assert problem.startswith(f"{case}: {path}: is not what its job wrote; make it again: delete ")
@@ -131,7 +132,7 @@ def test_one_broken_shard_is_repaired_and_only_it_and_what_follows_is_made_again
 
     project.forget_logs()
     shutil.rmtree(folder)
-    project.run()
+    project.run("labels")
     computed = project.computed()
     assert computed.pop("fuse_stage1") == [case]
     shard = {
