@@ -2,6 +2,7 @@
 
 import platform
 import random
+import re
 import shutil
 import signal
 import threading
