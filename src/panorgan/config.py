@@ -88,7 +88,9 @@ class Augmentation(Section):
     elastic_alpha: Range = Field([0.0, 200.0], description="its magnitude (batchgenerators' unit)")
     elastic_sigma: Range = Field([9.0, 13.0], description="its smoothness in voxels")
     p_noise: Probability = Field(0.1, description="Gaussian noise")
-    noise_variance: Range = Field([0.0, 0.1], description="range of its sd (batchgenerators' name for it)")
+    noise_variance: Range = Field(
+        [0.0, 0.1], description="range of its sd (batchgenerators calls it variance)"
+    )
     p_blur: Probability = Field(0.2, description="Gaussian blur, half of the channels")
     blur_sigma: Range = Field([0.5, 1.0], description="range of its width in voxels")
     p_brightness: Probability = Field(0.15, description="multiplied brightness")

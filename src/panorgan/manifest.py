@@ -72,7 +72,8 @@ def load_sources(path: str | Path, labels: Labels) -> dict[str, list[str]]:
         raise Problems.one(f"{where}: {first['msg']}", "mend it", file=path) from None
     named = {}
     for name, rule in rules.sources.items():
-        text = rule.annotated if isinstance(rule.annotated, str) else ",".join(map(str, rule.annotated))
+        listed = rule.annotated
+        text = listed if isinstance(listed, str) else ",".join(map(str, listed))
         try:
             named[name] = [label.name for label in labels.parse(text)]
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 import platform
 import random
-import re
 import shutil
 import signal
 import threading
