@@ -4,6 +4,8 @@
 if settings.phantom:
 
     rule write_phantom:
+        input:
+            cases=ancient(settings.cases),
         output:
             run.phantom_files,
         log:
@@ -15,6 +17,7 @@ if settings.phantom:
             "../envs/panorgan.yaml"
         threads: 2
         resources:
+            gpu=0,
             mem_mb=1000,
             runtime=30,
         params:
@@ -39,7 +42,9 @@ rule index_cases:
         "<benchmarks>/index_cases/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=120,
     params:
@@ -66,7 +71,9 @@ rule write_manifest:
         "<benchmarks>/write_manifest.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=2000,
         runtime=30,
     params:
@@ -92,7 +99,9 @@ rule write_preflight:
         "<benchmarks>/write_preflight.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=2000,
         runtime=30,
     params:

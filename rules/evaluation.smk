@@ -16,7 +16,9 @@ rule score_cases:
         "<benchmarks>/score_cases/{variant}/seed-{seed}/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:
@@ -46,7 +48,9 @@ rule summarise_scores:
         split="validation|test",
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=2000,
         runtime=30,
     params:

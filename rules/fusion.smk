@@ -20,7 +20,9 @@ rule fuse_stage1:
         "<benchmarks>/fuse_stage1/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=2000,
         runtime=60,
     params:
@@ -46,7 +48,9 @@ rule fuse_stage2:
         "<benchmarks>/fuse_stage2/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=2000,
         runtime=60,
     params:

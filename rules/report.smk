@@ -89,7 +89,9 @@ rule write_report:
         "<benchmarks>/write_report.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:

@@ -17,7 +17,9 @@ rule measure_student:
         "<benchmarks>/measure_student/{variant}/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:
@@ -50,7 +52,9 @@ rule plan_student:
         "<benchmarks>/plan_student/{variant}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=30,
     params:
@@ -84,7 +88,9 @@ rule preprocess_student:
         "<benchmarks>/preprocess_student/{variant}/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=240,
     params:

@@ -15,7 +15,9 @@ rule select_tumour_cases:
         "<benchmarks>/select_tumour_cases/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=2000,
         runtime=60,
     params:
@@ -45,7 +47,9 @@ rule plan_teacher:
         "<benchmarks>/plan_teacher.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=30,
     params:
@@ -70,7 +74,9 @@ rule preprocess_teacher:
         "<benchmarks>/preprocess_teacher/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=240,
     params:
@@ -152,7 +158,9 @@ rule score_teacher:
         "<benchmarks>/score_teacher.tsv"
     conda:
         "../envs/panorgan.yaml"
+    threads: 1
     resources:
+        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:

@@ -143,6 +143,9 @@ def _fuse(options: argparse.Namespace) -> int:
         source_map=options.source_map,
         labels=load_labels(),
     )
+    for case in fused:
+        for speck in case.specks:
+            print(f"{case.case}: {speck['ml']:.3f} ml of {speck['name']} left out: not annotated")
     print(f"{options.output}: {len(fused)} fused")
     return 0
 
