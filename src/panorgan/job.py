@@ -133,7 +133,9 @@ def _open_shared(path: Path) -> IO[str]:
     """Open a lock file that other users of the machine can lock too."""
     mask = os.umask(0)
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        # Linux refuses O_CREAT on another user's file in /tmp, but not a plain opening.
+        flags = os.O_RDWR if path.exists() else os.O_RDWR | os.O_CREAT
+        return os.fdopen(os.open(path, flags, 0o666), "r+")
     finally:
         os.umask(mask)
 
