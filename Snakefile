@@ -81,9 +81,10 @@ rule labels:
 
 
 onsuccess:
-    summary = Path(run.folder, "summary.txt")
-    if summary.exists():
-        print(summary.read_text(), file=sys.stderr)
+    for name in ("logs/write_preflight.log", "summary.txt"):
+        said = Path(run.folder, name)
+        if said.exists() and said.stat().st_mtime >= started:
+            print(said.read_text(), file=sys.stderr)
 
 
 onerror:

@@ -50,6 +50,7 @@ rule index_cases:
     params:
         version=VERSIONS["index"],
         cases=lambda wildcards: run.digest(wildcards.shard),
+        sizes=lambda wildcards: run.sizes(wildcards.shard),
         tables=run.tables_digest(),
     script:
         "../scripts/index_cases.py"

@@ -16,6 +16,8 @@ from panorgan.tables import read_table, write_table
 COLUMNS = ("case", "image", "label", "split", "source", "patient", "annotated", "organs")
 REQUIRED = ("case", "image", "label", "split", "source")
 SPLITS = ("train", "validation", "test")
+ENDINGS = ("_0000", "_seg", "_source")
+"""What names of files add to the case's name: no name of a case may end so."""
 CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
@@ -93,6 +95,8 @@ def _check_header(table: str | Path, rows: Sequence[dict[str, str]]) -> None:
 def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
     if not fullmatch(CASE_NAME, row["case"]):
         yield f"'{row['case']}' is no case name", "use letters, digits, '.', '_' and '-'"
+    if row["case"].endswith(ENDINGS):
+        yield f"a case's name must not end in {', '.join(ENDINGS)}", "files of two cases would mix"
     if not row["image"]:
         yield "has no image", "name its CT in the column image"
     if row["split"] not in SPLITS:
@@ -108,7 +112,7 @@ def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
 
 
 def write_cases(table: str | Path, cases: Iterable[Case]) -> None:
-    """Write a case table; paths inside the table's folder become relative to it."""
+    """Write a case table; paths become relative to its folder."""
     folder = Path(table).absolute().parent
 
     def row(case: Case) -> dict[str, str]:

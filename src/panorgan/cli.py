@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
 
     init = commands.add_parser("init", help="write the case table of FLARE-style folders")
     init.add_argument("folder", type=Path, help="holds imagesTr…, labelsTr…, imagesVal, …")
-    init.add_argument("-o", "--output", type=Path, default=Path("data/cases.tsv"))
+    init.add_argument(
+        "-o", "--output", type=Path, default=Path("data/cases.tsv"), help="default: %(default)s"
+    )
     init.add_argument("--organs", type=Path, help="folder of organ pseudo-labels, CASE.nii.gz")
     init.set_defaults(command=_init)
 
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from panorgan.cases import Case, write_cases
+    from panorgan.cases import Case, read_cases, write_cases
     from panorgan.checks import find_flare_cases
 
     if options.output.exists():
@@ -98,7 +100,7 @@ def _init(options: argparse.Namespace) -> int:
             case=case.name,
             image=str(case.image),
             label=str(case.label or ""),
-            split=case.split,
+            split="test" if case.split == "validation" and not case.label else case.split,
             source=case.source,
             organs=str(pseudo[case.name])
             if case.split == "train" and case.name in pseudo and pseudo[case.name].exists()
@@ -111,10 +113,22 @@ def _init(options: argparse.Namespace) -> int:
         cure = "it must hold CASE.nii.gz for the training cases"
         raise Problems.one("has no organ pseudo-label of any case", cure, file=options.organs)
     write_cases(options.output, cases)
+    try:
+        read_cases(options.output, load_labels())
+    except Problems:
+        options.output.unlink()
+        raise
     labelled = sum(bool(case.label) for case in cases)
     print(f"{options.output}: {len(cases)} cases, {labelled} with a label")
     for split in ("train", "validation", "test"):
         print(f"  {split}: {sum(case.split == split for case in cases)}")
+    moved = [case.name for case in found if case.split == "validation" and not case.label]
+    if moved:
+        print(f"  validation cases without a label, taken as test cases: {len(moved)}")
+    for source in sorted({case.source for case in cases if case.label}):
+        bare = [case.case for case in cases if case.source == source and not case.label]
+        if bare:
+            print(f"  {source}: {len(bare)} images have no label, first {bare[0]}")
     if options.organs and without:
         print(f"  without an organ pseudo-label: {len(without)} training cases, first {without[0]}")
     return 0

@@ -32,7 +32,10 @@ def job(snakemake: Any) -> Iterator[None]:
     anything unexpected leaves its traceback in `log.text`. The process ends when its parent dies.
     """
     problems_file = Path(snakemake.log.problems)
-    problems_file.unlink(missing_ok=True)
+    # Stands until the job ends well or says why not: a killed job cannot say anything.
+    killed = f"{snakemake.rule} was killed: out of memory or time?"
+    cure = "see its log and the scheduler's; finished work is kept"
+    write_table(problems_file, PROBLEM_COLUMNS, [vars(Problem("", "", killed, cure))])
     started = time.monotonic()
     _die_with_parent()
     with _output_to(snakemake.log.text) as console:
@@ -42,6 +45,7 @@ def job(snakemake: Any) -> Iterator[None]:
             yield
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(f"done in {time.monotonic() - started:.1f} s, peak memory {memory:.0f} MB")
+            problems_file.unlink(missing_ok=True)
             return
         except Problems as error:
             problems = error.problems

@@ -4,7 +4,7 @@ A class of a case is *annotated* (labelled wherever it is), *absent* (annotators
 none) or *unknown*. Selection, fusion and scores derive from this table alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,15 @@ from panorgan.cases import Case
 from panorgan.labels import Labels
 from panorgan.problems import Problem, Problems
 from panorgan.tables import read_table, write_table
-from panorgan.volumes import Volume, VolumeError, read_image, read_label, voxel_hash
+from panorgan.volumes import (
+    Volume,
+    VolumeError,
+    geometry_hash,
+    read_frame,
+    read_image,
+    read_label,
+    voxel_hash,
+)
 
 ANNOTATED, ABSENT, UNKNOWN = "annotated", "absent", "unknown"
 FACTS = (
@@ -115,9 +123,13 @@ class Entry:
         """Annotated volume of a class."""
         return self.label_values.get(value, 0) * float(self.facts["voxel_ml"])
 
+    def frame(self) -> Volume:
+        """Where the image's voxels lie: what labels of this case are written like."""
+        return self._same_grid(self._open(self.image, read_frame))
+
     def read_image(self) -> Volume:
         """The case's CT; Problems if it is not the one that was indexed."""
-        return self._read(self.image, "image_hash", read_image)
+        return self._same_grid(self._read(self.image, "image_hash", read_image))
 
     def read_label(self) -> Volume:
         """The case's label; Problems if it is not the one that was indexed."""
@@ -127,16 +139,26 @@ class Entry:
         """The case's organ pseudo-label; Problems if it is not the one that was indexed."""
         return self._read(self.organs, "organs_hash", read_label)
 
-    def _read(self, path: str, fact: str, reader) -> Volume:
+    def _open(self, path: str, reader: Callable[[str], Volume]) -> Volume:
         try:
-            volume = reader(path)
+            return reader(path)
         except VolumeError as error:
             raise Problems.one(error.cause, error.cure, case=self.case, file=path) from None
+
+    def _read(self, path: str, fact: str, reader: Callable[[str], Volume]) -> Volume:
+        volume = self._open(path, reader)
         if voxel_hash(volume) != self.facts[fact]:
-            cause = "has changed since it was indexed"
-            cure = f"touch {path} and run the same command again"
-            raise Problems.one(cause, cure, case=self.case, file=path)
+            raise self._changed(path)
         return volume
+
+    def _same_grid(self, image: Volume) -> Volume:
+        if geometry_hash(image) != self.facts["grid"]:
+            raise self._changed(self.image)
+        return image
+
+    def _changed(self, path: str) -> Problems:
+        cure = "index it again: remove results/RUN/cases/index and run the same command"
+        return Problems.one("has changed since it was indexed", cure, case=self.case, file=path)
 
 
 def values_text(values: Mapping[int, int]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from panorgan.job import store_of, visible_gpus
 from panorgan.labels import Labels, load_labels
-from panorgan.manifest import Entry, read_manifest
+from panorgan.manifest import ANNOTATED, Entry, read_manifest
 from panorgan.pages import cut, describe_data, duration, render, size
 from panorgan.selection import needs_tumour, reason_against, shows_tumours
 from panorgan.tables import read_table, write_text
@@ -58,8 +58,10 @@ def write_preflight(
     needed, free = sum(row["bytes"] for row in disk), shutil.disk_usage(root).free
     hours = training_hours(run, teacher, student)
     gpus = visible_gpus()
+    obstacles = what_is_missing(entries, labels)
     context = {
         "run": run,
+        "obstacles": obstacles,
         "data": describe_data(entries, labels),
         "excluded": cut(read_table(excluded), excluded),
         "suspects": cut(read_table(suspects), suspects),
@@ -78,9 +80,31 @@ def write_preflight(
             f"disk: at most {size(needed)} needed, {size(free)} free",
             *(f"{row['training']}: {row['text']}" for row in hours),
             f"GPUs: {', '.join(gpus)}" if gpus else "no GPU: training would run on the CPU",
+            *(f"ATTENTION: {text}" for text in obstacles),
             f"page: {page}",
         ]
     )
+
+
+def what_is_missing(entries: Sequence[Entry], labels: Labels) -> list[str]:
+    """What will stop a run on these cases or make its result worth less, a sentence each."""
+    training = [entry for entry in entries if entry.split == "train"]
+    states = [entry.states[labels.tumour.value] for entry in training]
+    missing = []
+    if ANNOTATED not in states:
+        missing.append("no training case has an annotated tumour: the teacher cannot be trained")
+    if not any(entry.split == "validation" for entry in entries):
+        missing.append("there is no validation case: neither network will be scored")
+    without = [entry.case for entry in training if not entry.organs]
+    for organ in labels.organs:
+        if without and all(entry.states[organ.value] != ANNOTATED for entry in training):
+            missing.append(f"{organ.name} is annotated in no training case")
+    if without:
+        missing.append(
+            f"{len(without)} training cases have no organ pseudo-label (first {without[0]}): "
+            "what is not annotated in them is learnt as background"
+        )
+    return missing
 
 
 def disk_needs(

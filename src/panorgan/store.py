@@ -25,6 +25,8 @@ from panorgan.tables import read_table, write_table, write_text
 
 ENTRY = "entry.json"
 KEY = "key.json"
+BAD = "bad"
+"""Status of a case that cannot be used; such an entry is never taken from the store."""
 CASE_COLUMNS = ("case", "status", "reason", "files")
 
 
@@ -181,10 +183,21 @@ def _fill(entry: Path, case: str, compute: Callable[[str, Path], Result]) -> Non
             files[path.name] = [path.stat().st_size, file_checksum(path)]
         content = {"row": result.row, "details": result.details, "files": files}
         write_text(temporary / ENTRY, json.dumps(content, indent=1))
+        _to_disk(temporary)
         shutil.rmtree(entry, ignore_errors=True)
         os.rename(temporary, entry)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _to_disk(folder: Path) -> None:
+    """Have a folder's files on the disk before its name says that they are whole."""
+    for path in (*folder.iterdir(), folder):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _read_entry(entry: Path) -> dict:
@@ -193,9 +206,13 @@ def _read_entry(entry: Path) -> dict:
 
 def _is_whole(entry: Path, say: Callable[[str], None]) -> bool:
     """Whether a finished case is in the store with every file as it was written."""
-    if not (entry / ENTRY).exists():
+    try:
+        content = _read_entry(entry)
+    except (OSError, ValueError):
         return False
-    for name, (size, checksum) in _read_entry(entry)["files"].items():
+    if content["row"].get("status") == BAD:
+        return False
+    for name, (size, checksum) in content["files"].items():
         path = entry / name
         if not path.exists() or path.stat().st_size != size or file_checksum(path) != checksum:
             say(f"{path} was changed after it was written: it is made again")
@@ -245,7 +262,7 @@ def link_folder(folder: Path, files: Iterable[Path]) -> None:
         try:
             os.link(file, temporary / file.name)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
                 raise
             shutil.copy2(file, temporary / file.name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -253,7 +270,7 @@ def link_folder(folder: Path, files: Iterable[Path]) -> None:
 
 
 def _prune(store: Path, entries: Mapping[str, Path]) -> None:
-    """Drop what no table lists: cases that left the shard, all but one older key of the others."""
+    """Drop what no table lists but each case's newest, so that changing back is free."""
     older: dict[str, list[Path]] = {}
     for path in store.iterdir():
         if path.name.startswith(".tmp-"):
@@ -263,10 +280,9 @@ def _prune(store: Path, entries: Mapping[str, Path]) -> None:
         case = path.name.rpartition(".")[0]
         if entries.get(case) != path:
             older.setdefault(case, []).append(path)
-    for case, paths in older.items():
-        keep = 1 if case in entries else 0
+    for paths in older.values():
         paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in paths[keep:]:
+        for path in paths[1:]:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -391,6 +407,8 @@ def run_training(
             write_text(state / KEY, json.dumps(key, indent=1, sort_keys=True))
         try:
             finished = train(state)
+            for path in finished.iterdir():
+                path.chmod(0o444)
             link_folder(Path(model), sorted(finished.iterdir()))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -412,7 +430,10 @@ def _say_changes(slot: Path, key: Mapping[str, object], say: Callable[[str], Non
     """Tell why a training starts anew where another one was begun."""
     before = sorted(slot.glob(f"*/{KEY}"), key=lambda path: path.stat().st_mtime)
     if before:
-        old = json.loads(before[-1].read_text())
+        try:
+            old = json.loads(before[-1].read_text())
+        except ValueError:
+            return
         changed = [name for name in sorted({*old, *key}) if old.get(name) != key.get(name)]
         say(f"training starts anew, because this changed: {', '.join(changed)}")
         say(f"the earlier state stays in {before[-1].parent} until this one has finished")

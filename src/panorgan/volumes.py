@@ -279,15 +279,29 @@ def read_label(path: str | Path) -> Volume:
     return Volume(_as_label(raw, scaling), grid, header)
 
 
-def read_grid(path: str | Path) -> Grid:
-    """Read where a volume's voxels lie, from its header alone: nothing behind it is checked."""
+def read_frame(path: str | Path) -> Volume:
+    """Read where a volume's voxels lie, from its header alone: nothing behind it is checked.
+
+    Returns
+    -------
+    Volume
+        Something to write labels like; its array is zero everywhere and takes no memory.
+    """
     start = _file_bytes(path, 65536)
     if start.startswith(GZIP_MAGIC):
         try:
             start = isal_zlib.decompressobj(wbits=31).decompress(start, HEADER_BYTES)
         except IsalError:
             raise VolumeError("its gzip data are damaged", COPY_AGAIN) from None
-    return _grid(_header(start))
+    header = _header(start)
+    grid = _grid(header)
+    return Volume(np.broadcast_to(np.uint8(0), grid.shape), grid, header)
+
+
+def geometry_hash(volume: Volume) -> str:
+    """blake2b (10 bytes, hex) of a header's geometry fields, which the writer copies."""
+    fields = [[field, volume.header[field].tolist()] for field in GEOMETRY_FIELDS]
+    return blake2b(repr(fields).encode(), digest_size=10).hexdigest()
 
 
 Scaling = tuple[float, float] | None

@@ -1,5 +1,6 @@
 """What the Snakefile and the rules know of the run: its config, its shards and their cases."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import astuple
@@ -50,6 +51,12 @@ class Run:
         files = [path for case in self.cases[shard] for path in case.files]
         return files if self.config.phantom else [path for path in files if Path(path).exists()]
 
+    def sizes(self, shard: str) -> list[int]:
+        """Sizes of a shard's volumes: a file replaced by one with an older date is read again."""
+        if self.config.phantom:
+            return []
+        return [os.path.getsize(path) for path in self.volumes(shard)]
+
     def digest(self, *shards: str) -> str:
         """A hash of the case table's lines of some shards: other lines don't rerun their jobs."""
         return key_of([[astuple(case) for case in self.cases[shard]] for shard in shards])
@@ -57,8 +64,14 @@ class Run:
     @property
     def phantom_files(self) -> list[str]:
         """Every file of the demo's synthetic cases."""
-        from panorgan.phantom import case_files
+        from panorgan.phantom import case_files, plans
 
+        known = plans()
+        foreign = [c.case for cases in self.cases.values() for c in cases if c.case not in known]
+        if foreign:
+            cause = f"has cases that are not of the phantom ({', '.join(foreign[:3])}, …)"
+            cure = "leave the section `phantom` out of the config: it is for the demo only"
+            stop(Problems.one(cause, cure, file=self.config.cases))
         return [
             str(path)
             for cases in self.cases.values()

@@ -98,11 +98,29 @@ def test_one_older_key_is_kept_and_changing_back_is_free(shard):
     assert len(list(shard.out.store.iterdir())) == 2
 
 
-def test_a_case_that_left_is_forgotten(shard):
+def test_a_case_that_left_is_not_published_and_may_come_back_for_free(shard):
     shard({"a": "x", "b": "y"})
     shard({"a": "x"})
-    assert [path.name.split(".")[0] for path in shard.out.store.iterdir()] == ["a"]
     assert [path.name for path in shard.out.folder.iterdir()] == ["a.txt"]
+    assert shard({"a": "x", "b": "y"}) == []
+
+
+def test_an_entry_cut_by_a_power_failure_is_computed_again(shard):
+    shard({"a": "x", "b": "y"})
+    (entry,) = shard.out.store.glob("a.*/entry.json")
+    entry.write_text('{"row": {')
+    assert shard({"a": "x", "b": "y"}) == ["a"]
+
+
+def test_two_cases_with_files_of_one_name_are_never_mixed(tmp_path):
+    def compute(name, folder):
+        (folder / "same.txt").write_text(name)
+        return Result()
+
+    out = ShardOutput(tmp_path / ".store", tmp_path / "s.tsv", tmp_path / "s")
+    with pytest.raises(FileExistsError):
+        run_shard([Work("a", {}), Work("b", {})], compute, out, parameters=1)
+    assert [path.read_text() for path in sorted(out.store.glob("*/same.txt"))] == ["a", "b"]
 
 
 def test_damaged_entry_is_computed_again(shard):

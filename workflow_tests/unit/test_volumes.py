@@ -25,7 +25,7 @@ from panorgan.volumes import (
     canonical_spacing,
     from_canonical,
     new_volume,
-    read_grid,
+    read_frame,
     read_image,
     read_label,
     to_canonical,
@@ -149,7 +149,7 @@ def test_units_become_mm(tmp_path, code, mm):
     affine = np.diag([2.0, 3.0, 4.0, 1.0])
     affine[:3, 3] = -7, 8, 9
     content = nifti(np.ones(SHAPE, np.int16), fields={"xyzt_units": code}, affine=affine)
-    grid = read_grid(saved(tmp_path / "a.nii", content))
+    grid = read_frame(saved(tmp_path / "a.nii", content)).grid
     assert grid.spacing == pytest.approx((4 * mm, 3 * mm, 2 * mm))
     np.testing.assert_allclose(grid.affine, np.diag([mm, mm, mm, 1]) @ affine)
 
@@ -159,12 +159,12 @@ def test_sform_goes_before_qform(tmp_path):
     fields = {"srow_x": sform[0], "srow_y": sform[1], "srow_z": sform[2]}
     array = np.ones(SHAPE, np.int16)
     path = saved(tmp_path / "a.nii", nifti(array, fields=fields))
-    assert read_grid(path).orientation == "LPS"
-    np.testing.assert_array_equal(read_grid(path).origin, [1, 2, 3])
+    assert read_frame(path).grid.orientation == "LPS"
+    np.testing.assert_array_equal(read_frame(path).grid.origin, [1, 2, 3])
     saved(path, nifti(array, fields=fields | {"sform_code": 0}))
-    assert read_grid(path).orientation == "RAS"
+    assert read_frame(path).grid.orientation == "RAS"
     saved(path, nifti(array, fields=fields | {"sform_code": 0, "pixdim": [0, 2, 3, 4, 0, 0, 0, 0]}))
-    assert read_grid(path).orientation == "RAS"
+    assert read_frame(path).grid.orientation == "RAS"
 
 
 @given(affines())
@@ -174,7 +174,7 @@ def test_a_qform_alone_places_voxels_like_the_sform(affine):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.nii")
         write_image(path, volume.array, volume)
-        assert volume.grid.difference(read_grid(path)) == ""
+        assert volume.grid.difference(read_frame(path).grid) == ""
 
 
 def test_gzip_of_several_members(tmp_path):
@@ -254,11 +254,13 @@ def test_bad_headers(tmp_path, fault, name):
 
 def test_shear_and_spacing_within_the_bounds(tmp_path):
     fields = {"srow_x": [2, 3 * 2.9e-4, 0, 0], "pixdim": [1, 2.0019, 3, 4, 0, 0, 0, 0]}
-    assert read_grid(saved(tmp_path / "a.nii", nifti(WHOLE, fields=fields))).spacing[2] > 2.001
+    assert (
+        read_frame(saved(tmp_path / "a.nii", nifti(WHOLE, fields=fields))).grid.spacing[2] > 2.001
+    )
     fields = {"srow_x": [2, 3 * 3.1e-4, 0, 0]}
     assert (
         "sheared"
-        in refusal(read_grid, saved(tmp_path / "a.nii", nifti(WHOLE, fields=fields))).cause
+        in refusal(read_frame, saved(tmp_path / "a.nii", nifti(WHOLE, fields=fields))).cause
     )
 
 
@@ -297,7 +299,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     assert refusal(read_image, tmp_path / ("a" * 300)).cause.startswith("cannot be read: ")
     assert refusal(read_image, tmp_path / "a\0b").cause.startswith("cannot be read: ")
     assert refusal(read_label, tmp_path).cause == "is a folder"
-    assert refusal(read_grid, tmp_path).cause == "is a folder"
+    assert refusal(read_frame, tmp_path).cause == "is a folder"
     os.mkfifo(tmp_path / "pipe.nii")
     assert refusal(read_image, tmp_path / "pipe.nii").cause == "is no regular file"
     (tmp_path / "link.nii").symlink_to("nowhere.nii")
@@ -340,8 +342,8 @@ def test_any_bytes_are_read_or_refused(content):
         for name, stored in (("a.nii", content), ("a.nii.gz", content), ("b.nii.gz", None)):
             path = Path(folder, name)
             path.write_bytes(gzip.compress(content, 1) if stored is None else stored)
-            for read in (read_image, read_label, read_grid):
-                if content != CONTENT and read is not read_grid:
+            for read in (read_image, read_label, read_frame):
+                if content != CONTENT and read is not read_frame:
                     refusal(read, path)
                     continue
                 with suppress(VolumeError):
@@ -367,7 +369,7 @@ def test_changed_header_bytes_are_read_or_refused(place, change, place_2, change
             assert volume.grid.difference(volume.grid) == ""
             voxel_hash(volume)
             write_label(path.with_name("b.nii"), np.zeros(volume.grid.shape, np.uint8), volume)
-            assert read_grid(path.with_name("b.nii")).difference(volume.grid) == ""
+            assert read_frame(path.with_name("b.nii")).grid.difference(volume.grid) == ""
 
 
 @settings(max_examples=200)
@@ -400,7 +402,7 @@ def test_images_come_back_as_they_were(volume, name):
         assert found.grid.shape == volume.grid.shape
         assert found.grid.spacing == volume.grid.spacing
         np.testing.assert_array_equal(found.grid.affine, volume.grid.affine)
-        assert read_grid(path).difference(volume.grid) == ""
+        assert read_frame(path).grid.difference(volume.grid) == ""
         assert os.listdir(folder) == [name]
 
 
@@ -661,7 +663,7 @@ def test_real_volumes_as_simpleitk_reads_them(real_data, tmp_path, name):
     np.testing.assert_allclose(lps @ volume.grid.direction, direction, atol=1e-5)
     canonical = sitk.GetArrayFromImage(sitk.DICOMOrient(reference, "RAS"))
     np.testing.assert_array_equal(to_canonical(volume.array, volume.grid), canonical)
-    assert volume.grid.difference(read_grid(path)) == ""
+    assert volume.grid.difference(read_frame(path).grid) == ""
 
     write_label(tmp_path / "label.nii.gz", (volume.array > 0).astype(np.uint8), volume)
     written = sitk.ReadImage(str(tmp_path / "label.nii.gz"))

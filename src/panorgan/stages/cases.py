@@ -1,7 +1,8 @@
 """From raw volumes to the manifest: index every case once, then decide what can be used."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from panorgan.cases import Case, read_cases, shard_of
@@ -11,6 +12,7 @@ from panorgan.labels import load_labels
 from panorgan.manifest import (
     FACTS,
     SUSPECT_COLUMNS,
+    Entry,
     build_manifest,
     load_sources,
     same_images,
@@ -19,9 +21,9 @@ from panorgan.manifest import (
 )
 from panorgan.problems import Problem, Problems
 from panorgan.stages import VERSIONS
-from panorgan.store import Result, ShardOutput, Work, key_of, run_shard
+from panorgan.store import BAD, Result, ShardOutput, Work, run_shard
 from panorgan.tables import read_table, write_table
-from panorgan.volumes import canonical_shape, canonical_spacing
+from panorgan.volumes import canonical_shape, canonical_spacing, geometry_hash
 
 PROBLEM_COLUMNS = ("file", "cause", "cure")
 HISTOGRAMS = ".npz"
@@ -43,7 +45,7 @@ def index_cases(cases: Sequence[Case], labels_file: str, out: ShardOutput) -> No
         )
         if problems:
             rows = [{"file": p.file, "cause": p.cause, "cure": p.cure} for p in problems]
-            return Result({"status": "bad", "reason": problems[0].cause}, {"problems": rows})
+            return Result({"status": BAD, "reason": problems[0].cause}, {"problems": rows})
         if facts.label is not None:
             histograms = class_histograms(facts.image.array, facts.label.array)
             save_histograms(folder / (name + HISTOGRAMS), histograms)
@@ -53,7 +55,7 @@ def index_cases(cases: Sequence[Case], labels_file: str, out: ShardOutput) -> No
             "shape_zyx": " ".join(map(str, canonical_shape(grid))),
             "spacing_mm_zyx": " ".join(f"{size:.6g}" for size in canonical_spacing(grid)),
             "voxel_ml": f"{grid.voxel_ml:.9g}",
-            "grid": key_of([grid.shape, grid.affine.tolist()]),
+            "grid": geometry_hash(facts.image),
             "image_hash": facts.image_hash,
             "label_hash": facts.label_hash,
             "organs_hash": facts.organs_hash,
@@ -130,13 +132,14 @@ def collect_manifest(
     repeated, repeated_suspects = same_images(cases, facts)
     problems += repeated
     if problems and bad_cases == "stop":
+        _forget_bad_shards(index_tables)
         raise Problems(problems)
     for problem in repeated:
         del facts[problem.case]
+    sources = load_sources(sources_file, labels)
     places = {case.case: shard_of(case.case, case.split, **shards) for case in cases}
-    entries, doubts = build_manifest(
-        cases, facts, places, load_sources(sources_file, labels), labels, min_ml
-    )
+    entries, doubts = build_manifest(cases, facts, places, sources, labels, min_ml)
+    doubts += _doubtful_sources(entries, sources)
     if not any(entry.split == "train" for entry in entries):
         raise Problems([*problems, Problem("", table, "no training case is left", "add some")])
     write_table(
@@ -144,3 +147,25 @@ def collect_manifest(
     )
     write_table(excluded, ("case", *PROBLEM_COLUMNS), map(vars, sorted(problems)))
     write_manifest(manifest, entries, labels)
+
+
+def _doubtful_sources(
+    entries: Sequence[Entry], sources: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, str]]:
+    """Cases whose source has no rule but nearly the name of one that has."""
+    for entry in entries:
+        near = get_close_matches(entry.source, sources, n=1, cutoff=0.8)
+        if near and entry.source not in sources:
+            cause = f"source '{entry.source}' has no rule; was '{near[0]}' meant?"
+            yield {"case": entry.case, "file": entry.label, "cause": cause}
+
+
+def _forget_bad_shards(index_tables: Sequence[str]) -> None:
+    """Let the next run look at the shards with bad cases again, however these are repaired.
+
+    A file may be replaced by one with an older date, or the cure may not touch it at all
+    (permissions, a file beside it): Snakemake would see no reason to index again.
+    """
+    for path in index_tables:
+        if any(row["status"] == BAD for row in read_table(path)):
+            os.unlink(path)

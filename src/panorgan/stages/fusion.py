@@ -30,7 +30,7 @@ def fuse_tumours(
         entry = entries[name]
         partial = entry.read_label() if entry.label else None
         tumour = read_label(tumours.file(name, LABEL)) if needs_tumour(entry, labels) else None
-        like = _one_grid(name, partial, tumour)
+        like = _one_grid(name, entry.frame(), partial, tumour)
         fused = fuse_stage1(
             partial.array if partial else None,
             tumour.array if tumour else None,
@@ -54,7 +54,7 @@ def fuse_tumours(
         [Work(name, inputs(entry)) for name, entry in entries.items()],
         compute,
         out,
-        parameters={"version": VERSIONS["fuse"], "stage": 1},
+        parameters=_parameters(1, labels),
         details={**DETAILS, "specks": SPECKS},
     )
 
@@ -71,7 +71,7 @@ def fuse_organs(
         label = read_label(stage1.file(name, LABEL))
         source = read_label(stage1.file(name, SOURCE))
         organs = entry.read_organs() if entry.organs else None
-        like = _one_grid(name, label, organs)
+        like = _one_grid(name, entry.frame(), label, organs)
         fused = fuse_stage2(
             label.array,
             source.array,
@@ -87,6 +87,7 @@ def fuse_organs(
                 name,
                 {
                     "stage1": stage1.checksums(name),
+                    "grid": entry.facts["grid"],
                     "states": _states(entry),
                     "organs": entry.facts["organs_hash"],
                 },
@@ -95,23 +96,31 @@ def fuse_organs(
         ],
         compute,
         out,
-        parameters={"version": VERSIONS["fuse"], "stage": 2},
+        parameters=_parameters(2, labels),
         details=DETAILS,
     )
+
+
+def _parameters(stage: int, labels: Labels) -> dict[str, object]:
+    return {
+        "version": VERSIONS["fuse"],
+        "stage": stage,
+        "names": labels.names,
+        "tumour": labels.tumour_name,
+    }
 
 
 def _states(entry: Entry) -> Mapping[str, str]:
     return {str(value): state for value, state in sorted(entry.states.items())}
 
 
-def _one_grid(case: str, *volumes: Volume | None) -> Volume:
-    """The first of some volumes, all of which must be on one grid."""
-    given = [volume for volume in volumes if volume is not None]
-    for other in given[1:]:
-        if difference := given[0].grid.difference(other.grid):
-            cause = f"its labels are on different grids: {difference}"
-            raise Problems.one(cause, "make the later one again", case=case)
-    return given[0]
+def _one_grid(case: str, image: Volume, *labels: Volume | None) -> Volume:
+    """The image, on whose grid all labels must be."""
+    for label in labels:
+        if label is not None and (difference := image.grid.difference(label.grid)):
+            cause = f"one of its labels is not on its image's grid: {difference}"
+            raise Problems.one(cause, "make that label again", case=case)
+    return image
 
 
 def _write(folder: Path, name: str, fused: Fused, like: Volume, labels: Labels) -> Result:

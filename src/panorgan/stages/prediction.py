@@ -7,6 +7,7 @@ from pathlib import Path
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import UNKNOWN, Entry, read_manifest
 from panorgan.metrics import parse_row, score_case, summarise, write_scores
+from panorgan.problems import Problems
 from panorgan.selection import needs_tumour, shows_tumours
 from panorgan.stages import VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
@@ -71,9 +72,13 @@ def predict_cases(
 
     @cache
     def predictor() -> Predictor:
-        return Predictor(
+        found = Predictor(
             model, device=device, precision=resolved, tile_step=tile_step, threads=threads
         )
+        if found.model.card["checksum"] != trained["checksum"]:
+            cure = f"make it again: delete {model} and run the same command"
+            raise Problems.one("is not what its training wrote", cure, file=model)
+        return found
 
     def compute(name: str, folder: Path) -> Result:
         image = entries[name].read_image()

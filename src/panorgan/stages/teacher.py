@@ -44,8 +44,8 @@ def select_tumour_cases(
             selected[entry.case] = entry
 
     def compute(name: str, folder: Path) -> Result:
-        volume = selected[name].read_label()
-        write_label(folder / (name + LABEL), teacher_label(volume.array, labels), volume)
+        label = teacher_label(selected[name].read_label().array, labels)
+        write_label(folder / (name + LABEL), label, selected[name].frame())
         return Result({"tumour_ml": f"{selected[name].volume_ml(labels.tumour.value):.3f}"})
 
     run_shard(

@@ -1,6 +1,7 @@
 """Plan, preprocess, train: the same steps for the teacher and the student."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def plan_network(
     labels = load_labels(labels_file)
     names = [labels.by_value(value).name for value in classes]
     if frozen:
-        plan = check_plan(frozen)
+        plan = _frozen_plan(check_plan(frozen), recipe, names, frozen)
     else:
         entries = {entry.case: entry for entry in read_manifest(manifest, labels, split="train")}
         parts = []
@@ -111,6 +112,23 @@ def plan_network(
         )
     write_text(plans, json.dumps(plan, indent=1))
     write_text(dataset, json.dumps(make_dataset_json(names, ignore=False), indent=1))
+
+
+def _frozen_plan(
+    plan: dict[str, Any], recipe: Mapping[str, Any], classes: Sequence[str], path: str
+) -> dict[str, Any]:
+    """A given plan with the config's schedule; the rest of both must agree."""
+    cure = "use the plan of an earlier run with these settings, or set `plan` to null"
+    if plan["panorgan"]["classes"] != list(classes):
+        cause = f"is a plan for {', '.join(plan['panorgan']['classes'])}"
+        raise Problems.one(cause, cure, file=path)
+    own = plan["panorgan"]["recipe"]
+    for key in ("spacing_mm", "patch_size", "batch_size", "network"):
+        if own[key] != recipe[key]:
+            raise Problems.one(f"its {key} is {own[key]}, not {recipe[key]}", cure, file=path)
+    if own["training"]["batch_dice"] != recipe["training"]["batch_dice"]:
+        raise Problems.one("its training.batch_dice is another", cure, file=path)
+    return plan | {"panorgan": plan["panorgan"] | {"recipe": dict(recipe)}}
 
 
 def preprocess_cases(
@@ -211,6 +229,7 @@ def train_network(
     notes
         What the model's card shall say beside what the training knows.
     """
+    from panorgan.nnunet.model import load_model
     from panorgan.nnunet.train import TrainingInterrupted, train
 
     plan = json.loads(Path(plans).read_text())
@@ -230,8 +249,13 @@ def train_network(
         raise Problems.one("no case to train on", "see the selection's table for the reasons")
 
     def run(state: Path) -> Path:
-        if (state / "model").exists():
-            return state / "model"
+        if (finished := state / "model").exists():
+            try:
+                load_model(finished)
+                return finished
+            except Problems as damage:
+                print(f"{damage}: it is made again from the last checkpoint")
+                shutil.rmtree(finished)
         try:
             return train(
                 plan,
