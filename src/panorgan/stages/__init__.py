@@ -14,3 +14,7 @@ VERSIONS = {
     "score": 1,
 }
 """A stage's number is raised by hand when its results change: it is part of every stored key."""
+
+LABEL = ".nii.gz"
+HISTOGRAMS = ".npz"
+"""What follows the case's name in the names of its files."""

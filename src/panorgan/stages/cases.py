@@ -20,13 +20,12 @@ from panorgan.manifest import (
     write_manifest,
 )
 from panorgan.problems import Problem, Problems
-from panorgan.stages import VERSIONS
+from panorgan.stages import HISTOGRAMS, VERSIONS
 from panorgan.store import BAD, Result, ShardOutput, Work, run_shard
 from panorgan.tables import read_table, write_table
 from panorgan.volumes import canonical_shape, canonical_spacing, geometry_hash
 
 PROBLEM_COLUMNS = ("file", "cause", "cure")
-HISTOGRAMS = ".npz"
 
 
 def index_cases(cases: Sequence[Case], labels_file: str, out: ShardOutput) -> None:

@@ -8,11 +8,10 @@ from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour
-from panorgan.stages import VERSIONS
+from panorgan.stages import LABEL, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.volumes import Volume, read_label, write_label
 
-LABEL = ".nii.gz"
 SOURCE = "_source.nii.gz"
 CONFLICTS = ("kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
 DETAILS = {"composition": ("value", "name", "source", "voxels", "ml"), "conflicts": CONFLICTS}

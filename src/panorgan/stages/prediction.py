@@ -9,12 +9,11 @@ from panorgan.manifest import UNKNOWN, Entry, read_manifest
 from panorgan.metrics import parse_row, score_case, summarise, write_scores
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour, shows_tumours
-from panorgan.stages import VERSIONS
+from panorgan.stages import LABEL, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.tables import read_table
 from panorgan.volumes import read_label, write_label
 
-LABEL = ".nii.gz"
 EFFICIENCY = (
     "device",
     "preprocess_s",

@@ -7,12 +7,10 @@ from panorgan.labels import Labels, load_labels
 from panorgan.manifest import read_manifest
 from panorgan.metrics import score_case, summarise, write_scores
 from panorgan.selection import TUMOUR, reason_against, shows_tumours, teacher_label
-from panorgan.stages import VERSIONS
+from panorgan.stages import LABEL, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.tables import read_table
 from panorgan.volumes import read_label, write_label
-
-LABEL = ".nii.gz"
 
 
 def select_tumour_cases(

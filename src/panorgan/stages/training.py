@@ -18,13 +18,11 @@ from panorgan.intensities import (
 from panorgan.labels import load_labels
 from panorgan.manifest import read_manifest
 from panorgan.problems import Problems
-from panorgan.stages import VERSIONS
+from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, key_of, run_shard, run_training
 from panorgan.tables import write_text
 from panorgan.volumes import Volume, read_label
 
-LABEL = ".nii.gz"
-HISTOGRAMS = ".npz"
 NOT_RESULTS = ("checkpoint_every_s", "threads", "workers")
 """Settings of a training that change its speed only."""
 
