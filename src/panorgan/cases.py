@@ -16,7 +16,7 @@ from panorgan.tables import read_table, write_table
 COLUMNS = ("case", "image", "label", "split", "source", "patient", "annotated", "organs")
 REQUIRED = ("case", "image", "label", "split", "source")
 SPLITS = ("train", "validation", "test")
-ENDINGS = ("_0000", "_seg", "_source")
+ENDINGS = ("_seg", "_source")
 """What names of files add to the case's name: no name of a case may end so."""
 CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
