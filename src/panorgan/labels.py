@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from panorgan.problems import Problems
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Label(BaseModel):
@@ -122,10 +124,21 @@ def load_labels(path: str | Path | None = None) -> Labels:
         If the file is missing, no YAML or breaks a rule of the table.
     """
     path = Path(path) if path else config_folder() / "labels.yaml"
+    return read_yaml(path, Labels, "labels")
+
+
+def read_yaml(path: Path, model: type[Model], key: str) -> Model:
+    """Read a YAML file into a typed model; `key` is the config's name for it.
+
+    Raises
+    ------
+    Problems
+        If the file is missing, no YAML or breaks the model's form.
+    """
     try:
-        return Labels.model_validate(yaml.safe_load(path.read_text()))
+        return model.model_validate(yaml.safe_load(path.read_text()) or {})
     except OSError as error:
-        raise Problems.one(error.strerror, "check `labels` in the config", file=path) from None
+        raise Problems.one(error.strerror, f"check `{key}` in the config", file=path) from None
     except yaml.YAMLError as error:
         raise Problems.one(f"no valid YAML: {error}", "mend the file", file=path) from None
     except ValidationError as error:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from panorgan.cases import Case
-from panorgan.labels import Labels
+from panorgan.labels import Labels, read_yaml
 from panorgan.problems import Problem, Problems
 from panorgan.tables import read_table, write_table
 from panorgan.volumes import (
@@ -68,16 +67,7 @@ def load_sources(path: str | Path, labels: Labels) -> dict[str, list[str]]:
     Problems
         If the file is missing, no YAML, breaks its form or names an unknown class.
     """
-    try:
-        rules = Sources.model_validate(yaml.safe_load(Path(path).read_text()) or {})
-    except OSError as error:
-        raise Problems.one(error.strerror, "check `sources` in the config", file=path) from None
-    except yaml.YAMLError as error:
-        raise Problems.one(f"no valid YAML: {error}", "mend the file", file=path) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Problems.one(f"{where}: {first['msg']}", "mend it", file=path) from None
+    rules = read_yaml(Path(path), Sources, "sources")
     named = {}
     for name, rule in rules.sources.items():
         listed = rule.annotated
