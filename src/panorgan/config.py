@@ -51,6 +51,16 @@ class Selection(Section):
     exclude: list[str] = Field([], description="names of cases that are left out")
 
 
+class PseudoLabels(Section):
+    """Where the labels come from that nobody drew."""
+
+    organs: str = Field(
+        "cases",
+        description="cases: the case table's column `organs`; marginal: a student of this run that "
+        "learns organs from the partial labels; else the folder of a model",
+    )
+
+
 class Network(Section):
     """Topology; the lists have one entry a stage, from the full resolution down."""
 
@@ -195,9 +205,12 @@ class Student(Recipe):
     seeds: Annotated[list[int], Field(min_length=1)] = Field(
         [0], description="one student is trained for each"
     )
-    variants: Annotated[list[Literal["stage1", "stage2"]], Field(min_length=1)] = Field(
+    variants: Annotated[
+        list[Literal["partial", "marginal", "stage1", "stage2"]], Field(min_length=1)
+    ] = Field(
         ["stage2"],
-        description="labels to train on: stage1 (partial + tumour), stage2 (also organs)",
+        description="labels to train on: partial, marginal (partial, but what is unknown in a case "
+        "is not learnt as background), stage1 (partial + tumour), stage2 (also organs)",
     )
     spacing_mm: Spacing = Field([4.0, 1.2, 1.2], description="target spacing")
     patch_size: Axes = Field([32, 128, 192], description="in voxels of the target spacing")
@@ -260,10 +273,29 @@ class Config(Section):
     manifest: Manifest = Field(Manifest(), description="")
     selection: Selection = Field(Selection(), description="")
     teacher: Teacher = Field(Teacher(), description="")
+    pseudo_labels: PseudoLabels = Field(PseudoLabels(), description="")
     student: Student = Field(Student(), description="")
     prediction: Prediction = Field(Prediction(), description="")
     evaluation: Evaluation = Field(Evaluation(), description="")
     phantom: Phantom | None = Field(None, description="")
+
+
+MARGINAL = "marginal"
+"""Variant of a student, and the value of `pseudo_labels.organs` that makes it label organs."""
+
+
+def students(config: Config) -> list[tuple[str, int]]:
+    """Variant and seed of every student that a run trains, that for organ pseudo-labels too."""
+    wanted = [(v, seed) for v in config.student.variants for seed in config.student.seeds]
+    organs = (MARGINAL, config.student.seeds[0])
+    if config.pseudo_labels.organs == MARGINAL and organs not in wanted:
+        wanted.append(organs)
+    return wanted
+
+
+def labels_of(variant: str) -> str:
+    """Which fused labels a variant of the student learns from."""
+    return "partial" if variant == MARGINAL else variant
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:
