@@ -62,6 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--source-map", type=Path, help="where to write what each voxel is from")
     fuse.set_defaults(command=_fuse)
 
+    predict = commands.add_parser("predict", help="label CTs with a trained model")
+    predict.add_argument("-i", "--images", type=Path, required=True, help="a CT, or a folder")
+    predict.add_argument("-o", "--output", type=Path, required=True, help="folder of label maps")
+    predict.add_argument("-m", "--model", type=Path, required=True, help="a model's folder")
+    predict.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    predict.add_argument(
+        "--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help="as in config"
+    )
+    predict.set_defaults(command=_predict)
+
     evaluate = commands.add_parser("evaluate", help="score a folder of predictions: DSC and NSD")
     evaluate.add_argument("-p", "--predictions", type=Path, required=True)
     evaluate.add_argument("-r", "--references", type=Path, required=True)
@@ -161,6 +171,15 @@ def _fuse(options: argparse.Namespace) -> int:
         for speck in case.specks:
             print(f"{case.case}: {speck['ml']:.3f} ml of {speck['name']} left out: not annotated")
     print(f"{options.output}: {len(fused)} fused")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from panorgan.predict import Predictor, predict_files
+
+    predictor = Predictor(options.model, options.device, options.precision)
+    report = predict_files(options.images, options.output, predictor)
+    print(f"{options.output}: {len(report['cases'])} label maps and report.json")
     return 0
 
 
