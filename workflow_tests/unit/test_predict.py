@@ -411,7 +411,7 @@ class TestFiles:
     @pytest.mark.parametrize("name", ["nothing", "empty"])
     def test_nothing_to_do(self, name, tmp_path, models):
         (tmp_path / "empty").mkdir()
-        with pytest.raises(Problems, match="no such file|no .nii.gz"):
+        with pytest.raises(Problems, match=r"no such file|no \.nii\.gz"):
             predict_files(
                 tmp_path / name, tmp_path / "out", predictor_by_intensity(models, "3d isotropic")
             )
@@ -419,7 +419,7 @@ class TestFiles:
 
     def test_two_files_of_a_case(self, images, tmp_path, models):
         (images / "b_0000.nii.gz").write_bytes((images / "b.nii.gz").read_bytes())
-        with pytest.raises(Problems, match="same case as b.nii.gz"):
+        with pytest.raises(Problems, match=r"same case as b\.nii\.gz"):
             predict_files(images, tmp_path / "out", predictor_by_intensity(models, "3d isotropic"))
 
     def test_command(self, images, tmp_path, models, capsys):
