@@ -174,6 +174,17 @@ def test_a_class_unknown_in_every_sample_learns_nothing_from_background():
         torch.testing.assert_close(with_class, other)
 
 
+def test_specks_of_an_unknown_class_are_background():
+    logits, target = random_batch(8, ignored=0.2)
+    unknown = torch.zeros(2, CLASSES, dtype=torch.bool)
+    unknown[1, 4] = True
+    cleaned = target.clone()
+    cleaned[1][cleaned[1] == 4] = 0
+    assert (cleaned != target).any()
+    assert loss_of(logits, target, unknown) == loss_of(logits, cleaned, unknown)
+    assert torch.isfinite(gradient(loss_of(logits, target, unknown), logits)).all()
+
+
 def test_half_precision_logits_are_computed_in_float32():
     logits, target = random_batch(6)
     half = logits.detach().bfloat16().requires_grad_()

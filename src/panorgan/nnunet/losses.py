@@ -50,7 +50,8 @@ class DiceAndCrossEntropy(nn.Module):
         target
             For each resolution (batch, 1, *size) integers: a class or `ignore`.
         unknown
-            (batch, classes) bool: classes that are unknown in a sample; never the background.
+            (batch, classes) bool: classes that are unknown in a sample; never the background. A
+            voxel of such a class in the target counts as background.
 
         Returns
         -------
@@ -103,8 +104,11 @@ def _one_resolution(
     logits, target = logits.float(), target.long()
     if unknown is None:
         unknown = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
-    elif unknown.any():
+    else:
         logits = merge_unknown(logits, unknown)
+        # Specks of a class that nobody looked for: background as far as is known.
+        specks = nn.functional.pad(unknown, (0, 1)).gather(1, target.flatten(1)).view_as(target)
+        target = torch.where(specks, 0, target)
     return _Loss.apply(logits, target, ~unknown[:, 1:], batch_dice, ignore)
 
 
@@ -150,8 +154,8 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         p, target, weight, number = ctx.saved_tensors
-        a = torch.nn.functional.pad(ctx.by_predicted, (1, 0))
-        b = torch.nn.functional.pad(ctx.by_intersection, (1, 0))
+        a = nn.functional.pad(ctx.by_predicted, (1, 0))
+        b = nn.functional.pad(ctx.by_intersection, (1, 0))
         b_of_target = b.gather(1, target[:, 0])[:, None]
         p_of_target = p.gather(1, target)
         mean = torch.einsum("bcn,bc->bn", p, a)[:, None] + p_of_target * b_of_target
