@@ -4,6 +4,7 @@
 description here is the documentation that a user reads there.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -166,12 +167,12 @@ class Recipe(Section):
         for key in ("kernel_sizes", "strides"):
             if any(len(entry) != dimension for entry in getattr(network, key)):
                 raise ValueError(f"network.{key}: each entry needs {dimension} values")
-        for axis, size in enumerate(self.patch_size):
-            total = 1
-            for stride in network.strides:
-                total *= stride[axis]
-            if size % total:
-                raise ValueError(f"patch_size {size} on axis {axis} is no multiple of {total}")
+        strides = [math.prod(axis) for axis in zip(*network.strides, strict=True)]
+        if all(size <= stride for size, stride in zip(self.patch_size, strides, strict=True)):
+            raise ValueError(f"patch_size {self.patch_size} is down to one voxel after the strides")
+        for axis in self.training.augmentation.mirror_axes:
+            if axis >= dimension:
+                raise ValueError(f"mirror_axes: the patch has no axis {axis}")
         return self
 
 
@@ -227,6 +228,15 @@ class Student(Recipe):
     training: Training = Field(
         Training(epochs=1500, validation_iterations=1, batch_dice=False), description=""
     )
+
+    @model_validator(mode="after")
+    def _keeps_sides(self) -> "Student":
+        if len(self.patch_size) - 1 in self.training.augmentation.mirror_axes:
+            axis = len(self.patch_size) - 1
+            raise ValueError(
+                f"mirror_axes: axis {axis} swaps left and right, and the student tells them apart"
+            )
+        return self
 
 
 class Prediction(Section):

@@ -548,6 +548,17 @@ class TestSteps:
         assert losses[-1] < 0.7 * losses[0]
         assert float(rows[-1]["dice_liver"]) > 0.6
 
+    @pytest.mark.parametrize(("recipe", "patch"), [(teacher, [17, 15]), (student, [5, 15, 18])])
+    def test_a_patch_of_any_size(self, recipe, patch, trainer_of, cases):
+        settings = recipe()
+        settings["patch_size"] = patch
+        trainer = trainer_of(settings)
+        batch = trainer.training_batches(cases, 0)[0]
+        outputs = trainer.network(batch["data"])
+        assert [x.shape[2:] for x in outputs] == [y.shape[2:] for y in batch["target"]]
+        assert tuple(outputs[0].shape[2:]) == tuple(patch)
+        assert np.isfinite(trainer.train_step(batch))
+
     @pytest.mark.parametrize(("size", "share"), [(1, 0.5), (4, 0.25)])
     def test_share_of_foreground(self, size, share, trainer_of, cases):
         recipe = teacher(oversample_foreground=share)

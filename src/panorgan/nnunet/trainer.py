@@ -75,6 +75,15 @@ class Trainer(nnUNetTrainer):
     def _do_i_compile(self) -> bool:
         return False
 
+    def _get_deep_supervision_scales(self) -> list[list[float]]:
+        """nnU-Net's, for patches too whose size is no multiple of the strides.
+
+        A level's size is rounded up, as the network does.
+        """
+        totals = np.cumprod(self.configuration_manager.pool_op_kernel_sizes, axis=0)[:-1]
+        size = np.array(self.patch_size)
+        return [(-(-size // total) / size).tolist() for total in totals]
+
     def initialize(self, precision: str) -> None:
         """Build network, optimizer and loss; the weights come from torch's global generator."""
         self.precision = precision
