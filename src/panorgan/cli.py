@@ -83,6 +83,21 @@ def _parser() -> argparse.ArgumentParser:
         help="rules of the challenge in 2023, since 2024, or without their quirks",
     )
     evaluate.set_defaults(command=_evaluate)
+
+    convert = commands.add_parser("convert", help="models of nnU-Net 1 and 2 into ours, and back")
+    convert.add_argument("source", type=Path, help="folder of a trained model")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    convert.add_argument(
+        "--to",
+        default="panorgan",
+        choices=["panorgan", "nnunet"],
+        help="our model folder, or one for nnUNetv2_predict (default: %(default)s)",
+    )
+    convert.add_argument("--fold", help="of a foreign model (default: all, else the only one)")
+    convert.add_argument(
+        "--classes", help="names of a foreign model's classes, in the order of their values"
+    )
+    convert.set_defaults(command=_convert)
     return parser
 
 
@@ -193,6 +208,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     write_scores(rows, summary, options.output)
     print(f"{options.output}: cases.csv and summary.json of {summary['cases']} cases")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from panorgan.nnunet.convert import convert
+
+    classes = options.classes and [name.strip() for name in options.classes.split(",")]
+    lines = convert(
+        options.source, options.output, to=options.to, fold=options.fold, classes=classes
+    )
+    print("\n".join(lines))
     return 0
 
 

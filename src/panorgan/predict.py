@@ -20,27 +20,29 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_gaussian,
     compute_steps_for_sliding_window,
 )
-from torch import nn
 from torch.nn.functional import interpolate
 
 from panorgan.nnunet.devices import autocast, pick_device, resolve_precision
 from panorgan.nnunet.model import load_model
-from panorgan.nnunet.plans import configuration_of
-from panorgan.nnunet.preprocess import Preprocessed, preprocess_image
+from panorgan.nnunet.plans import SOFTMAX, configuration_of
+from panorgan.nnunet.preprocess import Preprocessed, network_grid, preprocess_image
 from panorgan.problems import Problem, Problems
 from panorgan.tables import write_text
 from panorgan.volumes import Volume, VolumeError, from_canonical, read_image, write_label
 
 
 def sliding_window_logits(
-    network: nn.Module, data: torch.Tensor, patch_size: Sequence[int], tile_step: float
+    network: Callable[[torch.Tensor], torch.Tensor],
+    data: torch.Tensor,
+    patch_size: Sequence[int],
+    tile_step: float,
 ) -> torch.Tensor:
     """Logits averaged over overlapping tiles with Gaussian weights; nnU-Net's tiles and weights.
 
     Parameters
     ----------
     network
-        Takes (batch, channels, *patch_size).
+        Takes (batch, channels, *patch_size), gives (batch, outputs, *patch_size).
     data
         (batch, channels, *size) on the network's device; padded with 0 where it is smaller than
         the patch.
@@ -133,7 +135,8 @@ class Predictor:
         with _threads(self.threads):
             labels = self._label(torch.from_numpy(preprocessed.data))
         times.append(time.perf_counter())
-        prediction = from_canonical(self._on_image_grid(labels, preprocessed), volume.grid)
+        grid = network_grid(volume.grid, self.model.plan)
+        prediction = from_canonical(self._on_image_grid(labels, preprocessed), grid)
         times.append(time.perf_counter())
         self.last_report = self._report(times)
         return prediction
@@ -156,10 +159,17 @@ class Predictor:
         with autocast(self.device, self.precision):
             for batch in batches:
                 logits = sliding_window_logits(
-                    self.model.network, batch.to(self.device), patch_size, self.tile_step
+                    self._scores, batch.to(self.device), patch_size, self.tile_step
                 )
                 labels.append(logits.argmax(1).to("cpu", torch.uint8))
         return torch.cat(labels) if two_dimensional else labels[0][0]
+
+    def _scores(self, tile: torch.Tensor) -> torch.Tensor:
+        """What is averaged over tiles: logits, or probabilities, as nnU-Net 1 did."""
+        logits = self.model.network(tile)
+        if self.model.plan["panorgan"].get("tile_average") == SOFTMAX:
+            return logits.softmax(1, dtype=torch.float32)
+        return logits
 
     def _on_image_grid(self, labels: torch.Tensor, preprocessed: Preprocessed) -> np.ndarray:
         """Labels resampled to the nearest voxel and put back where the image was cropped."""
