@@ -240,6 +240,19 @@ def test_organs_by_a_student_of_the_partial_labels(tiny, tmp_path):
     assert {row["case"] for row in rows} == {*entries}
     assert all(row["unknown"] == "" for row in rows)
 
+    # The same model, given as a folder, makes the same labels; an unknown one is one line.
+    shutil.copytree(round1 / "student/marginal/seed-0/model", project.folder / "organ_model")
+    predicted = hashes(round1, "pseudo_labels/organs/**/*.nii.gz")
+    fused = hashes(round1, "fusion/stage2/**/*.nii.gz")
+    project.forget_logs()
+    project.write_config(pseudo_labels={"organs": "organ_model"})
+    project.run("labels")
+    assert project.computed() == {}
+    assert hashes(round1, "pseudo_labels/organs/**/*.nii.gz") == predicted
+    assert hashes(round1, "fusion/stage2/**/*.nii.gz") == fused
+    project.write_config(pseudo_labels={"organs": "no_model"})
+    assert "pseudo_labels.organs: 'no_model' is no folder" in project.run("labels", fails=True)
+
 
 def test_the_full_recipe_plans_a_job_a_shard(tmp_path):
     lines = ["case\timage\tlabel\tsplit\tsource\n"]

@@ -1,5 +1,6 @@
 """Prediction and its scores, a shard at a time."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from panorgan.problems import Problems
 from panorgan.selection import needs_tumour, shows_tumours, wants_organs
 from panorgan.stages import CLASSES, LABEL, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.tables import read_table
+from panorgan.tables import read_table, write_table
 from panorgan.volumes import read_label, write_label
 
 EFFICIENCY = (
@@ -130,6 +131,33 @@ def _translation(model: str, labels: Labels) -> np.ndarray:
         cure = "convert it with `panorgan convert --classes`, naming them as the table does"
         raise Problems.one(cause, cure, file=model)
     return np.array([0, *(labels.by_name(name).value for name in names)], np.uint8)
+
+
+def import_model(source: str, model: str, table: str) -> None:
+    """Copy a model that was given, as panorgan's if it is of nnU-Net, so that it can be used here.
+
+    Parameters
+    ----------
+    source
+        Folder of a model of panorgan, nnU-Net 2 or nnU-Net 1; it is only read.
+    model, table
+        The declared outputs: the model's folder and its one-row table.
+    """
+    from panorgan.nnunet.convert import convert
+    from panorgan.nnunet.model import WEIGHTS, load_model
+
+    folder = Path(model)
+    shutil.rmtree(folder, ignore_errors=True)
+    if (Path(source) / WEIGHTS).exists():
+        load_model(source)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        temporary.rename(folder)
+    else:
+        print("\n".join(convert(Path(source), folder)))
+    checksum = load_model(folder).card["checksum"]
+    write_table(table, ["model", "checksum"], [{"model": source, "checksum": checksum}])
 
 
 def score_cases(
