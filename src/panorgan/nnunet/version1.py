@@ -102,7 +102,7 @@ def read_nnunet1(
     except RuntimeError as error:
         _refuse(f"its network is not nnU-Net 1's plain U-Net ({_first_line(error)})", checkpoint)
     source = {"format": "nnU-Net 1", "trainer": trainer, "fold": fold}
-    card = {"converted_from": source, "epochs": _plain(saved.get("epoch"))}
+    card = {"converted_from": source, "epochs": len(saved["plot_stuff"][0])}
     return Model(model.eval(), facts, dataset_json, card), notes
 
 
