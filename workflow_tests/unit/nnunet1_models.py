@@ -21,6 +21,17 @@ from nnunet.experiment_planning.experiment_planner_baseline_3DUNet_v21 import (
 )
 from nnunet.training.network_training.nnUNetTrainerV2 import nnUNetTrainerV2
 
+
+class ShallowTrainer(nnUNetTrainerV2):
+    """Builds fewer stages and features than its plan has, as the trainer of FLARE22's winner."""
+
+    def initialize_network(self):
+        self.net_conv_kernel_sizes = self.net_conv_kernel_sizes[:5]
+        self.net_num_pool_op_kernel_sizes = self.net_num_pool_op_kernel_sizes[:4]
+        self.base_num_features = 2
+        super().initialize_network()
+
+
 MODELS = {
     # planner, sizes and spacings of the "training cases" (z, y, x), classes, base features
     "2d": (ExperimentPlanner2D_v21, (20, 256, 230), (3.0, 0.8, 0.8), 13, 2),
@@ -44,13 +55,14 @@ def make_plans(folder: Path, planner, size, spacing, classes: int, features: int
         "mx": np.float32(2000.0),
         "percentile_99_5": np.float64(294.1),
         "percentile_00_5": np.float64(-972.3),
+        "local_props": {"a": {"mean": np.float32(60.0)}},
     }
     properties = {
         "all_sizes": [size] * 3,
         "all_spacings": [np.array(spacing)] * 3,
         "segmentation_props_per_patient": None,
         "class_dct": {value: f"c{value}" for value in range(classes + 1)},
-        "all_classes": list(range(1, classes + 1)),
+        "all_classes": sorted(range(1, classes + 1), key=str),  # 1, 10, 11, …
         "modalities": {0: "CT"},
         "intensityproperties": {0: intensity},
         "size_reductions": {"a": np.float64(0.9)},
@@ -67,12 +79,10 @@ def make_model(folder: Path, name: str, planner, *facts) -> None:
     plans = make_plans(folder, planner, *facts)
     model = folder / "model"
     stages = pickle.loads(plans.read_bytes())["plans_per_stage"]
-    trainer = nnUNetTrainerV2(
+    shallow = name == "3d of two resolutions"
+    trainer = (ShallowTrainer if shallow else nnUNetTrainerV2)(
         str(plans), "all", str(model), str(folder), True, max(stages), fp16=True
     )
-    if name == "3d of two resolutions":  # with few features from the start it would have one
-        trainer.load_plans_file()
-        trainer.plans["base_num_features"] = 2
     trainer.initialize(False)
     network = trainer.network
     generator = torch.Generator().manual_seed(1)
@@ -100,7 +110,7 @@ def make_model(folder: Path, name: str, planner, *facts) -> None:
     network.eval()
     with torch.no_grad():
         torch.save({"input": x, "outputs": list(network(x))}, folder / "outputs.pt")
-    if name != "3d of two resolutions":
+    if not shallow:
         make_case(folder, trainer, two_dimensional, facts[1])
 
 

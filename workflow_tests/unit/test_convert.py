@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from panorgan.nnunet.preprocess import preprocess_image
 from panorgan.nnunet.stock import stock_network
 from panorgan.predict import Predictor
 from panorgan.problems import Problems
-from panorgan.volumes import read_image, read_label, write_image
+from panorgan.volumes import from_canonical, read_image, read_label, write_image
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE.parents[1] / "envs" / "nnunet1.txt"
@@ -73,15 +74,17 @@ def nnunet1_python(request: pytest.FixtureRequest) -> Path:
     python, stamp = folder / "bin" / "python", folder / "made-of.txt"
     if stamp.is_file() and stamp.read_text() == wanted:
         return python
-    venv.create(folder, clear=True)
+    venv.create(folder, clear=True, symlinks=True)
     own = sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})
     Path(own, "shared.pth").write_text(packages)
-    command = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    command = [python, "-m", "pip", "install", "--quiet", "--retries=1"]
+    command += ["--no-deps", "--no-build-isolation"]
     done = subprocess.run(
         [*command, "-r", REQUIREMENTS], capture_output=True, text=True, env=_environment()
     )
     if done.returncode:
-        cannot_run(f"nnU-Net 1 cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+        cannot_run(f"nnU-Net 1 cannot be installed: {reason}")
     stamp.write_text(wanted)
     return python
 
@@ -109,7 +112,7 @@ VERSION_1 = {
     "2d": list(NAMES[:13]),
     "3d isotropic": list(NAMES),
     "3d anisotropic": ["class_1", "class_2", "class_3"],
-    "3d of two resolutions": ["class_1", "class_2", "class_3"],
+    "3d of two resolutions": ["class_1", "class_2", "class_3"],  # and fewer stages than planned
 }
 
 
@@ -133,7 +136,8 @@ def test_a_network_of_nnunet_1_gives_the_same_bits(nnunet1, converted1, name):
         assert torch.equal(ours, theirs)
     assert model.card["classes"] == VERSION_1[name]
     assert model.card["orientation"] == "stored"
-    assert model.card["converted_from"]["trainer"] == "nnUNetTrainerV2"
+    trainer = "ShallowTrainer" if name == "3d of two resolutions" else "nnUNetTrainerV2"
+    assert model.card["converted_from"]["trainer"] == trainer
     assert model.card["epochs"] == 2
 
 
@@ -165,6 +169,8 @@ def test_the_plan_of_the_trained_resolution_is_carried_over(converted1, nnunet1)
     assert name == "3d_fullres"
     assert configuration["spacing"] == source["plans_per_stage"][1]["current_spacing"].tolist()
     assert configuration["spacing"] != source["plans_per_stage"][0]["current_spacing"].tolist()
+    assert len(source["plans_per_stage"][1]["pool_op_kernel_sizes"]) == 5
+    assert len(configuration["architecture"]["arch_kwargs"]["strides"]) == 5
     assert configuration["normalization_schemes"] == ["CTNormalization"]
     intensity = source["dataset_properties"]["intensityproperties"][0]
     carried = plan["foreground_intensity_properties_per_channel"]["0"]
@@ -446,6 +452,30 @@ def test_what_plans_hold_is_read_whatever_the_protocol(tmp_path):
             assert read["plain"] == content["plain"]
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("core", [b"numpy._core", b"numpy.core"])
+def test_checkpoints_of_older_versions_are_read(tmp_path, core, zipped):
+    """Those of NumPy 1 name its core otherwise, those of torch before 1.6 are no archives."""
+    content = {
+        "state_dict": OrderedDict(a=torch.arange(3.0)),
+        "plot_stuff": ([np.float64(0.5), np.float32(0.25)], [np.int64(3)]),
+        "array": np.arange(4.0),
+    }
+    path = tmp_path / "a.model"
+    torch.save(content, tmp_path / "new", _use_new_zipfile_serialization=zipped)
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "new") as new, zipfile.ZipFile(path, "w") as old:
+            for name in new.namelist():
+                old.writestr(name, new.read(name).replace(b"numpy._core", core))
+    else:
+        path.write_bytes((tmp_path / "new").read_bytes().replace(b"numpy._core", core))
+    assert core in path.read_bytes()
+    read = load_tensors(path)
+    assert torch.equal(read["state_dict"]["a"], content["state_dict"]["a"])
+    assert read["plot_stuff"] == content["plot_stuff"]
+    np.testing.assert_array_equal(read["array"], content["array"])
+
+
 # ---------------------------------------------------------------------------------------------
 # nnU-Net 2
 
@@ -455,9 +485,10 @@ def stock_of(folder: Path) -> torch.nn.Module:
     plans = PlansManager(json.loads((folder / "plans.json").read_text()))
     checkpoint = torch.load(folder / "fold_all" / "checkpoint_final.pth", weights_only=False)
     configuration = plans.get_configuration(checkpoint["init_args"]["configuration"])
-    labels = json.loads((folder / "dataset.json").read_text())["labels"]
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
     network = nnUNetTrainer.build_network_architecture(
-        plans, configuration, 1, len(labels), enable_deep_supervision=False
+        plans, configuration, 1, outputs, enable_deep_supervision=False
     )
     network.load_state_dict(checkpoint["network_weights"])
     return network.eval()
@@ -645,7 +676,11 @@ def write_version_2(folder: Path, plan: dict, labels=LABELS, fold="all") -> Path
     configuration = PlansManager(plan).get_configuration("other")
     trainer.network = randomise(
         nnUNetTrainer.build_network_architecture(
-            trainer.plans_manager, configuration, 1, len(labels), enable_deep_supervision=True
+            trainer.plans_manager,
+            configuration,
+            1,
+            trainer.label_manager.num_segmentation_heads,
+            enable_deep_supervision=True,
         )
     )
     trainer.optimizer, trainer.lr_scheduler = trainer.configure_optimizers()
@@ -664,16 +699,16 @@ def _nnunets_folders(monkeypatch, tmp_path):
 
 
 FOREIGN = {
-    "plain, as stored": ("PlainConvUNet", "SimpleITKIO", 3),
-    "residual encoder, reoriented": ("ResidualEncoderUNet", "NibabelIOWithReorient", 3),
-    "residual, 2D": ("ResidualUNet", "SimpleITKIOWithReorient", 2),
+    "plain, as stored": ("PlainConvUNet", "SimpleITKIO", 3, LABELS),
+    "residual encoder, reoriented": ("ResidualEncoderUNet", "NibabelIOWithReorient", 3, LABELS),
+    "residual, 2D": ("ResidualUNet", "SimpleITKIOWithReorient", 2, LABELS | {"ignore": 4}),
 }
 
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_anybodys_model_predicts_as_in_nnunet(monkeypatch, tmp_path, name):
-    network, reader, dim = FOREIGN[name]
-    folder = write_version_2(tmp_path / "theirs", foreign_plan(network, reader, dim))
+    network, reader, dim, labels = FOREIGN[name]
+    folder = write_version_2(tmp_path / "theirs", foreign_plan(network, reader, dim), labels)
     lines = convert(folder, tmp_path / "ours")
     assert len(lines) == 1
     assert "1 Liver, 2 Left kidney, 3 tumour" in lines[0]
@@ -710,8 +745,6 @@ def test_anybodys_model_predicts_as_in_nnunet(monkeypatch, tmp_path, name):
 
 def _stored(labels: np.ndarray, volume, reader: str) -> np.ndarray:
     """nnU-Net's labels, which are in its reader's order, in the stored one."""
-    from panorgan.volumes import from_canonical
-
     return from_canonical(labels, volume.grid) if "Reorient" in reader else labels
 
 
@@ -749,6 +782,11 @@ REFUSED_2 = {
         "plans",
         lambda p: p["configurations"]["other"].update(normalization_schemes=["Mine"]),
         "normalises by Mine",
+    ),
+    "unknown resampling": (
+        "plans",
+        lambda p: p["configurations"]["3d_fullres"].update(resampling_fn_data="Mine"),
+        "resamples by Mine",
     ),
     "unknown preprocessing": (
         "plans",

@@ -40,6 +40,12 @@ NORMALISATIONS = (
     "NoNormalization",
     "RescaleTo01Normalization",
 )
+RESAMPLINGS = (
+    "resample_data_or_seg_to_shape",
+    "resample_torch_simple",
+    "resample_torch_fornnunet",
+    "no_resampling_hack",
+)
 ORIENTATIONS = {
     "SimpleITKIO": STORED,
     "NibabelIO": STORED,
@@ -293,6 +299,9 @@ def _plan(
     if own["normalization_schemes"][0] not in NORMALISATIONS:
         scheme = own["normalization_schemes"][0]
         _refuse(f"normalises by {scheme}, which is unknown here", folder)
+    for key in ("resampling_fn_data", "resampling_fn_seg"):
+        if own[key] not in RESAMPLINGS:
+            _refuse(f"resamples by {own[key]}, which is unknown here", folder)
     if reader not in ORIENTATIONS:
         _refuse(f"reads images by {reader}: known are {', '.join(ORIENTATIONS)}", folder)
     if plan.get("label_manager", "LabelManager") != "LabelManager":
