@@ -748,6 +748,28 @@ def _stored(labels: np.ndarray, volume, reader: str) -> np.ndarray:
     return from_canonical(labels, volume.grid) if "Reorient" in reader else labels
 
 
+def test_a_plan_from_before_networks_were_named_in_it_is_the_same(tmp_path):
+    plan = foreign_plan("PlainConvUNet", "SimpleITKIO")
+    folder = write_version_2(tmp_path / "new", plan)
+    convert(folder, tmp_path / "from new")
+    _, configuration = next(iter(plan["configurations"].items()))
+    arguments = configuration.pop("architecture")["arch_kwargs"]
+    configuration |= {
+        "UNet_class_name": "PlainConvUNet",
+        "UNet_base_num_features": 4,
+        "unet_max_num_features": 8,
+        "n_conv_per_stage_encoder": arguments["n_conv_per_stage"],
+        "n_conv_per_stage_decoder": arguments["n_conv_per_stage_decoder"],
+        "conv_kernel_sizes": arguments["kernel_sizes"],
+        "pool_op_kernel_sizes": arguments["strides"],
+        "num_pool_per_axis": [2, 2, 2],
+    }
+    (folder / "plans.json").write_text(json.dumps(plan))
+    convert(folder, tmp_path / "from old")
+    cards = [load_model(tmp_path / name).card for name in ("from new", "from old")]
+    assert cards[0] == cards[1]
+
+
 def test_anybodys_model_goes_back_to_nnunet_as_it_was(tmp_path):
     plan = foreign_plan("ResidualEncoderUNet", "SimpleITKIO")
     folder = write_version_2(tmp_path / "theirs", plan, fold="0")

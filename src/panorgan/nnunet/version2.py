@@ -7,6 +7,7 @@ around the smaller one.
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -289,7 +290,8 @@ def _plan(
     plan: dict[str, Any], configuration: str, classes: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """A plan of anybody with its one configuration resolved, and what ours say beside."""
-    own = deepcopy(PlansManager(plan).get_configuration(configuration).configuration)
+    with warnings.catch_warnings(action="ignore"):  # of plans that name no network: it is known
+        own = deepcopy(PlansManager(plan).get_configuration(configuration).configuration)
     own.pop("inherits_from", None)
     reader = plan["image_reader_writer"]
     if own.get("previous_stage"):
