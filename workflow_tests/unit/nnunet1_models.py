@@ -1,8 +1,9 @@
 """Writes models of nnU-Net 1 with its own planner, trainer and checkpoints, where it is installed.
 
 ``python nnunet1_models.py FOLDER`` makes FOLDER/NAME for each model: ``model/`` as nnU-Net 1 leaves
-it after a training, ``outputs.pt`` with an input and all outputs of its network, and ``case.npz``
-with what it makes of ``case_0000.nii.gz``.
+it after a training, ``outputs.pt`` with an input and all outputs of its network, and of two CTs
+what it makes of them: ``plain.npz`` of ``plain_0000.nii.gz``, which needs no resampling, and
+``resampled.npz``.
 """
 
 import pickle
@@ -111,27 +112,28 @@ def make_model(folder: Path, name: str, planner, *facts) -> None:
     with torch.no_grad():
         torch.save({"input": x, "outputs": list(network(x))}, folder / "outputs.pt")
     if not shallow:
-        make_case(folder, trainer, two_dimensional, facts[1])
+        make_cases(folder, trainer, two_dimensional, facts[1])
 
 
-def make_case(folder: Path, trainer, two_dimensional: bool, spacing) -> None:
-    """A CT stored upside down, preprocessed and segmented by nnU-Net 1; no resampling is needed."""
+def make_cases(folder: Path, trainer, two_dimensional: bool, spacing) -> None:
+    """Preprocess and segment CTs that are stored upside down."""
+    trainer.network.do_ds = False
     rng = np.random.default_rng(3)
     shape = (2, 200, 300) if two_dimensional else (50, 30, 70)
     voxels = rng.integers(-1200, 1200, shape).astype(np.int16)
     voxels[:, :4] = 0  # cropped off
     voxels[:, 4:][voxels[:, 4:] == 0] = 1
-    image = sitk.GetImageFromArray(voxels)
-    image.SetSpacing(spacing[::-1])
-    image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, -1))
-    path = folder / "case_0000.nii.gz"
-    sitk.WriteImage(image, str(path))
-    data, _, _ = trainer.preprocess_patient([str(path)])
-    trainer.network.do_ds = False
-    labels, _ = trainer.predict_preprocessed_data_return_seg_and_softmax(
-        data, do_mirroring=False, mirror_axes=(), mixed_precision=False, verbose=False
-    )
-    np.savez(folder / "case.npz", data=data, labels=labels)
+    for name, scale in {"plain": 1.0, "resampled": 0.8}.items():
+        image = sitk.GetImageFromArray(voxels)
+        image.SetSpacing([mm * scale for mm in spacing[::-1]])
+        image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, -1))
+        path = folder / f"{name}_0000.nii.gz"
+        sitk.WriteImage(image, str(path))
+        data, _, _ = trainer.preprocess_patient([str(path)])
+        labels, _ = trainer.predict_preprocessed_data_return_seg_and_softmax(
+            data, do_mirroring=False, mirror_axes=(), mixed_precision=False, verbose=False
+        )
+        np.savez(folder / f"{name}.npz", data=data, labels=labels)
 
 
 if __name__ == "__main__":

@@ -280,6 +280,8 @@ def _plan(
         "panorgan": {
             "orientation": STORED,
             "tile_average": SOFTMAX,
+            # nnU-Net 2's preprocessing knows the nonzero region only while it normalises first.
+            "normalise_last": not mask,
             "classes": list(classes),
         },
     }

@@ -187,7 +187,8 @@ def write_nnunet2(model: Model, out: Path) -> tuple[Path, list[str]]:
     notes = []
     if plan["panorgan"].get("tile_average") == SOFTMAX:
         notes.append(
-            "nnU-Net 2 averages logits over tiles, nnU-Net 1 probabilities: single voxels differ"
+            "nnU-Net 2 averages logits over tiles and normalises before it resamples, other than "
+            "nnU-Net 1, which trained this model: its labels will differ a little"
         )
     return folder, notes
 
