@@ -86,12 +86,13 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser("convert", help="models of nnU-Net 1 and 2 into ours, and back")
     convert.add_argument("source", type=Path, help="folder of a trained model")
-    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder or file")
     convert.add_argument(
         "--to",
         default="panorgan",
-        choices=["panorgan", "nnunet"],
-        help="our model folder, or one for nnUNetv2_predict (default: %(default)s)",
+        choices=["panorgan", "nnunet", "onnx"],
+        help="our model folder, one for nnUNetv2_predict, or (ours only) an ONNX file "
+        "(default: %(default)s)",
     )
     convert.add_argument("--fold", help="of a foreign model (default: all, else the only one)")
     convert.add_argument(
@@ -212,6 +213,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
+    if options.to == "onnx":
+        from panorgan.nnunet.onnx import export_onnx
+
+        print("\n".join(export_onnx(options.source, options.output)))
+        return 0
     from panorgan.nnunet.convert import convert
 
     classes = options.classes and [name.strip() for name in options.classes.split(",")]
