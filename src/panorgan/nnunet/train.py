@@ -26,6 +26,7 @@ from panorgan.nnunet.checkpoints import (
     save_checkpoint,
 )
 from panorgan.nnunet.devices import pick_device, resolve_precision
+from panorgan.nnunet.estimate import check_training_memory
 from panorgan.nnunet.model import save_model
 from panorgan.nnunet.trainer import Trainer, learning_rate, make_trainer
 from panorgan.problems import Problems
@@ -112,6 +113,7 @@ def train(
         leftover.unlink()
     recipe = plan["panorgan"]["recipe"]["training"]
     device = pick_device(device)
+    check_training_memory(plan, dataset_json, device)
     if not torch.cuda.is_available():
         print("no GPU: training on the CPU")
     torch.set_num_threads(recipe["threads"])
