@@ -42,6 +42,30 @@ def plan(name: str) -> dict:
     return result
 
 
+def stock_plan() -> dict:
+    """The plan of a plain U-Net of nnU-Net's."""
+    stock = plan("student")
+    configuration_of(stock)[1]["architecture"] = {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": 3,
+            "features_per_stage": [2, 3, 4],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * 3,
+            "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+            "n_conv_per_stage": [1, 1, 1],
+            "n_conv_per_stage_decoder": [1, 1],
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+    return stock
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """For each network its model folder and ONNX file."""
@@ -94,25 +118,7 @@ def test_the_file_says_what_its_user_must_know(exported):
 
 def test_a_stock_network_has_the_patch_size(tmp_path):
     """nnU-Net's own U-Net joins levels that fit only at sizes which its strides divide."""
-    stock = plan("student")
-    configuration_of(stock)[1]["architecture"] = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": 3,
-            "features_per_stage": [2, 3, 4],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * 3,
-            "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-            "n_conv_per_stage": [1, 1, 1],
-            "n_conv_per_stage_decoder": [1, 1],
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
-    }
+    stock = stock_plan()
     dataset_json = make_dataset_json(CLASSES, False)
     save_model(tmp_path / "model", network_of(stock, dataset_json), stock, dataset_json, {})
 
