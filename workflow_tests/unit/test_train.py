@@ -22,6 +22,7 @@ from batchgenerators.augmentations.utils import (
 from scipy.ndimage import map_coordinates, spline_filter
 
 from panorgan.config import Augmentation, Network, Optimizer, Student, Teacher, Training
+from panorgan.labels import load_labels
 from panorgan.nnunet import checkpoints
 from panorgan.nnunet import train as train_module
 from panorgan.nnunet.augmentation import (
@@ -144,12 +145,10 @@ def looked_at(tmp_path_factory) -> dict[str, Path]:
     return {"look": folder}
 
 
-def run(state: Path, cases, validation=None, recipe=None, seed=0) -> Path:
+def run(state: Path, cases, validation=None, recipe=None, seed=0, **more) -> Path:
     plan, dataset_json = plan_of(recipe or teacher())
-    card = {"cases": len(cases)}
-    return train(
-        plan, dataset_json, cases, validation or {}, state, seed=seed, card=card, device="cpu"
-    )
+    given = {"card": {"cases": len(cases)}, "labels": load_labels(), "device": "cpu"} | more
+    return train(plan, dataset_json, cases, validation or {}, state, seed=seed, **given)
 
 
 def checksum(model: Path) -> str:
@@ -158,8 +157,9 @@ def checksum(model: Path) -> str:
 
 def curve(folder: Path) -> list[dict]:
     """Rows of the curve without their times."""
+    times = ("seconds", "wait_s")
     with open(folder / "progress.csv") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in times} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ class TestInterrupted:
 
     def test_killed_before_the_model_is_there(self, whole, tmp_path, cases, looked_at):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_module, "draw_curve", lambda *_: 1 / 0)
+            patch.setattr(train_module, "csv_of", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 run(tmp_path, cases, looked_at)
         assert not (tmp_path / "model").exists()
@@ -304,8 +304,8 @@ class TestInterrupted:
     def stop_after_epochs(self, epochs, state, cases, validation):
         with pytest.MonkeyPatch.context() as patch:
 
-            def stop_later(trainer, progress, folder, original=train_module._save):
-                path = original(trainer, progress, folder)
+            def stop_later(trainer, progress, *rest, original=train_module._save):
+                path = original(trainer, progress, *rest)
                 if progress.epoch == epochs:
                     raise KeyboardInterrupt
                 return path
@@ -331,7 +331,8 @@ class TestState:
     def test_what_is_left(self, whole, cases):
         state = whole.parent
         names = {path.name for path in state.iterdir()}
-        assert names == {"checkpoint-0002.pt", "checkpoint-0003.pt", "progress.csv", "model"}
+        files = {"checkpoint-0002.pt", "checkpoint-0003.pt", "progress.csv", "curve.png"}
+        assert names == files | {"model"}
         card = json.loads((whole / "card.json").read_text())
         assert (card["cases"], card["epochs"], card["seed"]) == (4, EPOCHS, 0)
         assert card["hours"] > 0
@@ -340,7 +341,9 @@ class TestState:
     def test_curve(self, whole):
         rows = curve(whole)
         assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-        columns = "epoch train_loss validation_loss dice_liver dice_tumour learning_rate"
+        columns = (
+            "epoch train_loss validation_loss dice_liver dice_tumour learning_rate peak_gpu_mb"
+        )
         assert list(rows[0]) == columns.split()
         assert all(0 <= float(row["dice_tumour"]) <= 1 for row in rows)
 
@@ -358,7 +361,7 @@ class TestState:
 
     def test_checkpoints_are_rare_if_told(self, tmp_path, cases, monkeypatch):
         saved = []
-        monkeypatch.setattr(train_module, "save_checkpoint", lambda *a: saved.append(a[2:]))
+        monkeypatch.setattr(train_module, "save_checkpoint", lambda *a: saved.append(a[2:4]))
         run(tmp_path, cases, recipe=teacher(checkpoint_every_s=600.0))
         assert saved == [(EPOCHS, 0)]
 
