@@ -16,6 +16,7 @@ with job(snakemake) as console:
         ShardReader(files.validation, files.validation_folders),
         labels_file=snakemake.config["labels"],
         seed=int(snakemake.wildcards.seed),
+        marginal=snakemake.params.marginal,
         slot=store_of(model, snakemake.config["run"]),
         model=str(model),
         table=snakemake.output.table,

@@ -4,7 +4,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from panorgan.nnunet.plans import configuration_of, make_dataset_json
-from panorgan.volumes import Volume, canonical_spacing, to_canonical
+from panorgan.nnunet.plans import STORED, configuration_of, make_dataset_json
+from panorgan.volumes import Grid, Volume, canonical_spacing, to_canonical
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Preprocessed:
     Attributes
     ----------
     data : (1, z, y, x) float32 array
-        Normalised intensities, axes in RAS order.
+        Normalised intensities, axes in the plan's orientation.
     seg : (1, z, y, x) int16 array or None
         Label; -1 outside of the image's nonzero region (no background that was looked at).
     properties : dict
@@ -39,6 +39,16 @@ class Preprocessed:
     seg: np.ndarray | None
     properties: dict[str, Any]
     patch_size: tuple[int, ...]
+
+
+def network_grid(grid: Grid, plan: Mapping[str, Any]) -> Grid:
+    """The grid whose canonical order is the order in which the plan's network sees the voxels.
+
+    Networks of others see them as they are stored: then it is a grid without an orientation.
+    """
+    if plan["panorgan"]["orientation"] == STORED:
+        return replace(grid, affine=np.diag([*grid.spacing[::-1], 1.0]))
+    return grid
 
 
 def preprocess_image(
@@ -59,15 +69,16 @@ def preprocess_image(
     name, configuration = configuration_of(plan)
     plans = PlansManager(dict(plan))
     classes = plan["panorgan"]["classes"]
-    image = to_canonical(volume.array, volume.grid)[None]
+    grid = network_grid(volume.grid, plan)
+    image = to_canonical(volume.array, grid)[None]
     seg = None
     if label is not None:
-        seg = to_canonical(label, volume.grid)[None].astype(np.int16)
+        seg = to_canonical(label, grid)[None].astype(np.int16)
     ignore = seg is not None and int(seg.max()) > len(classes)
     data, processed, properties = DefaultPreprocessor(verbose=False).run_case_npy(
         image,
         seg,
-        {"spacing": list(canonical_spacing(volume.grid))},
+        {"spacing": list(canonical_spacing(grid))},
         plans,
         plans.get_configuration(name),
         make_dataset_json(classes, ignore),

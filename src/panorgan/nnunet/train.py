@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import nan
@@ -68,6 +68,7 @@ def train(
     device: str = "auto",
     check: Callable[[], None] = lambda: None,
     console: IO[str] | None = None,
+    unknown: Mapping[str, Collection[int]] | None = None,
 ) -> Path:
     """Train a network, going on from the last checkpoint in `state` if there is one.
 
@@ -96,6 +97,9 @@ def train(
         Called before anything is written into `state`; raises if that belongs to another by now.
     console
         Where a bar is shown if it is a terminal.
+    unknown
+        For every case the classes that are unknown in it, which are then not learnt as background
+        there (`panorgan.nnunet.losses`); None takes the labels at their word.
 
     Returns
     -------
@@ -135,13 +139,13 @@ def train(
         else:
             trainer.initialize(resolve_precision(recipe["precision"], device))
             progress = Progress()
-        batches = trainer.training_batches(training, seed)
+        batches = trainer.training_batches(training, seed, unknown)
         _choose_setting(trainer, progress, checkpoint, batches)
         print(
             f"{count_parameters(trainer.network):,} parameters, {len(training)} training and "
             f"{len(validation)} validation cases, {trainer.precision}, {recipe['threads']} threads"
         )
-        to_look_at = trainer.validation_batches(validation, seed) if validation else None
+        to_look_at = trainer.validation_batches(validation, seed, unknown) if validation else None
         with naming_dead_loaders(batches):
             _run(trainer, progress, batches, to_look_at, state, watch, check)
         return _finish(trainer, progress, plan, model, {**card, "seed": seed}, watch)
