@@ -142,6 +142,9 @@ class Training(Section):
     workers: Annotated[int, Field(ge=0)] = Field(
         6, description="processes that load and augment; 0: none, and bitwise the same each time"
     )
+    tensorboard: bool = Field(
+        False, description="also write events for TensorBoard, beside the checkpoints"
+    )
 
 
 class Recipe(Section):

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def learning_rate(training: Mapping[str, Any], epoch: int, iteration: int) -> fl
     rate = optimizer["learning_rate"] * (1 - epoch / training["epochs"]) ** optimizer["poly_power"]
     done = epoch * training["iterations"] + iteration + 1
     return rate * min(1.0, done / max(1, optimizer["warmup_iterations"]))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to compute steps: faster or slower, with the same result but for rounding."""
+
+    channels_last: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        parts = [name for name, on in vars(self).items() if on]
+        return " and ".join(parts).replace("_", " ") or "plain"
 
 
 class Trainer(nnUNetTrainer):
@@ -95,15 +108,28 @@ class Trainer(nnUNetTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
+        self.use(Setting())
         self.loss = DiceAndCrossEntropy(
             batch_dice=self.configuration_manager.batch_dice,
             ignore=len(self.plans_manager.plans["panorgan"]["classes"]) + 1,
             weights=deep_supervision_weights(len(self._get_deep_supervision_scales())),
         )
-        self.optimizer = self._make_optimizer()
+        self.optimizer = self.make_optimizer()
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
+    def use(self, setting: Setting) -> None:
+        """Compute steps in this way from now on."""
+        self.setting = setting
+        last = torch.channels_last if len(self.patch_size) == 2 else torch.channels_last_3d
+        self._memory_format = last if setting.channels_last else torch.contiguous_format
+        self.network.to(memory_format=self._memory_format)
+        compiled = setting.compiled
+        self._train_forward = (
+            torch.compile(self.network, dynamic=False) if compiled else self.network
+        )
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The recipe's optimizer of the network's parameters."""
         o = self.training["optimizer"]
         common = {"lr": o["learning_rate"], "weight_decay": o["weight_decay"]}
         parameters = self.network.parameters()
@@ -207,8 +233,10 @@ class Trainer(nnUNetTrainer):
         )
 
     def _forward(self, data: torch.Tensor) -> list[torch.Tensor]:
+        # Looking at validation batches would compile the network once more.
+        forward = self._train_forward if self.network.training else self.network
         with autocast(self.device, self.precision):
-            return self.network(data)
+            return forward(data.to(memory_format=self._memory_format))
 
 
 def make_trainer(plan: dict, dataset_json: dict, device: torch.device, state: Path) -> Trainer:

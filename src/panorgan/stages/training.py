@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from panorgan.store import Result, ShardOutput, ShardReader, Work, key_of, run_s
 from panorgan.tables import write_text
 from panorgan.volumes import Volume, read_label
 
-NOT_RESULTS = ("checkpoint_every_s", "threads", "workers")
-"""Settings of a training that change its speed only."""
+NOT_RESULTS = ("checkpoint_every_s", "tensorboard", "threads", "workers")
+"""Settings of a training that change nothing of the network."""
 
 
 def measure_intensities(
@@ -216,12 +216,14 @@ def train_network(
     training: ShardReader,
     validation: ShardReader,
     *,
+    labels_file: str,
     seed: int,
     marginal: bool,
     slot: Path,
     model: str,
     table: str,
     notes: Mapping[str, Any],
+    console: IO[str] | None = None,
 ) -> None:
     """Train a network, going on where an earlier job was interrupted.
 
@@ -237,6 +239,8 @@ def train_network(
         Where the states of this training are kept.
     notes
         What the model's card shall say beside what the training knows.
+    console
+        Where a bar is shown if it is a terminal.
     """
     from panorgan.nnunet.model import load_model
     from panorgan.nnunet.train import TrainingInterrupted, train
@@ -268,7 +272,7 @@ def train_network(
     if not training.cases:
         raise Problems.one("no case to train on", "see the selection's table for the reasons")
 
-    def run(state: Path) -> Path:
+    def run(state: Path, check: Callable[[], None]) -> Path:
         if (finished := state / "model").exists():
             try:
                 load_model(finished)
@@ -285,6 +289,9 @@ def train_network(
                 state,
                 seed=seed,
                 card={"cases": len(training.cases), "cases_hash": cases_hash, **notes},
+                labels=load_labels(labels_file),
+                check=check,
+                console=console,
                 unknown=unknown,
             )
         except TrainingInterrupted as stop:
