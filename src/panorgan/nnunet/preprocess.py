@@ -12,6 +12,7 @@ from typing import Any
 import blosc2
 import numpy as np
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from panorgan.nnunet.plans import RESAMPLING, configuration_of, make_dataset_json
 from panorgan.nnunet.resampling import OUTSIDE, mark_outside, resample_image, resample_label
@@ -254,8 +255,6 @@ def save(folder: str | Path, case: str, preprocessed: Preprocessed) -> None:
 
     The files are ``CASE.b2nd``, ``CASE_seg.b2nd`` and ``CASE.pkl``.
     """
-    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
-
     folder = Path(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as name:
         temporary = Path(name)
@@ -265,9 +264,10 @@ def save(folder: str | Path, case: str, preprocessed: Preprocessed) -> None:
                 array.shape, preprocessed.patch_size, array.itemsize
             )
             # One thread: several would store a chunk's blocks in the order in which they finish.
+            # nnU-Net's level 5 takes four times as long and saves 4 %; both read equally fast.
             compression = {
                 "codec": blosc2.Codec.LZ4HC,
-                "clevel": 5,
+                "clevel": 1,
                 "filters": [blosc2.Filter.SHUFFLE],
                 "nthreads": 1,
             }
