@@ -7,6 +7,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
+from panorgan.config import MARGINAL, labels_of
 from panorgan.job import report_problems
 from panorgan.stages import VERSIONS
 from panorgan.workflow import Run
@@ -30,7 +31,8 @@ pathvars:
 
 wildcard_constraints:
     shard=r"(train|evaluation)-\d+",
-    variant=r"stage[12]",
+    labels=r"partial|stage[12]",
+    variant=r"partial|marginal|stage[12]",
     seed=r"-?\d+",
 
 
@@ -74,8 +76,8 @@ rule teacher:
 rule labels:
     input:
         expand(
-            "<results>/round-1/fusion/{variant}/{shard}.tsv",
-            variant=settings.student.variants,
+            "<results>/round-1/fusion/{labels}/{shard}.tsv",
+            labels=sorted({*map(labels_of, settings.student.variants)}),
             shard=run.train_shards,
         ),
 

@@ -106,7 +106,6 @@ rule write_preflight:
         mem_mb=2000,
         runtime=30,
     params:
-        teacher=settings.teacher.model_dump(),
-        student=settings.student.model_dump(),
+        config=settings.model_dump(),
     script:
         "../scripts/write_preflight.py"

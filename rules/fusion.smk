@@ -1,5 +1,33 @@
 # Fusion: partial labels + tumour pseudo-labels (stage 1), then organ pseudo-labels (stage 2).
-# Makes a full label and a map of where each voxel's label is from, for every training case.
+# Makes a full label and a map of where each voxel's label is from, for every training case; and the
+# same without pseudo-labels (partial), for students that learn from the annotations alone.
+
+
+rule fuse_partial:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+    output:
+        table="<results>/round-1/fusion/partial/{shard}.tsv",
+        composition="<results>/round-1/fusion/partial/{shard}.composition.tsv",
+        conflicts="<results>/round-1/fusion/partial/{shard}.conflicts.tsv",
+        specks="<results>/round-1/fusion/partial/{shard}.specks.tsv",
+        folder=directory("<results>/round-1/fusion/partial/{shard}"),
+    log:
+        text="<logs>/fuse_partial/{shard}.log",
+        problems="<logs>/fuse_partial/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/fuse_partial/{shard}.tsv"
+    conda:
+        "../envs/panorgan.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=60,
+    params:
+        version=VERSIONS["fuse"],
+    script:
+        "../scripts/fuse_partial.py"
 
 
 rule fuse_stage1:
@@ -36,6 +64,11 @@ rule fuse_stage2:
         manifest=rules.write_manifest.output.manifest,
         stage1=rules.fuse_stage1.output.table,
         stage1_folder=ancient(rules.fuse_stage1.output.folder),
+        # The case table's organ pseudo-labels are the manifest's.
+        organs=[] if organs_from_cases else rules.predict_organs.output.table,
+        organ_folder=(
+            [] if organs_from_cases else ancient(rules.predict_organs.output.folder)
+        ),
     output:
         table="<results>/round-1/fusion/stage2/{shard}.tsv",
         composition="<results>/round-1/fusion/stage2/{shard}.composition.tsv",

@@ -1,20 +1,33 @@
 # The student: a small 3D network that learns all classes from the fused labels.
-# Makes intensity histograms, plan, preprocessed data and model, for every variant of the labels.
+# Makes intensity histograms, plan and preprocessed data for every kind of labels, and a model for
+# every variant of the student and seed: `partial` and `marginal` differ in the loss only.
+
+
+def of_labels(pattern, shards=()):
+    """Input function: a path, or one a shard, of the labels that a student's variant learns."""
+
+    def paths(wildcards):
+        labels = labels_of(wildcards.variant)
+        if not shards:
+            return pattern.format(labels=labels)
+        return expand(pattern, labels=labels, shard=shards)
+
+    return paths
 
 
 rule measure_student:
     input:
         manifest=rules.write_manifest.output.manifest,
-        fused="<results>/round-1/fusion/{variant}/{shard}.tsv",
-        fused_folder=ancient("<results>/round-1/fusion/{variant}/{shard}"),
+        fused="<results>/round-1/fusion/{labels}/{shard}.tsv",
+        fused_folder=ancient("<results>/round-1/fusion/{labels}/{shard}"),
     output:
-        table="<results>/round-1/student/{variant}/histograms/{shard}.tsv",
-        folder=directory("<results>/round-1/student/{variant}/histograms/{shard}"),
+        table="<results>/round-1/student/{labels}/histograms/{shard}.tsv",
+        folder=directory("<results>/round-1/student/{labels}/histograms/{shard}"),
     log:
-        text="<logs>/measure_student/{variant}/{shard}.log",
-        problems="<logs>/measure_student/{variant}/{shard}.problems.tsv",
+        text="<logs>/measure_student/{labels}/{shard}.log",
+        problems="<logs>/measure_student/{labels}/{shard}.problems.tsv",
     benchmark:
-        "<benchmarks>/measure_student/{variant}/{shard}.tsv"
+        "<benchmarks>/measure_student/{labels}/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
     threads: 1
@@ -32,24 +45,24 @@ rule plan_student:
     input:
         manifest=rules.write_manifest.output.manifest,
         histograms=expand(
-            "<results>/round-1/student/{{variant}}/histograms/{shard}.tsv",
+            "<results>/round-1/student/{{labels}}/histograms/{shard}.tsv",
             shard=run.train_shards,
         ),
         histogram_folders=ancient(
             expand(
-                "<results>/round-1/student/{{variant}}/histograms/{shard}",
+                "<results>/round-1/student/{{labels}}/histograms/{shard}",
                 shard=run.train_shards,
             )
         ),
         frozen=settings.student.plan or [],
     output:
-        plans="<results>/round-1/student/{variant}/plans.json",
-        dataset="<results>/round-1/student/{variant}/dataset.json",
+        plans="<results>/round-1/student/{labels}/plans.json",
+        dataset="<results>/round-1/student/{labels}/dataset.json",
     log:
-        text="<logs>/plan_student/{variant}.log",
-        problems="<logs>/plan_student/{variant}.problems.tsv",
+        text="<logs>/plan_student/{labels}.log",
+        problems="<logs>/plan_student/{labels}.problems.tsv",
     benchmark:
-        "<benchmarks>/plan_student/{variant}.tsv"
+        "<benchmarks>/plan_student/{labels}.tsv"
     conda:
         "../envs/panorgan.yaml"
     threads: 1
@@ -70,22 +83,22 @@ rule preprocess_student:
         # Validation cases keep their own labels: they are never fused.
         fused=branch(
             lambda wildcards: wildcards.shard in run.train_shards,
-            then="<results>/round-1/fusion/{variant}/{shard}.tsv",
+            then="<results>/round-1/fusion/{labels}/{shard}.tsv",
             otherwise=[],
         ),
         fused_folder=branch(
             lambda wildcards: wildcards.shard in run.train_shards,
-            then=ancient("<results>/round-1/fusion/{variant}/{shard}"),
+            then=ancient("<results>/round-1/fusion/{labels}/{shard}"),
             otherwise=[],
         ),
     output:
-        table="<results>/round-1/student/{variant}/preprocessed/{shard}.tsv",
-        folder=directory("<results>/round-1/student/{variant}/preprocessed/{shard}"),
+        table="<results>/round-1/student/{labels}/preprocessed/{shard}.tsv",
+        folder=directory("<results>/round-1/student/{labels}/preprocessed/{shard}"),
     log:
-        text="<logs>/preprocess_student/{variant}/{shard}.log",
-        problems="<logs>/preprocess_student/{variant}/{shard}.problems.tsv",
+        text="<logs>/preprocess_student/{labels}/{shard}.log",
+        problems="<logs>/preprocess_student/{labels}/{shard}.problems.tsv",
     benchmark:
-        "<benchmarks>/preprocess_student/{variant}/{shard}.tsv"
+        "<benchmarks>/preprocess_student/{labels}/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
     threads: 1
@@ -101,26 +114,26 @@ rule preprocess_student:
 
 rule train_student:
     input:
-        plans=rules.plan_student.output.plans,
-        dataset=rules.plan_student.output.dataset,
-        training=expand(
-            "<results>/round-1/student/{{variant}}/preprocessed/{shard}.tsv",
-            shard=run.train_shards,
+        plans=of_labels("<results>/round-1/student/{labels}/plans.json"),
+        dataset=of_labels("<results>/round-1/student/{labels}/dataset.json"),
+        training=of_labels(
+            "<results>/round-1/student/{labels}/preprocessed/{shard}.tsv",
+            run.train_shards,
         ),
         training_folders=ancient(
-            expand(
-                "<results>/round-1/student/{{variant}}/preprocessed/{shard}",
-                shard=run.train_shards,
+            of_labels(
+                "<results>/round-1/student/{labels}/preprocessed/{shard}",
+                run.train_shards,
             )
         ),
-        validation=expand(
-            "<results>/round-1/student/{{variant}}/preprocessed/{shard}.tsv",
-            shard=run.evaluation_shards,
+        validation=of_labels(
+            "<results>/round-1/student/{labels}/preprocessed/{shard}.tsv",
+            run.evaluation_shards,
         ),
         validation_folders=ancient(
-            expand(
-                "<results>/round-1/student/{{variant}}/preprocessed/{shard}",
-                shard=run.evaluation_shards,
+            of_labels(
+                "<results>/round-1/student/{labels}/preprocessed/{shard}",
+                run.evaluation_shards,
             )
         ),
     output:
@@ -142,5 +155,6 @@ rule train_student:
     params:
         version=VERSIONS["train"],
         phantom=settings.phantom is not None,
+        marginal=lambda wildcards: wildcards.variant == MARGINAL,
     script:
         "../scripts/train_network.py"

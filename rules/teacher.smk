@@ -123,6 +123,7 @@ rule train_teacher:
     params:
         version=VERSIONS["train"],
         phantom=settings.phantom is not None,
+        marginal=False,
     script:
         "../scripts/train_network.py"
 

@@ -5,10 +5,13 @@ from panorgan.stages.fusion import fuse_organs
 from panorgan.store import ShardReader
 
 with job(snakemake):
+    files = snakemake.input
+    organs = files.get("organs")
     fuse_organs(
-        snakemake.input.manifest,
+        files.manifest,
         snakemake.wildcards.shard,
-        ShardReader([snakemake.input.stage1], [snakemake.input.stage1_folder]),
+        ShardReader([files.stage1], [files.stage1_folder]),
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
+        predicted=ShardReader([organs], [files.organ_folder]) if organs else None,
     )

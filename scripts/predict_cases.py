@@ -1,4 +1,4 @@
-"""Predict a shard's cases with a teacher or a student."""
+"""Predict a shard's cases with a teacher, a student or a model that was given."""
 
 from panorgan.job import job, shard_output
 from panorgan.stages.prediction import WANTED, predict_cases
@@ -12,5 +12,6 @@ with job(snakemake):
         snakemake.input.model_table,
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
+        translate=snakemake.params.get("translate", False),
         **snakemake.params.prediction,
     )

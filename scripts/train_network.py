@@ -15,6 +15,7 @@ with job(snakemake):
         ShardReader(files.training, files.training_folders),
         ShardReader(files.validation, files.validation_folders),
         seed=int(snakemake.wildcards.seed),
+        marginal=snakemake.params.marginal,
         slot=store_of(model, snakemake.config["run"]),
         model=str(model),
         table=snakemake.output.table,

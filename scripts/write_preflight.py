@@ -1,5 +1,6 @@
 """Write the page that says what is in the data and what the run will need."""
 
+from panorgan.config import load_config
 from panorgan.job import job
 from panorgan.preflight import write_preflight
 
@@ -8,10 +9,7 @@ with job(snakemake):
         snakemake.input.manifest,
         snakemake.input.excluded,
         snakemake.input.suspects,
-        teacher=snakemake.params.teacher,
-        student=snakemake.params.student,
-        run=snakemake.config["run"],
-        labels_file=snakemake.config["labels"],
+        config=load_config(snakemake.params.config),
         page=snakemake.output.page,
     )
     print(essentials)

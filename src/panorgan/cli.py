@@ -62,6 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--source-map", type=Path, help="where to write what each voxel is from")
     fuse.set_defaults(command=_fuse)
 
+    predict = commands.add_parser("predict", help="label CTs with a trained model")
+    predict.add_argument("-i", "--images", type=Path, required=True, help="a CT, or a folder")
+    predict.add_argument("-o", "--output", type=Path, required=True, help="folder of label maps")
+    predict.add_argument("-m", "--model", type=Path, required=True, help="a model's folder")
+    predict.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    predict.add_argument(
+        "--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"], help="as in config"
+    )
+    predict.set_defaults(command=_predict)
+
     evaluate = commands.add_parser("evaluate", help="score a folder of predictions: DSC and NSD")
     evaluate.add_argument("-p", "--predictions", type=Path, required=True)
     evaluate.add_argument("-r", "--references", type=Path, required=True)
@@ -73,6 +83,21 @@ def _parser() -> argparse.ArgumentParser:
         help="rules of the challenge in 2023, since 2024, or without their quirks",
     )
     evaluate.set_defaults(command=_evaluate)
+
+    convert = commands.add_parser("convert", help="models of nnU-Net 1 and 2 into ours, and back")
+    convert.add_argument("source", type=Path, help="folder of a trained model")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    convert.add_argument(
+        "--to",
+        default="panorgan",
+        choices=["panorgan", "nnunet"],
+        help="our model folder, or one for nnUNetv2_predict (default: %(default)s)",
+    )
+    convert.add_argument("--fold", help="of a foreign model (default: all, else the only one)")
+    convert.add_argument(
+        "--classes", help="names of a foreign model's classes, in the order of their values"
+    )
+    convert.set_defaults(command=_convert)
     return parser
 
 
@@ -164,6 +189,15 @@ def _fuse(options: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(options: argparse.Namespace) -> int:
+    from panorgan.predict import Predictor, predict_files
+
+    predictor = Predictor(options.model, options.device, options.precision)
+    report = predict_files(options.images, options.output, predictor)
+    print(f"{options.output}: {len(report['cases'])} label maps and report.json")
+    return 0
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from panorgan.metrics import evaluate_folders, write_scores
 
@@ -174,6 +208,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     write_scores(rows, summary, options.output)
     print(f"{options.output}: cases.csv and summary.json of {summary['cases']} cases")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from panorgan.nnunet.convert import convert
+
+    classes = options.classes and [name.strip() for name in options.classes.split(",")]
+    lines = convert(
+        options.source, options.output, to=options.to, fold=options.fold, classes=classes
+    )
+    print("\n".join(lines))
     return 0
 
 

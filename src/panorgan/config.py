@@ -4,6 +4,7 @@
 description here is the documentation that a user reads there.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,6 +50,16 @@ class Selection(Section):
 
     min_tumour_ml: NotNegative = Field(0.0, description="cases with less tumour are left out")
     exclude: list[str] = Field([], description="names of cases that are left out")
+
+
+class PseudoLabels(Section):
+    """Where the labels come from that nobody drew."""
+
+    organs: str = Field(
+        "cases",
+        description="cases: the case table's column `organs`; marginal: a student of this run that "
+        "learns organs from the partial labels; else the folder of a model",
+    )
 
 
 class Network(Section):
@@ -156,12 +167,12 @@ class Recipe(Section):
         for key in ("kernel_sizes", "strides"):
             if any(len(entry) != dimension for entry in getattr(network, key)):
                 raise ValueError(f"network.{key}: each entry needs {dimension} values")
-        for axis, size in enumerate(self.patch_size):
-            total = 1
-            for stride in network.strides:
-                total *= stride[axis]
-            if size % total:
-                raise ValueError(f"patch_size {size} on axis {axis} is no multiple of {total}")
+        strides = [math.prod(axis) for axis in zip(*network.strides, strict=True)]
+        if all(size <= stride for size, stride in zip(self.patch_size, strides, strict=True)):
+            raise ValueError(f"patch_size {self.patch_size} is down to one voxel after the strides")
+        for axis in self.training.augmentation.mirror_axes:
+            if axis >= dimension:
+                raise ValueError(f"mirror_axes: the patch has no axis {axis}")
         return self
 
 
@@ -195,9 +206,12 @@ class Student(Recipe):
     seeds: Annotated[list[int], Field(min_length=1)] = Field(
         [0], description="one student is trained for each"
     )
-    variants: Annotated[list[Literal["stage1", "stage2"]], Field(min_length=1)] = Field(
+    variants: Annotated[
+        list[Literal["partial", "marginal", "stage1", "stage2"]], Field(min_length=1)
+    ] = Field(
         ["stage2"],
-        description="labels to train on: stage1 (partial + tumour), stage2 (also organs)",
+        description="labels to train on: partial, marginal (partial, but what is unknown in a case "
+        "is not learnt as background), stage1 (partial + tumour), stage2 (also organs)",
     )
     spacing_mm: Spacing = Field([4.0, 1.2, 1.2], description="target spacing")
     patch_size: Axes = Field([32, 128, 192], description="in voxels of the target spacing")
@@ -214,6 +228,15 @@ class Student(Recipe):
     training: Training = Field(
         Training(epochs=1500, validation_iterations=1, batch_dice=False), description=""
     )
+
+    @model_validator(mode="after")
+    def _keeps_sides(self) -> "Student":
+        if len(self.patch_size) - 1 in self.training.augmentation.mirror_axes:
+            axis = len(self.patch_size) - 1
+            raise ValueError(
+                f"mirror_axes: axis {axis} swaps left and right, and the student tells them apart"
+            )
+        return self
 
 
 class Prediction(Section):
@@ -260,10 +283,29 @@ class Config(Section):
     manifest: Manifest = Field(Manifest(), description="")
     selection: Selection = Field(Selection(), description="")
     teacher: Teacher = Field(Teacher(), description="")
+    pseudo_labels: PseudoLabels = Field(PseudoLabels(), description="")
     student: Student = Field(Student(), description="")
     prediction: Prediction = Field(Prediction(), description="")
     evaluation: Evaluation = Field(Evaluation(), description="")
     phantom: Phantom | None = Field(None, description="")
+
+
+MARGINAL = "marginal"
+"""Variant of a student, and the value of `pseudo_labels.organs` that makes it label organs."""
+
+
+def students(config: Config) -> list[tuple[str, int]]:
+    """Variant and seed of every student that a run trains, that for organ pseudo-labels too."""
+    wanted = [(v, seed) for v in config.student.variants for seed in config.student.seeds]
+    organs = (MARGINAL, config.student.seeds[0])
+    if config.pseudo_labels.organs == MARGINAL and organs not in wanted:
+        wanted.append(organs)
+    return wanted
+
+
+def labels_of(variant: str) -> str:
+    """Which fused labels a variant of the student learns from."""
+    return "partial" if variant == MARGINAL else variant
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:

@@ -109,6 +109,11 @@ class Entry:
         """mm (z, y, x) of the canonical array."""
         return tuple(float(size) for size in self.facts["spacing_mm_zyx"].split())
 
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """Values of the classes that nobody looked for, ascending."""
+        return tuple(value for value, state in sorted(self.states.items()) if state == UNKNOWN)
+
     def volume_ml(self, value: int) -> float:
         """Annotated volume of a class."""
         return self.label_values.get(value, 0) * float(self.facts["voxel_ml"])

@@ -4,9 +4,10 @@ The arg-max is taken on the network's grid and only labels are brought back to t
 probabilities of full size ever exist.
 """
 
+import json
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -19,25 +20,29 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_gaussian,
     compute_steps_for_sliding_window,
 )
-from torch import nn
 from torch.nn.functional import interpolate
 
 from panorgan.nnunet.devices import autocast, pick_device, resolve_precision
 from panorgan.nnunet.model import load_model
-from panorgan.nnunet.plans import configuration_of
-from panorgan.nnunet.preprocess import Preprocessed, preprocess_image
-from panorgan.volumes import Volume, from_canonical
+from panorgan.nnunet.plans import SOFTMAX, configuration_of
+from panorgan.nnunet.preprocess import Preprocessed, network_grid, preprocess_image
+from panorgan.problems import Problem, Problems
+from panorgan.tables import write_text
+from panorgan.volumes import Volume, VolumeError, from_canonical, read_image, write_label
 
 
 def sliding_window_logits(
-    network: nn.Module, data: torch.Tensor, patch_size: Sequence[int], tile_step: float
+    network: Callable[[torch.Tensor], torch.Tensor],
+    data: torch.Tensor,
+    patch_size: Sequence[int],
+    tile_step: float,
 ) -> torch.Tensor:
     """Logits averaged over overlapping tiles with Gaussian weights; nnU-Net's tiles and weights.
 
     Parameters
     ----------
     network
-        Takes (batch, channels, *patch_size).
+        Takes (batch, channels, *patch_size), gives (batch, outputs, *patch_size).
     data
         (batch, channels, *size) on the network's device; padded with 0 where it is smaller than
         the patch.
@@ -130,7 +135,8 @@ class Predictor:
         with _threads(self.threads):
             labels = self._label(torch.from_numpy(preprocessed.data))
         times.append(time.perf_counter())
-        prediction = from_canonical(self._on_image_grid(labels, preprocessed), volume.grid)
+        grid = network_grid(volume.grid, self.model.plan)
+        prediction = from_canonical(self._on_image_grid(labels, preprocessed), grid)
         times.append(time.perf_counter())
         self.last_report = self._report(times)
         return prediction
@@ -153,10 +159,17 @@ class Predictor:
         with autocast(self.device, self.precision):
             for batch in batches:
                 logits = sliding_window_logits(
-                    self.model.network, batch.to(self.device), patch_size, self.tile_step
+                    self._scores, batch.to(self.device), patch_size, self.tile_step
                 )
                 labels.append(logits.argmax(1).to("cpu", torch.uint8))
         return torch.cat(labels) if two_dimensional else labels[0][0]
+
+    def _scores(self, tile: torch.Tensor) -> torch.Tensor:
+        """What is averaged over tiles: logits, or probabilities, as nnU-Net 1 did."""
+        logits = self.model.network(tile)
+        if self.model.plan["panorgan"].get("tile_average") == SOFTMAX:
+            return logits.softmax(1, dtype=torch.float32)
+        return logits
 
     def _on_image_grid(self, labels: torch.Tensor, preprocessed: Preprocessed) -> np.ndarray:
         """Labels resampled to the nearest voxel and put back where the image was cropped."""
@@ -185,6 +198,84 @@ class Predictor:
             "peak_ram_mb": round(ram),
             "peak_gpu_mb": round(gpu),
         }
+
+
+def predict_files(
+    images: str | Path,
+    out: str | Path,
+    predictor: Predictor,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Label a CT or all CTs of a folder: ``CASE_0000.nii.gz`` or ``CASE.nii.gz``.
+
+    Parameters
+    ----------
+    images
+        A file or a folder.
+    out
+        Folder of the label maps ``CASE.nii.gz`` and of ``report.json``; made if need be. Nothing
+        in it is overwritten.
+    say
+        Gets a line a case.
+
+    Returns
+    -------
+    dict
+        The report: the model's checksum, and seconds and memory of every case.
+
+    Raises
+    ------
+    Problems
+        If there is nothing to do or something would be overwritten; of every image that cannot be
+        used, after all others have been labelled.
+    """
+    out = Path(out)
+    found = _images(Path(images))
+    targets = [*(out / f"{case}.nii.gz" for case in found), out / "report.json"]
+    if there := [path for path in targets if path.exists()]:
+        cure = "name another folder with -o, or remove it"
+        raise Problems.one("exists already", cure, file=there[0])
+    out.mkdir(parents=True, exist_ok=True)
+    reports, problems = {}, []
+    for case, path in found.items():
+        try:
+            volume = read_image(path)
+        except VolumeError as error:
+            problems.append(Problem(case, str(path), error.cause, error.cure))
+            continue
+        write_label(out / f"{case}.nii.gz", predictor.predict(volume), volume)
+        reports[case] = predictor.last_report
+        say(f"{case}: {reports[case]['total_s']:.1f} s")
+    report = {
+        "model": predictor.model.card.get("checksum"),
+        "precision": predictor.precision,
+        "tile_step": predictor.tile_step,
+        "cases": reports,
+    }
+    write_text(out / "report.json", json.dumps(report, indent=1))
+    if problems:
+        raise Problems(problems)
+    return report
+
+
+def _images(path: Path) -> dict[str, Path]:
+    """The images of a path by case, sorted."""
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith((".nii.gz", ".nii")))
+    else:
+        raise Problems.one("there is no such file or folder", "check the path", file=path)
+    found: dict[str, Path] = {}
+    for file in files:
+        case = file.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
+        if case in found:
+            cause = f"is of the same case as {found[case].name}"
+            raise Problems.one(cause, "remove one of them", case=case, file=file)
+        found[case] = file
+    if not found:
+        raise Problems.one("no .nii.gz or .nii file in it", "check the path", file=path)
+    return found
 
 
 @contextmanager

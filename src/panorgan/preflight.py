@@ -3,17 +3,18 @@
 import csv
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from panorgan.config import MARGINAL, Config, labels_of, students
 from panorgan.job import store_of, visible_gpus
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import ANNOTATED, Entry, read_manifest
 from panorgan.pages import cut, describe_data, duration, render, size
-from panorgan.selection import needs_tumour, reason_against, shows_tumours
+from panorgan.selection import needs_tumour, reason_against, shows_tumours, wants_organs
 from panorgan.tables import read_table, write_text
 
 PREPROCESSED_BYTES = 4 + 2
@@ -25,10 +26,7 @@ def write_preflight(
     excluded: str,
     suspects: str,
     *,
-    teacher: Mapping[str, Any],
-    student: Mapping[str, Any],
-    run: str,
-    labels_file: str,
+    config: Config,
     page: str,
 ) -> str:
     """Write the preflight page.
@@ -37,10 +35,8 @@ def write_preflight(
     ----------
     manifest, excluded, suspects
         The tables of that name.
-    teacher, student
-        Their sections of the config.
-    run
-        Name of the run: what has been trained already tells the hours to come.
+    config
+        Of the run; what it has trained already tells the hours to come.
     page
         The HTML file to write.
 
@@ -49,18 +45,18 @@ def write_preflight(
     str
         The essentials as plain text, for a log.
     """
-    labels = load_labels(labels_file)
+    labels = load_labels(config.labels)
     entries = read_manifest(manifest, labels)
     root = Path(page).absolute()
     while not root.exists():
         root = root.parent
-    disk = disk_needs(entries, labels, teacher, student)
+    disk = disk_needs(entries, labels, config)
     needed, free = sum(row["bytes"] for row in disk), shutil.disk_usage(root).free
-    hours = training_hours(run, teacher, student)
+    hours = training_hours(config)
     gpus = visible_gpus()
-    obstacles = what_is_missing(entries, labels)
+    obstacles = what_is_missing(entries, labels, config.pseudo_labels.organs)
     context = {
-        "run": run,
+        "run": config.run,
         "obstacles": obstacles,
         "data": describe_data(entries, labels),
         "excluded": cut(read_table(excluded), excluded),
@@ -86,8 +82,11 @@ def write_preflight(
     )
 
 
-def what_is_missing(entries: Sequence[Entry], labels: Labels) -> list[str]:
-    """What will stop a run on these cases or make its result worth less, a sentence each."""
+def what_is_missing(entries: Sequence[Entry], labels: Labels, organs: str) -> list[str]:
+    """What will stop a run on these cases or make its result worth less, a sentence each.
+
+    `organs` is the config's `pseudo_labels.organs`.
+    """
     training = [entry for entry in entries if entry.split == "train"]
     states = [entry.states[labels.tumour.value] for entry in training]
     missing = []
@@ -95,10 +94,13 @@ def what_is_missing(entries: Sequence[Entry], labels: Labels) -> list[str]:
         missing.append("no training case has an annotated tumour: the teacher cannot be trained")
     if not any(entry.split == "validation" for entry in entries):
         missing.append("there is no validation case: neither network will be scored")
-    without = [entry.case for entry in training if not entry.organs]
-    for organ in labels.organs:
-        if without and all(entry.states[organ.value] != ANNOTATED for entry in training):
-            missing.append(f"{organ.name} is annotated in no training case")
+    without = [entry.case for entry in training if not entry.organs] if organs == "cases" else []
+    if without or organs == MARGINAL:
+        missing += [
+            f"{organ.name} is annotated in no training case"
+            for organ in labels.organs
+            if all(entry.states[organ.value] != ANNOTATED for entry in training)
+        ]
     if without:
         missing.append(
             f"{len(without)} training cases have no organ pseudo-label (first {without[0]}): "
@@ -107,9 +109,7 @@ def what_is_missing(entries: Sequence[Entry], labels: Labels) -> list[str]:
     return missing
 
 
-def disk_needs(
-    entries: Sequence[Entry], labels: Labels, teacher: Mapping[str, Any], student: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list[dict[str, Any]]:
     """What the run will write, without compression and so at most: what, files, bytes.
 
     Preprocessed data are counted on the networks' grids, label maps on the images'.
@@ -120,7 +120,11 @@ def disk_needs(
     shown = [entry for entry in validation if shows_tumours(entry, labels)]
     taught = [entry for entry in training if not reason_against(entry, labels, 0.0, ())] + shown
     pseudo = [entry for entry in training if needs_tumour(entry, labels)]
-    variants, students = len(student["variants"]), len(student["variants"]) * len(student["seeds"])
+    organs = []
+    if config.pseudo_labels.organs != "cases":
+        organs = [entry for entry in training if wants_organs(entry, labels)]
+    variants = len({labels_of(variant) for variant, _ in students(config)})
+    scored = len(config.student.variants) * len(config.student.seeds)
 
     def grid(chosen: Iterable[Entry], spacing: Sequence[float]) -> float:
         return sum(resampled_voxels(entry, spacing) for entry in chosen) * PREPROCESSED_BYTES
@@ -130,21 +134,22 @@ def disk_needs(
 
     rows = [
         ("Teacher's labels", len(taught), maps(taught)),
-        ("Teacher's preprocessed data", len(taught), grid(taught, teacher["spacing_mm"])),
+        ("Teacher's preprocessed data", len(taught), grid(taught, config.teacher.spacing_mm)),
         (
             "Tumour pseudo-labels and the teacher's predictions",
             len(pseudo) + len(shown),
             maps(pseudo) + maps(shown),
         ),
+        ("Organ pseudo-labels", len(organs), maps(organs)),
         ("Fused labels and source maps, two stages", 4 * len(training), 4 * maps(training)),
         (
             "Students' preprocessed data",
             variants * (len(training) + len(validation)),
-            variants * grid([*training, *validation], student["spacing_mm"]),
+            variants * grid([*training, *validation], config.student.spacing_mm),
         ),
-        ("Students' predictions", students * len(evaluation), students * maps(evaluation)),
+        ("Students' predictions", scored * len(evaluation), scored * maps(evaluation)),
     ]
-    return [{"what": what, "files": files, "bytes": count} for what, files, count in rows]
+    return [{"what": what, "files": files, "bytes": count} for what, files, count in rows if files]
 
 
 def resampled_voxels(entry: Entry, spacing: Sequence[float]) -> float:
@@ -156,19 +161,17 @@ def resampled_voxels(entry: Entry, spacing: Sequence[float]) -> float:
     return voxels
 
 
-def training_hours(
-    run: str, teacher: Mapping[str, Any], student: Mapping[str, Any]
-) -> list[dict[str, str]]:
+def training_hours(config: Config) -> list[dict[str, str]]:
     """What is known of the time that each training still needs: training, text."""
+    run, teacher = config.run, config.teacher
     root = Path("results") / run
-    slots = {"Teacher": (root / f"teacher/seed-{teacher['seed']}/model", teacher)}
-    for variant in student["variants"]:
-        for seed in student["seeds"]:
-            folder = root / f"round-1/student/{variant}/seed-{seed}/model"
-            slots[f"Student, {variant}, seed {seed}"] = (folder, student)
+    slots = {"Teacher": (root / f"teacher/seed-{teacher.seed}/model", teacher)}
+    for variant, seed in students(config):
+        folder = root / f"round-1/student/{variant}/seed-{seed}/model"
+        slots[f"Student, {variant}, seed {seed}"] = (folder, config.student)
     rows = []
     for name, (folder, recipe) in slots.items():
-        epochs = recipe["training"]["epochs"]
+        epochs = recipe.training.epochs
         done, seconds = _progress(store_of(folder, run))
         if seconds is None:
             text = f"{epochs} epochs, hours unknown until the first of them are done"

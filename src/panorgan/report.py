@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from panorgan import drawing
+from panorgan.config import MARGINAL
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.metrics import NOT_SCORED, Row, read_scores
@@ -191,6 +192,7 @@ def run_facts(
     versions = {name: text for card in cards for name, text in card.get("versions", {}).items()}
     hours = [card["hours"] for card in cards if "hours" in card]
     devices = {f"{c['device']} ({c['precision']})" for c in cards if "device" in c}
+    organs = config["pseudo_labels"]["organs"]
     return [
         (
             "Cases",
@@ -200,6 +202,7 @@ def run_facts(
         ("Teacher", _recipe_text(config["teacher"])),
         ("Student", _recipe_text(config["student"])),
         ("Labels learnt", ", ".join(config["student"]["variants"])),
+        ("Organ pseudo-labels", ORGANS_FROM.get(organs, organs)),
         (
             "Seeds",
             f"teacher {config['teacher']['seed']}, "
@@ -210,6 +213,12 @@ def run_facts(
         ("Scores by the rules", config["evaluation"]["profile"]),
         ("Versions", ", ".join(f"{name} {text}" for name, text in versions.items())),
     ]
+
+
+ORGANS_FROM = {
+    "cases": "those of the case table",
+    MARGINAL: "by a student that learnt from the partial labels with the marginal loss",
+}
 
 
 def _recipe_text(recipe: Mapping[str, Any]) -> str:
@@ -310,7 +319,7 @@ def describe_fusion(
 ) -> dict[str, Any]:
     """What the fused labels were made of, what was in conflict and which specks were dropped."""
     rows = {"stage1": _rows(files["stage1_composition"]), "stage2": _rows(files["composition"])}
-    stages = sorted({*config["student"]["variants"], "stage2"})
+    stages = sorted({*config["student"]["variants"], "stage2"} & {*rows})
     present = {row["source"] for stage in stages for row in rows[stage]}
     sources = [source for source in SOURCES if source != "ignored" or source in present]
     tumours: Counter[str] = Counter()

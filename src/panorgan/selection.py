@@ -34,6 +34,12 @@ def needs_tumour(entry: Entry, labels: Labels) -> bool:
     return entry.split == "train" and entry.states[labels.tumour.value] == UNKNOWN
 
 
+def wants_organs(entry: Entry, labels: Labels) -> bool:
+    """Whether a model can tell a case more organs than its annotators did: a training case."""
+    unknown = {*entry.unknown} - {labels.tumour.value}
+    return entry.split == "train" and bool(unknown)
+
+
 def shows_tumours(entry: Entry, labels: Labels) -> bool:
     """Whether annotators looked for tumours, so that the teacher can be judged on the case."""
     return entry.states[labels.tumour.value] in (ANNOTATED, ABSENT)

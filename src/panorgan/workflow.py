@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from panorgan.cases import Case, read_cases, shard_names, shard_of
-from panorgan.config import Config, load_config
+from panorgan.config import MARGINAL, Config, load_config
 from panorgan.labels import load_labels
 from panorgan.problems import Problems
 from panorgan.store import file_checksum, key_of
@@ -20,6 +20,14 @@ def stop(error: Problems) -> None:
     sys.exit("\n".join(map(str, error.problems)))
 
 
+def check_organs(source: str) -> None:
+    """Problems if `pseudo_labels.organs` is neither a known word nor a folder."""
+    if source not in ("cases", MARGINAL) and not Path(source).is_dir():
+        cause = f"'{source}' is no folder"
+        cure = f"write cases, {MARGINAL} or the path of a trained model"
+        raise Problems.one(cause, cure, case="config", file="pseudo_labels.organs")
+
+
 class Run:
     """A checked config and the cases that it names; the case table is read when first needed."""
 
@@ -27,6 +35,7 @@ class Run:
         try:
             self.config: Config = load_config(raw)
             load_labels(self.config.labels)
+            check_organs(self.config.pseudo_labels.organs)
         except Problems as error:
             stop(error)
         self.folder = f"results/{self.config.run}"

@@ -69,9 +69,24 @@ def test_unknown_choice_names_the_nearest():
     assert "did you mean 'stop'?" in refused(bad_cases="stopp")
 
 
-def test_patch_that_the_strides_do_not_divide():
-    text = refused(teacher={"patch_size": [500, 512]})
-    assert "teacher: patch_size 500 on axis 0 is no multiple of 128; " in text
+def test_patches_of_any_size_but_one_voxel():
+    load_config({"teacher": {"patch_size": [501, 333]}})
+    text = refused(teacher={"patch_size": [128, 100]})
+    assert "teacher: patch_size [128, 100] is down to one voxel after the strides; " in text
+
+
+def test_what_swaps_left_and_right_is_not_mirrored():
+    training = load_config({}).student.training.model_dump()
+    for axis in (0, 1):
+        load_config({"student": {"training": mirrored(training, axis)}})
+    text = refused(student={"training": mirrored(training, 2)})
+    assert "mirror_axes: axis 2 swaps left and right" in text
+    training = load_config({}).teacher.training.model_dump()
+    assert "the patch has no axis 2" in refused(teacher={"training": mirrored(training, 2)})
+
+
+def mirrored(training: dict, axis: int) -> dict:
+    return training | {"augmentation": training["augmentation"] | {"mirror_axes": [axis]}}
 
 
 def test_lists_of_different_length():

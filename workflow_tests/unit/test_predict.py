@@ -13,13 +13,14 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from test_preprocess import CLASSES, PLANS, all_orientations, plan_for, random_volume, stored_as
 from torch import nn
 
+from panorgan.cli import main
 from panorgan.nnunet import devices
 from panorgan.nnunet.model import load_model, network_of, save_model, tensor_checksum
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
 from panorgan.nnunet.preprocess import preprocess_image, save
-from panorgan.predict import Predictor, sliding_window_logits
+from panorgan.predict import Predictor, predict_files, sliding_window_logits
 from panorgan.problems import Problems
-from panorgan.volumes import new_volume
+from panorgan.volumes import new_volume, read_image, read_label, write_image
 
 CPU = torch.device("cpu")
 HU = np.array([-250, -50, 100, 250])
@@ -366,3 +367,70 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
     assert devices.pick_device(CPU) == CPU
     with pytest.raises(Problems, match="finds no GPU"):
         devices.pick_device("cuda")
+
+
+class TestFiles:
+    @pytest.fixture
+    def images(self, tmp_path):
+        folder = tmp_path / "in"
+        folder.mkdir()
+        volume, _ = blocks()
+        write_image(folder / "a_0000.nii.gz", volume.array, volume)
+        write_image(folder / "b.nii.gz", volume.array, volume)
+        return folder
+
+    def test_a_folder(self, images, tmp_path, models):
+        predictor = predictor_by_intensity(models, "3d isotropic")
+        lines = []
+        report = predict_files(images, tmp_path / "out", predictor, lines.append)
+        names = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert names == ["a.nii.gz", "b.nii.gz", "report.json"]
+        image = read_image(images / "b.nii.gz")
+        label = read_label(tmp_path / "out/b.nii.gz")
+        assert not image.grid.difference(label.grid)
+        assert np.array_equal(label.array, predictor.predict(image))
+        assert json.loads((tmp_path / "out/report.json").read_text()) == report
+        assert report["cases"].keys() == {"a", "b"}
+        assert report["cases"]["a"]["total_s"] > 0
+        assert len(lines) == 2
+
+    def test_nothing_is_overwritten(self, images, tmp_path, models):
+        predictor = predictor_by_intensity(models, "3d isotropic")
+        there = tmp_path / "out/b.nii.gz"
+        there.parent.mkdir()
+        there.write_text("mine")
+        with pytest.raises(Problems, match="exists already"):
+            predict_files(images, tmp_path / "out", predictor)
+        assert [path.name for path in there.parent.iterdir()] == ["b.nii.gz"]
+        assert there.read_text() == "mine"
+
+    def test_a_broken_image_hides_no_other(self, images, tmp_path, models):
+        broken = images / "a_0000.nii.gz"
+        broken.write_bytes(broken.read_bytes()[:-20])
+        with pytest.raises(Problems) as caught:
+            predict_files(images, tmp_path / "out", predictor_by_intensity(models, "3d isotropic"))
+        (problem,) = caught.value.problems
+        assert (problem.case, problem.file) == ("a", str(broken))
+        assert (tmp_path / "out/b.nii.gz").exists()
+        assert not (tmp_path / "out/a.nii.gz").exists()
+
+    @pytest.mark.parametrize("name", ["nothing", "empty"])
+    def test_nothing_to_do(self, name, tmp_path, models):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(Problems, match=r"no such file|no \.nii\.gz"):
+            predict_files(
+                tmp_path / name, tmp_path / "out", predictor_by_intensity(models, "3d isotropic")
+            )
+        assert not (tmp_path / "out").exists()
+
+    def test_two_files_of_a_case(self, images, tmp_path, models):
+        (images / "b_0000.nii.gz").write_bytes((images / "b.nii.gz").read_bytes())
+        with pytest.raises(Problems, match=r"same case as b\.nii\.gz"):
+            predict_files(images, tmp_path / "out", predictor_by_intensity(models, "3d isotropic"))
+
+    def test_command(self, images, tmp_path, models, capsys):
+        arguments = ["predict", "-i", str(images / "b.nii.gz"), "-o", str(tmp_path / "out")]
+        assert main([*arguments, "-m", str(models / "3d isotropic"), "--device", "cpu"]) == 0
+        assert "1 label maps" in capsys.readouterr().out
+        assert main([*arguments, "-m", str(tmp_path / "no")]) == 1
+        assert "no such model folder" in capsys.readouterr().err

@@ -4,17 +4,31 @@ from pathlib import Path
 
 import pytest
 
-from panorgan.config import Config
+from panorgan.config import Config, load_config
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
 from panorgan.pages import describe_data, duration, number, percent, size, spread
-from panorgan.preflight import disk_needs, resampled_voxels, training_hours, write_preflight
+from panorgan.preflight import (
+    disk_needs,
+    resampled_voxels,
+    training_hours,
+    what_is_missing,
+    write_preflight,
+)
 from panorgan.tables import write_table
 
 LABELS = load_labels()
-TEACHER, STUDENT = Config().teacher.model_dump(), Config().student.model_dump()
-TEACHER |= {"spacing_mm": [2.0, 2.0]}
-STUDENT |= {"spacing_mm": [4.0, 2.0, 2.0]}
+
+
+def config(organs: str = "cases", **student: object) -> Config:
+    raw = {
+        "run": "r",
+        "labels": str(config_folder() / "labels.yaml"),
+        "teacher": {"spacing_mm": [2.0, 2.0]},
+        "student": {"spacing_mm": [4.0, 2.0, 2.0], **student},
+        "pseudo_labels": {"organs": organs},
+    }
+    return load_config(raw)
 
 
 def entry(name: str, split: str, tumour: str, voxels: int = 1000, source: str = "a") -> Entry:
@@ -46,7 +60,7 @@ def test_resampled_voxels():
 
 
 def test_disk_needs():
-    needs = {row["what"]: row for row in disk_needs(ENTRIES, LABELS, TEACHER, STUDENT)}
+    needs = {row["what"]: row for row in disk_needs(ENTRIES, LABELS, config())}
     case = 10 * 20 * 20  # bytes of a label map
     # The teacher learns from one case and is checked on one, which has a prediction too.
     assert needs["Teacher's labels"]["bytes"] == 2 * case
@@ -59,19 +73,43 @@ def test_disk_needs():
 
 
 def test_disk_grows_with_variants_and_seeds():
-    more = STUDENT | {"variants": ["stage1", "stage2"], "seeds": [0, 1, 2]}
-    needs = {row["what"]: row["files"] for row in disk_needs(ENTRIES, LABELS, TEACHER, more)}
+    more = config(variants=["stage1", "stage2"], seeds=[0, 1, 2])
+    needs = {row["what"]: row["files"] for row in disk_needs(ENTRIES, LABELS, more)}
     assert needs["Students' preprocessed data"] == 2 * 4
     assert needs["Students' predictions"] == 6 * 2
+    assert "Organ pseudo-labels" not in needs
+
+
+def test_a_model_for_organs_counts():
+    needs = disk_needs(ENTRIES, LABELS, config("marginal", variants=["partial", "stage2"]))
+    files = {row["what"]: row["files"] for row in needs}
+    assert files["Organ pseudo-labels"] == 3
+    # `marginal` learns from what `partial` preprocessed, and its predictions are pseudo-labels.
+    assert files["Students' preprocessed data"] == 2 * 4
+    assert files["Students' predictions"] == 2 * 2
+    _, *students = training_hours(config("marginal"))
+    assert [row["training"] for row in students] == [
+        "Student, stage2, seed 0",
+        "Student, marginal, seed 0",
+    ]
+
+
+def test_what_is_missing():
+    first, *others = what_is_missing(ENTRIES, LABELS, "cases")
+    assert first == "right_kidney is annotated in no training case"
+    assert "3 training cases have no organ pseudo-label (first taught)" in others[-1]
+    learnt = what_is_missing(ENTRIES, LABELS, "marginal")
+    assert learnt == [first, *others[:-1]]
+    assert what_is_missing(ENTRIES, LABELS, "models/organs") == []
 
 
 def test_hours_come_from_epochs_that_are_done(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "unknown" in training_hours("r", TEACHER, STUDENT)[0]["text"]
+    assert "unknown" in training_hours(config())[0]["text"]
     progress = Path("results/r/.store/teacher/seed-0/model/KEY/progress.csv")
     progress.parent.mkdir(parents=True)
     progress.write_text("epoch,train_loss,seconds\n1,0.5,30\n2,0.4,36\n3,0.3,36\n")
-    teacher, student = training_hours("r", TEACHER, STUDENT)
+    teacher, student = training_hours(config())
     assert teacher["text"] == "3 of 1000 epochs done, 36.0 s each: 10.0 hours to go"
     assert student["training"] == "Student, stage2, seed 0"
     assert "unknown" in student["text"]
@@ -100,10 +138,7 @@ def test_page_says_what_matters(tmp_path, monkeypatch):
         "manifest.tsv",
         "excluded.tsv",
         "suspects.tsv",
-        teacher=TEACHER,
-        student=STUDENT,
-        run="r",
-        labels_file=str(config_folder() / "labels.yaml"),
+        config=config(),
         page=str(page),
     )
     assert text.startswith("cases: 3 train, 1 validation, 1 test; 1 excluded, 0 suspects\n")

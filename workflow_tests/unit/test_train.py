@@ -489,11 +489,9 @@ class TestSteps:
         recipe["network"]["kernel_sizes"] = [[3, 3, 3]] * 4
         recipe["network"]["strides"] = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
         loss = trainer_of(recipe).loss
-        assert loss.weight_factors == pytest.approx((2 / 3, 1 / 3, 0))
-        assert loss.loss.dc.batch_dice is False
-        assert (loss.loss.dc.do_bg, loss.loss.dc.smooth) == (False, 1e-5)
-        assert (loss.loss.weight_ce, loss.loss.weight_dice) == (1, 1)
-        assert trainer_of(teacher(batch_dice=True)).loss.loss.dc.batch_dice is True
+        assert loss.weights == pytest.approx((2 / 3, 1 / 3, 0))
+        assert (loss.batch_dice, loss.ignore) == (False, 3)
+        assert trainer_of(teacher(batch_dice=True)).loss.batch_dice is True
 
     def test_ignored_voxels_have_no_gradient(self, trainer_of):
         trainer = trainer_of(student(), ignore=True)
@@ -504,7 +502,7 @@ class TestSteps:
         logits = [
             torch.randn(1, 3, *size, generator=generator, requires_grad=True) for size in sizes
         ]
-        trainer._loss_of(logits, target).backward()
+        trainer.loss(logits, target).backward()
         gradient, ignored = logits[0].grad.abs().sum(1, keepdim=True), target[0] == 3
         assert ignored.sum() > 100
         assert gradient[ignored].max() == 0
@@ -523,6 +521,20 @@ class TestSteps:
         column = 4 * 16
         assert counts.tolist() == [[2 * column, 0], [1 * column, 0], [2 * column, 2 * column]]
 
+    def test_unknown_classes_do_not_count(self, trainer_of):
+        trainer = trainer_of(student())
+        truth = torch.zeros(2, 1, 4, 16, 16, dtype=torch.int16)
+        logits = torch.zeros(2, 3, 4, 16, 16)
+        logits[:, 2, ..., :3] = 9.0
+        trainer._forward = lambda data: [logits, logits[..., ::2, ::2]]
+        batch = {"data": logits, "target": [truth, truth[..., ::2, ::2]]}
+        looked, counts = trainer.validation_step(batch)
+        assert counts.tolist() == [[0, 0], [0, 2 * 3 * 64], [0, 0]]
+        batch["unknown"] = torch.tensor([[False, False, True], [False, False, False]])
+        marginal, counts = trainer.validation_step(batch)
+        assert counts.tolist() == [[0, 0], [0, 3 * 64], [0, 0]]
+        assert marginal < looked
+
     @pytest.mark.parametrize("recipe", [teacher, student])
     def test_learns(self, recipe, tmp_path, cases, looked_at):
         settings = recipe(
@@ -535,6 +547,17 @@ class TestSteps:
         losses = [float(row["train_loss"]) for row in rows]
         assert losses[-1] < 0.7 * losses[0]
         assert float(rows[-1]["dice_liver"]) > 0.6
+
+    @pytest.mark.parametrize(("recipe", "patch"), [(teacher, [17, 15]), (student, [5, 15, 18])])
+    def test_a_patch_of_any_size(self, recipe, patch, trainer_of, cases):
+        settings = recipe()
+        settings["patch_size"] = patch
+        trainer = trainer_of(settings)
+        batch = trainer.training_batches(cases, 0)[0]
+        outputs = trainer.network(batch["data"])
+        assert [x.shape[2:] for x in outputs] == [y.shape[2:] for y in batch["target"]]
+        assert tuple(outputs[0].shape[2:]) == tuple(patch)
+        assert np.isfinite(trainer.train_step(batch))
 
     @pytest.mark.parametrize(("size", "share"), [(1, 0.5), (4, 0.25)])
     def test_share_of_foreground(self, size, share, trainer_of, cases):
@@ -559,6 +582,19 @@ class TestBatches:
         assert set(batch["target"][0].unique().tolist()) <= {0, 1, 2}
         assert torch.equal(batches[5]["data"], batch["data"])
         assert not torch.equal(batches[6]["data"], batch["data"])
+
+    def test_unknown_classes_by_case(self, trainer_of, cases):
+        unknown = {case: [1 + number % 2] for number, case in enumerate(sorted(cases))}
+        recipe = student()
+        recipe["batch_size"] = 6
+        batches = trainer_of(recipe).training_batches(cases, 0, unknown)
+        flags = batches[0]["unknown"]
+        assert flags.shape == (6, 3)
+        assert {tuple(row) for row in flags.tolist()} == {
+            (False, True, False),
+            (False, False, True),
+        }
+        assert "unknown" not in trainer_of(recipe).training_batches(cases, 0)[0]
 
     def test_order(self, trainer_of, cases):
         batches: Batches = trainer_of(teacher()).training_batches(cases, 0)

@@ -200,6 +200,60 @@ def test_validation_labels_influence_nothing_but_scores(tiny, tmp_path):
     assert (tiny.results / scores).read_text() != (project.results / scores).read_text()
 
 
+def test_organs_by_a_student_of_the_partial_labels(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    project.forget_logs()
+    project.write_config(pseudo_labels={"organs": "marginal"})
+    project.run("labels")
+    computed = project.computed()
+    assert not [rule for rule in computed if "teacher" in rule or "tumour" in rule]
+    entries = {
+        entry.case: entry
+        for entry in read_manifest(project.results / "cases/manifest.tsv", LABELS, split="train")
+    }
+    labelled = sorted(case for case, entry in entries.items() if entry.label)
+    assert computed["fuse_partial"] == labelled
+    # An organ that someone looked for is never filled; a case with all of them needs no model.
+    assert computed["predict_organs"] == sorted(
+        case for case, entry in entries.items() if {*entry.unknown} - {14}
+    )
+    round1 = project.results / "round-1"
+    (state,) = (project.results / ".store/round-1/student/marginal/seed-0/model").iterdir()
+    card = json.loads((round1 / "student/marginal/seed-0/model/card.json").read_text())
+    plan = json.loads((round1 / "student/marginal/seed-0/model/plans.json").read_text())
+    assert card["cases"] == len(labelled)
+    assert plan["panorgan"]["unknown"] == "marginal"
+    assert json.loads((state / "key.json").read_text())["unknown classes"] != "background"
+    for case in computed["predict_organs"]:
+        entry = entries[case]
+        place = f"{entry.shard}/{case}.nii.gz"
+        before = read_label(round1 / "fusion/stage1" / place).array
+        predicted = read_label(round1 / "pseudo_labels/organs" / place).array
+        after = read_label(round1 / "fusion/stage2" / place).array
+        fill = (before == 0) & np.isin(predicted, [*{*entry.unknown} - {14}])
+        assert np.array_equal(after, np.where(fill, predicted, before)), case
+    rows = [
+        row
+        for table in (round1 / "fusion/stage2").glob("train-??.tsv")
+        for row in read_table(table)
+    ]
+    assert {row["case"] for row in rows} == {*entries}
+    assert all(row["unknown"] == "" for row in rows)
+
+    # The same model, given as a folder, makes the same labels; an unknown one is one line.
+    shutil.copytree(round1 / "student/marginal/seed-0/model", project.folder / "organ_model")
+    predicted = hashes(round1, "pseudo_labels/organs/**/*.nii.gz")
+    fused = hashes(round1, "fusion/stage2/**/*.nii.gz")
+    project.forget_logs()
+    project.write_config(pseudo_labels={"organs": "organ_model"})
+    project.run("labels")
+    assert project.computed() == {}
+    assert hashes(round1, "pseudo_labels/organs/**/*.nii.gz") == predicted
+    assert hashes(round1, "fusion/stage2/**/*.nii.gz") == fused
+    project.write_config(pseudo_labels={"organs": "no_model"})
+    assert "pseudo_labels.organs: 'no_model' is no folder" in project.run("labels", fails=True)
+
+
 def test_the_full_recipe_plans_a_job_a_shard(tmp_path):
     lines = ["case\timage\tlabel\tsplit\tsource\n"]
     (tmp_path / "volume.nii.gz").touch()

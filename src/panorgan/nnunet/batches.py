@@ -7,7 +7,7 @@ in this process or in workers, and looking at validation batches changes no trai
 import os
 import random
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,16 @@ class CaseFolders:
     ----------
     folders
         For each case the folder that holds ``CASE.b2nd``, ``CASE_seg.b2nd`` and ``CASE.pkl``.
+    unknown
+        For each case the classes that are unknown in it; None if the loss shall not ask.
     """
 
-    def __init__(self, folders: Mapping[str, str | Path]):
+    def __init__(
+        self,
+        folders: Mapping[str, str | Path],
+        unknown: Mapping[str, Collection[int]] | None = None,
+    ):
+        self.unknown = unknown
         # Sorted, so that neither the number of shards nor their order changes a batch.
         self.identifiers = sorted(folders)
         self._datasets = {
@@ -80,20 +87,39 @@ class Batches(Dataset):
     ----------
     loader
         nnU-Net's loader, which draws cases, places and augmentation.
+    cases
+        The cases that it draws from.
+    outputs
+        How many classes the network tells apart, with the background.
     seed
         The training's seed.
     stream
         `TRAINING` or `VALIDATION`.
+
+    Items
+    -----
+    dict
+        ``data`` (batch, channels, *patch) float32, ``target`` a list of (batch, 1, *size) by
+        resolution, and, if the loader's cases know it, ``unknown`` (batch, outputs) bool.
     """
 
-    def __init__(self, loader: nnUNetDataLoader, seed: int, stream: int):
+    def __init__(
+        self, loader: nnUNetDataLoader, cases: CaseFolders, outputs: int, *, seed: int, stream: int
+    ):
         self._loader = loader
+        self._cases = cases
+        self._outputs = outputs
         self._key = (seed, stream)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         with own_random_numbers(*self._key, number):
             batch = self._loader.generate_train_batch()
-        return {"data": batch["data"], "target": batch["target"]}
+        made = {"data": batch["data"], "target": batch["target"]}
+        if self._cases.unknown is not None:
+            made["unknown"] = torch.zeros(len(batch["keys"]), self._outputs, dtype=torch.bool)
+            for sample, case in enumerate(batch["keys"]):
+                made["unknown"][sample, list(self._cases.unknown[case])] = True
+        return made
 
 
 class _Guarded(Dataset):

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from panorgan.networks import UNet, build_network, count_parameters
+from panorgan.networks import build_network, count_parameters
 from panorgan.nnunet.plans import NETWORK_CLASSES, configuration_of
+from panorgan.nnunet.stock import is_stock, stock_network
 from panorgan.problems import Problems
 from panorgan.tables import replacing, write_text
 
@@ -30,30 +31,44 @@ PACKAGES = ("panorgan", "nnunetv2", "torch")
 class Model:
     """A trained network in evaluation mode and what belongs to it."""
 
-    network: UNet
+    network: nn.Module
     plan: dict[str, Any]
     dataset_json: dict[str, Any]
     card: dict[str, Any]
 
 
-def network_of(plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> UNet:
+def network_of(plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> nn.Module:
     """The network that a plan describes, with new weights; deep supervision is off.
 
     Raises
     ------
-    ValueError
-        If the plan's network is none of panorgan's or its arguments do not describe one.
+    ValueError, TypeError, KeyError
+        If the plan's network is neither panorgan's nor stock nnU-Net's, or its arguments do not
+        describe one.
     """
     architecture = configuration_of(plan)[1]["architecture"]
     names = {path: name for name, path in NETWORK_CLASSES.items()}
     outputs = {value for name, value in dataset_json["labels"].items() if name != "ignore"}
+    class_name, channels = architecture["network_class_name"], len(dataset_json["channel_names"])
+    if is_stock(class_name):
+        return stock_network(architecture, channels, len(outputs))
     return build_network(
-        names.get(architecture["network_class_name"], architecture["network_class_name"]),
-        len(dataset_json["channel_names"]),
+        names.get(class_name, class_name),
+        channels,
         len(outputs),
         deep_supervision=False,
         **architecture["arch_kwargs"],
     )
+
+
+def tensors_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    """A network's parameters and buffers, each under its first name.
+
+    Stock nnU-Net's networks have several names for the same tensor.
+    """
+    state = network.state_dict()
+    own = (*network.named_parameters(), *network.named_buffers())
+    return {name: state[name] for name, _ in own if name in state}
 
 
 def tensor_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -82,7 +97,7 @@ def save_model(
         parameters, versions, checksum of the weights) is added.
     """
     folder = Path(folder)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors_of(network).items()}
     configuration = configuration_of(plan)[1]
     facts = {
         "network": configuration["architecture"]["network_class_name"],
@@ -127,7 +142,9 @@ def load_model(folder: str | Path) -> Model:
         raise Problems.one(cause, cure, file=folder / WEIGHTS)
     try:
         network = network_of(plan, dataset_json)
-        network.load_state_dict(tensors)
+        if tensors.keys() != tensors_of(network).keys():
+            raise ValueError("tensors of another network")
+        network.load_state_dict(tensors, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError):
         cause = f"{PLANS} does not describe the network that these weights belong to"
         raise Problems.one(cause, cure, file=folder) from None

@@ -15,6 +15,12 @@ from panorgan.problems import Problems
 ORIENTATION = "RAS"
 """The order in which networks see the axes: x to the right, y forwards, z to the head."""
 
+STORED = "stored"
+"""Orientation of networks of others, which see a volume in the order in which it is stored."""
+
+SOFTMAX = "softmax"
+"""A plan's ``tile_average`` where it is not logits that are averaged over tiles."""
+
 NETWORK_CLASSES = {
     "attention_unet": "panorgan.networks.AttentionUNet",
     "small_unet": "panorgan.networks.SmallUNet",
@@ -70,11 +76,11 @@ def make_plan(
         "normalization_schemes": ["CTNormalization"],
         "use_mask_for_norm": [False],
         "resampling_fn_data": RESAMPLING,
-        "resampling_fn_data_kwargs": _resampling(order=3, is_seg=False),
+        "resampling_fn_data_kwargs": resampling_kwargs(order=3, is_seg=False),
         "resampling_fn_seg": RESAMPLING,
-        "resampling_fn_seg_kwargs": _resampling(order=1, is_seg=True),
+        "resampling_fn_seg_kwargs": resampling_kwargs(order=1, is_seg=True),
         "resampling_fn_probabilities": RESAMPLING,
-        "resampling_fn_probabilities_kwargs": _resampling(order=1, is_seg=False),
+        "resampling_fn_probabilities_kwargs": resampling_kwargs(order=1, is_seg=False),
         "architecture": {
             "network_class_name": NETWORK_CLASSES[network["name"]],
             "arch_kwargs": {key: network[key] for key in ARCHITECTURE_KEYS},
@@ -104,7 +110,7 @@ def make_plan(
     }
 
 
-def _resampling(order: int, *, is_seg: bool) -> dict[str, Any]:
+def resampling_kwargs(order: int, *, is_seg: bool) -> dict[str, Any]:
     """Splines of an order; where one spacing is over 3 times another, in plane, nearest across."""
     return {
         "is_seg": is_seg,

@@ -5,7 +5,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
-from panorgan.nnunet.plans import RESAMPLING, configuration_of, make_dataset_json
+from panorgan.nnunet.plans import RESAMPLING, STORED, configuration_of, make_dataset_json
 from panorgan.nnunet.resampling import OUTSIDE, mark_outside, resample_image, resample_label
-from panorgan.volumes import Volume, canonical_spacing, to_canonical
+from panorgan.volumes import Grid, Volume, canonical_spacing, to_canonical
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Preprocessed:
     Attributes
     ----------
     data : (1, z, y, x) float32 array
-        Normalised intensities, axes in RAS order.
+        Normalised intensities, axes in the plan's orientation.
     seg : (1, z, y, x) int16 array or None
         Label; -1 outside of the image's nonzero region (no background that was looked at).
     properties : dict
@@ -40,6 +40,16 @@ class Preprocessed:
     seg: np.ndarray | None
     properties: dict[str, Any]
     patch_size: tuple[int, ...]
+
+
+def network_grid(grid: Grid, plan: Mapping[str, Any]) -> Grid:
+    """The grid whose canonical order is the order in which the plan's network sees the voxels.
+
+    Networks of others see them as they are stored: then it is a grid without an orientation.
+    """
+    if plan["panorgan"]["orientation"] == STORED:
+        return replace(grid, affine=np.diag([*grid.spacing[::-1], 1.0]))
+    return grid
 
 
 def preprocess_image(
@@ -63,9 +73,10 @@ def preprocess_image(
         resampled as a class is, and is no foreground.
     """
     name, configuration = configuration_of(plan)
-    image = to_canonical(volume.array, volume.grid)
-    seg = None if label is None else to_canonical(label, volume.grid)
-    properties: dict[str, Any] = {"spacing": list(canonical_spacing(volume.grid))}
+    grid = network_grid(volume.grid, plan)
+    image = to_canonical(volume.array, grid)
+    seg = None if label is None else to_canonical(label, grid)
+    properties: dict[str, Any] = {"spacing": list(canonical_spacing(grid))}
     if _is_usual(configuration):
         data, seg = _by_slices(image, seg, properties, plan, configuration)
     else:

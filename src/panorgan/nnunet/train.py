@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import nan
@@ -63,6 +63,7 @@ def train(
     seed: int,
     card: Mapping[str, Any],
     device: str = "auto",
+    unknown: Mapping[str, Collection[int]] | None = None,
 ) -> Path:
     """Train a network, going on from the last checkpoint in `state` if there is one.
 
@@ -85,6 +86,9 @@ def train(
         What the model's card shall say beside what is known here.
     device
         auto, cpu or cuda.
+    unknown
+        For every case the classes that are unknown in it, which are then not learnt as background
+        there (`panorgan.nnunet.losses`); None takes the labels at their word.
 
     Returns
     -------
@@ -129,7 +133,7 @@ def train(
         f"{len(validation)} validation cases, {trainer.precision}, {recipe['threads']} threads"
     )
     try:
-        _run(trainer, progress, training, validation, state, seed)
+        _run(trainer, progress, training, validation, state, seed, unknown)
     except torch.OutOfMemoryError as error:
         print(error)
         cure = "lower batch_size or patch_size of this network in the config"
@@ -144,13 +148,14 @@ def _run(
     validation: Mapping[str, str | Path],
     state: Path,
     seed: int,
+    unknown: Mapping[str, Collection[int]] | None,
 ) -> None:
     """The epochs that are left."""
     recipe = trainer.training
     epochs, iterations = recipe["epochs"], recipe["iterations"]
-    to_look_at = trainer.validation_batches(validation, seed) if validation else None
+    to_look_at = trainer.validation_batches(validation, seed, unknown) if validation else None
     batches = in_order(
-        trainer.training_batches(training, seed),
+        trainer.training_batches(training, seed, unknown),
         progress.epoch * iterations + progress.iteration,
         epochs * iterations,
         workers=recipe["workers"],

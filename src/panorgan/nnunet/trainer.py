@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from panorgan.nnunet.augmentation import (
@@ -21,7 +20,11 @@ from panorgan.nnunet.augmentation import (
 )
 from panorgan.nnunet.batches import TRAINING, VALIDATION, Batches, CaseFolders
 from panorgan.nnunet.devices import autocast
+from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.plans import configuration_of
+
+Folders = Mapping[str, str | Path]
+Unknown = Mapping[str, Collection[int]] | None
 
 
 def learning_rate(training: Mapping[str, Any], epoch: int, iteration: int) -> float:
@@ -43,9 +46,9 @@ def learning_rate(training: Mapping[str, Any], epoch: int, iteration: int) -> fl
 class Trainer(nnUNetTrainer):
     """Steps and their ingredients; the loop around them is `panorgan.nnunet.train`'s.
 
-    The network, the loss and the deep-supervision scales are nnU-Net's: Dice and cross-entropy
-    with the plan's `batch_dice`, without the ignored voxels where the dataset has such a label,
-    weighted 1, 1/2, 1/4, … over the resolutions with 0 for the lowest, sum 1.
+    The network, the deep-supervision scales and the loss (Dice and cross-entropy with the plan's
+    `batch_dice`) are nnU-Net's; the loss is blind to ignored voxels and, where a batch says so, to
+    classes that are unknown in a case (`panorgan.nnunet.losses`).
 
     Make one with `make_trainer`, then call `initialize`.
     """
@@ -72,6 +75,15 @@ class Trainer(nnUNetTrainer):
     def _do_i_compile(self) -> bool:
         return False
 
+    def _get_deep_supervision_scales(self) -> list[list[float]]:
+        """nnU-Net's, for patches too whose size is no multiple of the strides.
+
+        A level's size is rounded up, as the network does.
+        """
+        totals = np.cumprod(self.configuration_manager.pool_op_kernel_sizes, axis=0)[:-1]
+        size = np.array(self.patch_size)
+        return [(-(-size // total) / size).tolist() for total in totals]
+
     def initialize(self, precision: str) -> None:
         """Build network, optimizer and loss; the weights come from torch's global generator."""
         self.precision = precision
@@ -83,7 +95,11 @@ class Trainer(nnUNetTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
-        self.loss = self._build_loss()
+        self.loss = DiceAndCrossEntropy(
+            batch_dice=self.configuration_manager.batch_dice,
+            ignore=len(self.plans_manager.plans["panorgan"]["classes"]) + 1,
+            weights=deep_supervision_weights(len(self._get_deep_supervision_scales())),
+        )
         self.optimizer = self._make_optimizer()
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
@@ -96,22 +112,24 @@ class Trainer(nnUNetTrainer):
         momentum = o["momentum"]
         return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
 
-    def training_batches(self, folders: Mapping[str, str | Path], seed: int) -> Batches:
-        """Augmented batches of these cases."""
+    def training_batches(self, folders: Folders, seed: int, unknown: Unknown = None) -> Batches:
+        """Augmented batches of these cases; arguments as those of `CaseFolders`."""
         augmentation = self.training["augmentation"]
         scales = self._get_deep_supervision_scales()
         transforms = training_transforms(self.patch_size, augmentation, scales)
         size = initial_patch_size(self.patch_size, augmentation)
-        return Batches(self._loader(folders, size, transforms), seed, TRAINING)
+        cases = CaseFolders(folders, unknown)
+        return self._batches(cases, size, transforms, seed, TRAINING)
 
-    def validation_batches(self, folders: Mapping[str, str | Path], seed: int) -> Batches:
+    def validation_batches(self, folders: Folders, seed: int, unknown: Unknown = None) -> Batches:
         """Batches of these cases as they are."""
         transforms = validation_transforms(self._get_deep_supervision_scales())
-        return Batches(self._loader(folders, self.patch_size, transforms), seed, VALIDATION)
+        cases = CaseFolders(folders, unknown)
+        return self._batches(cases, self.patch_size, transforms, seed, VALIDATION)
 
-    def _loader(self, folders, size, transforms) -> nnUNetDataLoader:
-        return nnUNetDataLoader(
-            CaseFolders(folders),
+    def _batches(self, cases: CaseFolders, size, transforms, seed: int, stream: int) -> Batches:
+        loader = nnUNetDataLoader(
+            cases,
             self.batch_size,
             size,
             self.patch_size,
@@ -122,6 +140,11 @@ class Trainer(nnUNetTrainer):
             probabilistic_oversampling=self.batch_size == 1,
             transforms=transforms,
         )
+        # Patches lie where they would without an ignore label: nnU-Net would centre each of them on
+        # an annotated voxel instead, which few ignored voxels are no reason for.
+        loader.has_ignore = False
+        outputs = self.label_manager.num_segmentation_heads
+        return Batches(loader, cases, outputs, seed=seed, stream=stream)
 
     def train_step(self, batch: Mapping[str, Any]) -> float:
         """One update of the weights.
@@ -132,9 +155,9 @@ class Trainer(nnUNetTrainer):
             NaN if the loss or, without a gradient scaler, a gradient is not finite. The weights
             are then spoilt.
         """
-        data, target = self._to_device(batch)
+        data, target, unknown = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss_of(self._forward(data), target)
+        loss = self.loss(self._forward(data), target, unknown)
         self.grad_scaler.scale(loss).backward()
         self.grad_scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
@@ -156,31 +179,36 @@ class Trainer(nnUNetTrainer):
         loss : float
         counts : (3, classes) float64 array
             Voxels of each class but the background: hits, false ones, missed ones. Ignored voxels
-            do not count.
+            do not count, nor does a class where it is unknown.
         """
-        data, target = self._to_device(batch)
+        data, target, unknown = self._to_device(batch)
         output = self._forward(data)
-        loss = self._loss_of(output, target).item()
-        predicted, truth = output[0].argmax(1, keepdim=True), target[0].long()
-        mask = None
-        if self.label_manager.has_ignore_label:
-            mask = (truth != self.label_manager.ignore_label).float()
-            truth[mask == 0] = 0
-        one_hot = torch.zeros(output[0].shape, device=self.device).scatter_(1, predicted, 1)
-        axes = [0, *range(2, one_hot.ndim)]
-        counts = get_tp_fp_fn_tn(one_hot, truth, axes, mask)[:3]
-        return loss, torch.stack(counts)[:, 1:].double().cpu().numpy()
+        loss = self.loss(output, target, unknown).item()
+        truth = target[0].long()
+        predicted = output[0].argmax(1, keepdim=True)
+        hidden = truth == self.loss.ignore
+        counts = []
+        for value in range(1, output[0].shape[1]):
+            said, true = (predicted == value) & ~hidden, truth == value
+            if unknown is not None:
+                said &= ~unknown[:, value].view(-1, *(1 for _ in said.shape[1:]))
+            counts.append([(said & true).sum(), (said & ~true).sum(), (~said & true).sum()])
+        return loss, torch.tensor(counts, dtype=torch.float64).T.numpy()
 
-    def _to_device(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _to_device(
+        self, batch: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
         move = {"device": self.device, "non_blocking": True}
-        return batch["data"].to(**move), [target.to(**move) for target in batch["target"]]
+        unknown = batch.get("unknown")
+        return (
+            batch["data"].to(**move),
+            [target.to(**move) for target in batch["target"]],
+            None if unknown is None else unknown.to(**move),
+        )
 
     def _forward(self, data: torch.Tensor) -> list[torch.Tensor]:
         with autocast(self.device, self.precision):
             return self.network(data)
-
-    def _loss_of(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
-        return self.loss([logits.float() for logits in output], target)
 
 
 def make_trainer(plan: dict, dataset_json: dict, device: torch.device, state: Path) -> Trainer:

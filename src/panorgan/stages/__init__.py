@@ -7,9 +7,10 @@ VERSIONS = {
     "index": 1,
     "select": 1,
     "preprocess": 2,
-    "train": 1,
+    "train": 2,
     "predict": 2,
-    "fuse": 1,
+    "import": 1,
+    "fuse": 2,
     "measure": 1,
     "score": 1,
 }
@@ -18,3 +19,8 @@ VERSIONS = {
 LABEL = ".nii.gz"
 HISTOGRAMS = ".npz"
 """What follows the case's name in the names of its files."""
+
+UNKNOWNS = "unknown"
+"""Column of labels to learn: values of the classes of which a case's label says nothing."""
+CLASSES = "classes"
+"""Column of organ pseudo-labels: values of the classes that their model knows."""

@@ -1,6 +1,6 @@
 """Fusion of partial labels, tumour pseudo-labels and organ pseudo-labels, a shard at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from panorgan.fusion import Fused, composition, conflicts, fuse_stage1, fuse_stage2, specks
@@ -8,7 +8,7 @@ from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour
-from panorgan.stages import LABEL, VERSIONS
+from panorgan.stages import CLASSES, LABEL, UNKNOWNS, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.volumes import Volume, read_label, write_label
 
@@ -16,6 +16,47 @@ SOURCE = "_source.nii.gz"
 CONFLICTS = ("kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
 DETAILS = {"composition": ("value", "name", "source", "voxels", "ml"), "conflicts": CONFLICTS}
 SPECKS = ("value", "name", "voxels", "ml")
+
+
+def fuse_partial(manifest: str, shard: str, out: ShardOutput, *, labels_file: str) -> None:
+    """Stage 0: the partial labels of the labelled cases, no pseudo-labels."""
+    labels = load_labels(labels_file)
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+    labelled = {name: entry for name, entry in entries.items() if entry.label}
+
+    def compute(name: str, folder: Path) -> Result:
+        entry = labelled[name]
+        partial = entry.read_label()
+        like = _one_grid(name, entry.frame(), partial)
+        fused = fuse_stage1(partial.array, None, entry.states, labels)
+        result = _write(folder, name, fused, like, labels)
+        result.details["specks"] = specks(fused, labels, like.grid.voxel_ml)
+        result.row[UNKNOWNS] = _text(entry.unknown)
+        return result
+
+    run_shard(
+        [
+            Work(
+                name,
+                {
+                    "label": entry.facts["label_hash"],
+                    "grid": entry.facts["grid"],
+                    "states": _states(entry),
+                },
+            )
+            for name, entry in labelled.items()
+        ],
+        compute,
+        out,
+        parameters=_parameters(0, labels),
+        columns=[UNKNOWNS],
+        details={**DETAILS, "specks": SPECKS},
+        others=[
+            {"case": name, "status": "excluded", "reason": "has no label"}
+            for name in entries
+            if name not in labelled
+        ],
+    )
 
 
 def fuse_tumours(
@@ -38,6 +79,7 @@ def fuse_tumours(
         )
         result = _write(folder, name, fused, like, labels)
         result.details["specks"] = specks(fused, labels, like.grid.voxel_ml)
+        result.row[UNKNOWNS] = _text(_unknown_organs(entry, labels))
         return result
 
     def inputs(entry: Entry) -> dict[str, object]:
@@ -54,22 +96,60 @@ def fuse_tumours(
         compute,
         out,
         parameters=_parameters(1, labels),
+        columns=[UNKNOWNS],
         details={**DETAILS, "specks": SPECKS},
     )
 
 
 def fuse_organs(
-    manifest: str, shard: str, stage1: ShardReader, out: ShardOutput, *, labels_file: str
+    manifest: str,
+    shard: str,
+    stage1: ShardReader,
+    out: ShardOutput,
+    *,
+    labels_file: str,
+    predicted: ShardReader | None = None,
 ) -> None:
-    """Stage 2: what stage 1 left as background is filled with organ pseudo-labels."""
+    """Stage 2: what stage 1 left as background is filled with organ pseudo-labels.
+
+    Parameters
+    ----------
+    predicted
+        Organ pseudo-labels that a model made; None takes those that the case table names.
+    """
     labels = load_labels(labels_file)
     entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+
+    def organs_of(entry: Entry) -> Volume | None:
+        if predicted is None:
+            return entry.read_organs() if entry.organs else None
+        return read_label(predicted.file(entry.case, LABEL)) if entry.case in predicted else None
+
+    def still_unknown(entry: Entry) -> list[int]:
+        filled: Iterable[int] = ()
+        if predicted is None:
+            filled = labels.values if entry.organs else ()
+        elif entry.case in predicted:
+            filled = map(int, predicted.row(entry.case)[CLASSES].split())
+        return sorted({*_unknown_organs(entry, labels)} - {*filled})
+
+    def inputs(entry: Entry) -> dict[str, object]:
+        organs: object = entry.facts["organs_hash"]
+        if predicted is not None:
+            organs = predicted.checksums(entry.case) if entry.case in predicted else None
+        return {
+            "stage1": stage1.checksums(entry.case),
+            "grid": entry.facts["grid"],
+            "states": _states(entry),
+            "organs": organs,
+            UNKNOWNS: still_unknown(entry),
+        }
 
     def compute(name: str, folder: Path) -> Result:
         entry = entries[name]
         label = read_label(stage1.file(name, LABEL))
         source = read_label(stage1.file(name, SOURCE))
-        organs = entry.read_organs() if entry.organs else None
+        organs = organs_of(entry)
         like = _one_grid(name, entry.frame(), label, organs)
         fused = fuse_stage2(
             label.array,
@@ -78,26 +158,26 @@ def fuse_organs(
             entry.states,
             labels,
         )
-        return _write(folder, name, fused, like, labels)
+        result = _write(folder, name, fused, like, labels)
+        result.row[UNKNOWNS] = _text(still_unknown(entry))
+        return result
 
     run_shard(
-        [
-            Work(
-                name,
-                {
-                    "stage1": stage1.checksums(name),
-                    "grid": entry.facts["grid"],
-                    "states": _states(entry),
-                    "organs": entry.facts["organs_hash"],
-                },
-            )
-            for name, entry in entries.items()
-        ],
+        [Work(name, inputs(entry)) for name, entry in entries.items()],
         compute,
         out,
         parameters=_parameters(2, labels),
+        columns=[UNKNOWNS],
         details=DETAILS,
     )
+
+
+def _unknown_organs(entry: Entry, labels: Labels) -> list[int]:
+    return [value for value in entry.unknown if value != labels.tumour.value]
+
+
+def _text(values: Iterable[int]) -> str:
+    return " ".join(map(str, values))
 
 
 def _parameters(stage: int, labels: Labels) -> dict[str, object]:

@@ -1,17 +1,20 @@
 """Prediction and its scores, a shard at a time."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from panorgan.labels import Labels, load_labels
-from panorgan.manifest import UNKNOWN, Entry, read_manifest
+from panorgan.manifest import Entry, read_manifest
 from panorgan.metrics import parse_row, score_case, summarise, write_scores
 from panorgan.problems import Problems
-from panorgan.selection import needs_tumour, shows_tumours
-from panorgan.stages import LABEL, VERSIONS
+from panorgan.selection import needs_tumour, shows_tumours, wants_organs
+from panorgan.stages import CLASSES, LABEL, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.tables import read_table
+from panorgan.tables import read_table, write_table
 from panorgan.volumes import read_label, write_label
 
 EFFICIENCY = (
@@ -37,6 +40,7 @@ def _any(entry: Entry, labels: Labels) -> bool:
 WANTED = {
     "unknown tumours": needs_tumour,
     "known tumours": _tumour_known,
+    "unknown organs": wants_organs,
     "all": _any,
 }
 """Which of a shard's cases a prediction rule wants."""
@@ -54,8 +58,16 @@ def predict_cases(
     tile_step: float,
     precision: str,
     threads: int,
+    translate: bool = False,
 ) -> None:
-    """Predict those of a shard's cases that are wanted, each on exactly its image's grid."""
+    """Predict those of a shard's cases that are wanted, each on exactly its image's grid.
+
+    Parameters
+    ----------
+    translate
+        Whether the model's classes, which may be in another order or only some, are written with
+        the class table's values; the table then says in `classes` which they are.
+    """
     from panorgan.nnunet.devices import pick_device, resolve_precision
     from panorgan.predict import Predictor
 
@@ -68,6 +80,7 @@ def predict_cases(
     device = pick_device("auto")
     resolved = resolve_precision(precision, device)
     (trained,) = read_table(model_table)
+    values = _translation(model, labels) if translate else None
 
     @cache
     def predictor() -> Predictor:
@@ -81,8 +94,13 @@ def predict_cases(
 
     def compute(name: str, folder: Path) -> Result:
         image = entries[name].read_image()
-        write_label(folder / (name + LABEL), predictor().predict(image), image)
-        return Result(details={"efficiency": [predictor().last_report]})
+        predicted = predictor().predict(image)
+        row = {}
+        if values is not None:
+            predicted = values[predicted]
+            row[CLASSES] = " ".join(map(str, sorted({*values.tolist()} - {0})))
+        write_label(folder / (name + LABEL), predicted, image)
+        return Result(row, details={"efficiency": [predictor().last_report]})
 
     run_shard(
         [
@@ -96,9 +114,50 @@ def predict_cases(
             "model": trained["checksum"],
             "tile_step": tile_step,
             "precision": resolved,
+            **({} if values is None else {"values": values.tolist()}),
         },
+        columns=() if values is None else [CLASSES],
         details={"efficiency": EFFICIENCY},
     )
+
+
+def _translation(model: str, labels: Labels) -> np.ndarray:
+    """uint8 array: the class table's value of each of a model's outputs, by the class's name."""
+    from panorgan.nnunet.model import load_model
+
+    names = load_model(model).plan["panorgan"]["classes"]
+    if foreign := [name for name in names if name not in labels.names]:
+        cause = f"it knows classes that the class table has not: {', '.join(foreign)}"
+        cure = "convert it with `panorgan convert --classes`, naming them as the table does"
+        raise Problems.one(cause, cure, file=model)
+    return np.array([0, *(labels.by_name(name).value for name in names)], np.uint8)
+
+
+def import_model(source: str, model: str, table: str) -> None:
+    """Copy a model that was given, as panorgan's if it is of nnU-Net, so that it can be used here.
+
+    Parameters
+    ----------
+    source
+        Folder of a model of panorgan, nnU-Net 2 or nnU-Net 1; it is only read.
+    model, table
+        The declared outputs: the model's folder and its one-row table.
+    """
+    from panorgan.nnunet.convert import convert
+    from panorgan.nnunet.model import WEIGHTS, load_model
+
+    folder = Path(model)
+    shutil.rmtree(folder, ignore_errors=True)
+    if (Path(source) / WEIGHTS).exists():
+        load_model(source)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        temporary.rename(folder)
+    else:
+        print("\n".join(convert(Path(source), folder)))
+    checksum = load_model(folder).card["checksum"]
+    write_table(table, ["model", "checksum"], [{"model": source, "checksum": checksum}])
 
 
 def score_cases(
@@ -129,7 +188,7 @@ def score_cases(
             reference.grid.spacing,
             labels,
             profile,
-            unknown=_unknown(entry),
+            unknown=entry.unknown,
         )
         return Result(details={"scores": rows})
 
@@ -141,7 +200,7 @@ def score_cases(
                     "label": entry.facts["label_hash"],
                     "grid": entry.facts["grid"],
                     "prediction": predictions.checksums(name),
-                    "unknown": _unknown(entry),
+                    "unknown": entry.unknown,
                 },
             )
             for name, entry in entries.items()
@@ -177,7 +236,3 @@ def summarise_scores(
     ]
     rows.sort(key=lambda row: (row["case"], row["value"]))
     write_scores(rows, summarise(rows, labels, profile), folder)
-
-
-def _unknown(entry: Entry) -> Sequence[int]:
-    return [value for value, state in sorted(entry.states.items()) if state == UNKNOWN]

@@ -18,7 +18,7 @@ from panorgan.intensities import (
 from panorgan.labels import load_labels
 from panorgan.manifest import read_manifest
 from panorgan.problems import Problems
-from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
+from panorgan.stages import HISTOGRAMS, LABEL, UNKNOWNS, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, key_of, run_shard, run_training
 from panorgan.tables import write_text
 from panorgan.volumes import Volume, read_label
@@ -109,7 +109,7 @@ def plan_network(
             tuple(np.median([entries[case].spacing for case in cases], axis=0)),
         )
     write_text(plans, json.dumps(plan, indent=1))
-    write_text(dataset, json.dumps(make_dataset_json(names, ignore=False), indent=1))
+    write_text(dataset, json.dumps(make_dataset_json(names, ignore=True), indent=1))
 
 
 def _frozen_plan(
@@ -160,6 +160,11 @@ def preprocess_cases(
             return entries[name].read_label()
         return read_label(truth.file(name, LABEL))
 
+    def unknown_in(name: str) -> str:
+        if truth is None:
+            return " ".join(map(str, entries[name].unknown))
+        return truth.row(name).get(UNKNOWNS, "")
+
     def compute(name: str, folder: Path) -> Result:
         image, label = entries[name].read_image(), label_of(name)
         if difference := image.grid.difference(label.grid):
@@ -167,7 +172,8 @@ def preprocess_cases(
             raise Problems.one(cause, "run the same command again", case=name)
         done = preprocess_image(image, plan, label.array)
         save(folder, name, done)
-        return Result({"shape_zyx": " ".join(map(str, done.data.shape[1:]))})
+        shape = " ".join(map(str, done.data.shape[1:]))
+        return Result({"shape_zyx": shape, UNKNOWNS: unknown_in(name)})
 
     run_shard(
         [
@@ -179,6 +185,7 @@ def preprocess_cases(
                     "label": entries[name].facts["label_hash"]
                     if truth is None
                     else truth.checksums(name)[name + LABEL],
+                    UNKNOWNS: unknown_in(name),
                 },
             )
             for name in names
@@ -186,7 +193,7 @@ def preprocess_cases(
         compute,
         out,
         parameters={"version": VERSIONS["preprocess"], "plan": _preprocessing_of(plan)},
-        columns=["shape_zyx"],
+        columns=["shape_zyx", UNKNOWNS],
     )
 
 
@@ -211,6 +218,7 @@ def train_network(
     validation: ShardReader,
     *,
     seed: int,
+    marginal: bool,
     slot: Path,
     model: str,
     table: str,
@@ -223,6 +231,9 @@ def train_network(
     training, validation
         Preprocessed cases. The validation cases are only looked at: neither the weights nor the
         key under which the training is kept depend on them.
+    marginal
+        Whether classes that are unknown in a case are left out of what is learnt from it, instead
+        of being taken for background.
     slot
         Where the states of this training are kept.
     notes
@@ -232,7 +243,15 @@ def train_network(
     from panorgan.nnunet.train import TrainingInterrupted, train
 
     plan = json.loads(Path(plans).read_text())
+    plan["panorgan"]["unknown"] = "marginal" if marginal else "background"
     dataset_json = json.loads(Path(dataset).read_text())
+    unknown = None
+    if marginal:
+        unknown = {
+            case: [int(value) for value in reader.row(case)[UNKNOWNS].split()]
+            for reader in (training, validation)
+            for case in reader.cases
+        }
     recipe = plan["panorgan"]["recipe"]
     schedule = {k: v for k, v in recipe["training"].items() if k not in NOT_RESULTS}
     cases_hash = key_of({case: training.checksums(case) for case in training.cases})
@@ -243,6 +262,9 @@ def train_network(
         "classes": dataset_json["labels"],
         "training cases": cases_hash,
         "seed": seed,
+        "unknown classes": key_of({case: unknown[case] for case in training.cases})
+        if unknown
+        else "background",
     }
     if not training.cases:
         raise Problems.one("no case to train on", "see the selection's table for the reasons")
@@ -264,6 +286,7 @@ def train_network(
                 state,
                 seed=seed,
                 card={"cases": len(training.cases), "cases_hash": cases_hash, **notes},
+                unknown=unknown,
             )
         except TrainingInterrupted as stop:
             raise Problems.one(str(stop)) from None

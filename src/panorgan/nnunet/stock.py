@@ -1,0 +1,57 @@
+"""Networks of stock nnU-Net 2, built from a plan that anybody may have written.
+
+A plan names classes by path, and nnU-Net imports and calls whatever it names. Here only the U-Nets
+of dynamic_network_architectures and the layers of torch.nn are known.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dynamic_network_architectures.architectures.unet import (
+    PlainConvUNet,
+    ResidualEncoderUNet,
+    ResidualUNet,
+)
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
+from torch import nn
+
+PACKAGE = "dynamic_network_architectures."
+UNETS = {cls.__name__: cls for cls in (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)}
+BLOCKS = {cls.__name__: cls for cls in (BasicBlockD, BottleneckD)}
+
+
+def is_stock(class_name: str) -> bool:
+    """Whether a plan's network class is one of stock nnU-Net 2 that `stock_network` builds."""
+    return class_name.startswith(PACKAGE) and class_name.rpartition(".")[2] in UNETS
+
+
+def stock_network(
+    architecture: Mapping[str, Any], input_channels: int, num_classes: int
+) -> nn.Module:
+    """The network that a plan's ``architecture`` describes, without deep supervision.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        If the plan names a class that is not known here, or arguments that the class has not.
+    """
+    name = architecture["network_class_name"]
+    if not is_stock(name):
+        raise ValueError(f"the network class {name} is unknown; known: {', '.join(UNETS)}")
+    arguments = dict(architecture["arch_kwargs"])
+    for key in architecture["_kw_requires_import"]:
+        if arguments[key] is not None:
+            arguments[key] = _layer(arguments[key])
+    arguments["deep_supervision"] = False
+    cls = UNETS[name.rpartition(".")[2]]
+    return cls(input_channels=input_channels, num_classes=num_classes, **arguments)
+
+
+def _layer(path: str) -> type[nn.Module]:
+    package, _, name = path.rpartition(".")
+    if package.startswith(PACKAGE) and name in BLOCKS:
+        return BLOCKS[name]
+    layer = getattr(nn, name, None) if package.split(".")[:2] == ["torch", "nn"] else None
+    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
+        raise ValueError(f"{path} is no layer of torch.nn")
+    return layer
