@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +43,16 @@ INTENSITY = {
     "percentile_00_5": -100.0,
     "percentile_99_5": 240.0,
 }
+
+# A process of its own, for a child's peak memory begins with that of the process that started it.
+MEASURE = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], stdout=sys.stderr, check=True)
+seconds = time.perf_counter() - start
+memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "memory": memory}))
+"""
 
 
 def draw(folder: Path, count: int, shape: tuple[int, ...]) -> list[tuple[Path, Path]]:
@@ -137,15 +146,16 @@ def run_ours(folder: Path) -> None:
 def measure(command: list[str], log: Path, **variables: str) -> dict[str, float]:
     """Seconds and peak memory (MB, of its largest process) of a command."""
     with open(log, "w") as file:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**os.environ, **variables}
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *command],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env={**os.environ, **variables},
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-    if status:
+    if done.returncode:
         sys.exit(log.read_text())
-    return {"seconds": seconds, "memory": usage.ru_maxrss / 1024}
+    return json.loads(done.stdout)
 
 
 def compare(stock: Path, ours: Path) -> dict[str, float]:
