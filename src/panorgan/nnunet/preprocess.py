@@ -4,14 +4,14 @@ import math
 import os
 import pickle
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+from nnunetv2.preprocessing.normalization import default_normalization_schemes
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from panorgan.nnunet.plans import RESAMPLING, STORED, configuration_of, make_dataset_json
@@ -57,9 +57,10 @@ def preprocess_image(
 ) -> Preprocessed:
     """Reorient, crop to the nonzero region, normalise and resample, as nnU-Net does.
 
-    A plan like panorgan's own (CT normalisation, cubic splines for the image and linear ones for
-    the label, the nearest slice where slices are far apart) is followed slice by slice: labels
-    are then nnU-Net's, and intensities within 1e-5 of its. Any other is left to nnU-Net itself.
+    A plan like panorgan's own (CT normalisation or none, cubic splines for the image and linear
+    ones for the label, the nearest slice where slices are far apart) is followed slice by slice:
+    labels are then nnU-Net's, and intensities within 1e-5 of the largest. Any other is left to
+    nnU-Net itself.
 
     Parameters
     ----------
@@ -72,6 +73,8 @@ def preprocess_image(
         (z, y, x) in the image's stored order; the value after the last class is ignored: it is
         resampled as a class is, and is no foreground.
     """
+    if plan["panorgan"].get("normalise_last"):
+        return _normalised_last(volume, plan, label)
     name, configuration = configuration_of(plan)
     grid = network_grid(volume.grid, plan)
     image = to_canonical(volume.array, grid)
@@ -88,10 +91,11 @@ def preprocess_image(
 
 
 def _is_usual(configuration: Mapping[str, Any]) -> bool:
-    """Whether a plan asks for CT normalisation and nnU-Net's usual resampling."""
+    """Whether a plan asks for nnU-Net's usual resampling and treats each voxel's HU by itself."""
     usual = {"resampling_fn_data": (False, 3, 0), "resampling_fn_seg": (True, 1, 0)}
     arguments = ("is_seg", "order", "order_z")
-    return configuration["normalization_schemes"] == ["CTNormalization"] and all(
+    (scheme,) = configuration["normalization_schemes"]
+    return scheme in ("CTNormalization", "NoNormalization") and all(
         configuration[function] == RESAMPLING
         and tuple(configuration[f"{function}_kwargs"].get(name) for name in arguments) == values
         for function, values in usual.items()
@@ -142,9 +146,7 @@ def _by_slices(
     target = configuration["spacing"]
     target = [*spacing[: len(spacing) - len(target)], *target]
     new_size = resampled_size(image.shape, spacing, target)
-    normalise = CTNormalization(
-        intensityproperties=plan["foreground_intensity_properties_per_channel"]["0"]
-    ).run
+    normalise = _normalisation(plan, configuration)
     limits = normalise(np.array([image.min(), image.max()], np.float32))
 
     axis = slice_axis(spacing, target, **_separation(configuration["resampling_fn_data_kwargs"]))
@@ -259,6 +261,29 @@ def sample_locations(seg: np.ndarray, classes: Iterable[int]) -> dict[int, np.nd
             found = found[random.choice(len(found), count, replace=False)]
         locations[value] = np.stack(np.unravel_index(found, seg.shape), 1).astype(np.int16)
     return locations
+
+
+def _normalisation(
+    plan: Mapping[str, Any], configuration: Mapping[str, Any]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """nnU-Net's normalisation of an image; it may overwrite its argument."""
+    (scheme,) = configuration["normalization_schemes"]
+    intensities = plan["foreground_intensity_properties_per_channel"]["0"]
+    return getattr(default_normalization_schemes, scheme)(False, intensities).run
+
+
+def _normalised_last(
+    volume: Volume, plan: Mapping[str, Any], label: np.ndarray | None
+) -> Preprocessed:
+    """Resample first, then normalise, as nnU-Net 1 did; nnU-Net 2 does it the other way round."""
+    name, configuration = configuration_of(plan)
+    raw_plan = {
+        **plan,
+        "configurations": {name: {**configuration, "normalization_schemes": ["NoNormalization"]}},
+        "panorgan": {**plan["panorgan"], "normalise_last": False},
+    }
+    raw = preprocess_image(volume, raw_plan, label)
+    return replace(raw, data=_normalisation(plan, configuration)(raw.data[0])[None])
 
 
 def save(folder: str | Path, case: str, preprocessed: Preprocessed) -> None:
