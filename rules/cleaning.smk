@@ -21,11 +21,10 @@ rule free_preprocessed:
             **{
                 f"{run.folder}/round-1/student/{labels}/preprocessed": [
                     f"{run.folder}/round-1/student/{variant}/seed-{seed}/model"
-                    for variant in settings.student.variants
+                    for variant, seed in students(settings)
                     if labels_of(variant) == labels
-                    for seed in settings.student.seeds
                 ]
-                for labels in sorted({*map(labels_of, settings.student.variants)})
+                for labels in sorted({labels_of(variant) for variant, _ in students(settings)})
             },
         },
     script:
