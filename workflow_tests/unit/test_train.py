@@ -237,6 +237,7 @@ class TestInterrupted:
     @pytest.mark.parametrize(
         ("step", "after", "name", "number"),
         [
+            ("train_step", 1, "checkpoint-0000-00001.pt", signal.SIGTERM),
             ("train_step", 6, "checkpoint-0001-00002.pt", signal.SIGTERM),
             ("train_step", 8, "checkpoint-0001-00004.pt", signal.SIGUSR1),
             ("validation_step", 3, "checkpoint-0001-00004.pt", signal.SIGINT),
@@ -257,7 +258,7 @@ class TestInterrupted:
 
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, step, interrupted)
-            with pytest.raises(TrainingInterrupted, match="epoch 2 of 3"):
+            with pytest.raises(TrainingInterrupted, match=r"epoch \d of 3 after batch \d of 4"):
                 run(tmp_path, cases, looked_at)
         assert len(calls) == after
         assert signal.getsignal(number) == handlers

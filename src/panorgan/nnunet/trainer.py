@@ -123,10 +123,9 @@ class Trainer(nnUNetTrainer):
         last = torch.channels_last if len(self.patch_size) == 2 else torch.channels_last_3d
         self._memory_format = last if setting.channels_last else torch.contiguous_format
         self.network.to(memory_format=self._memory_format)
-        compiled = setting.compiled
-        self._train_forward = (
-            torch.compile(self.network, dynamic=False) if compiled else self.network
-        )
+        self._train_forward = self.network
+        if setting.compiled:
+            self._train_forward = torch.compile(self.network, dynamic=False)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The recipe's optimizer of the network's parameters."""
