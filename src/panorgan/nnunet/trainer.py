@@ -217,8 +217,8 @@ class Trainer(nnUNetTrainer):
             said, true = (predicted == value) & ~hidden, truth == value
             if unknown is not None:
                 said &= ~unknown[:, value].view(-1, *(1 for _ in said.shape[1:]))
-            counts.append([(said & true).sum(), (said & ~true).sum(), (~said & true).sum()])
-        return loss, torch.tensor(counts, dtype=torch.float64).T.numpy()
+            counts += [(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]
+        return loss, torch.stack(counts).double().cpu().numpy().reshape(-1, 3).T
 
     def _to_device(
         self, batch: Mapping[str, Any]
