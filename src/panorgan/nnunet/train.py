@@ -26,6 +26,7 @@ from panorgan.nnunet.checkpoints import (
     save_checkpoint,
 )
 from panorgan.nnunet.devices import memory_problem, pick_device, resolve_precision
+from panorgan.nnunet.estimate import check_training_memory
 from panorgan.nnunet.model import save_model
 from panorgan.nnunet.speed import attempt, fastest
 from panorgan.nnunet.trainer import Setting, Trainer, learning_rate, make_trainer
@@ -122,6 +123,7 @@ def train(
     _remove_leftovers(state)
     recipe = plan["panorgan"]["recipe"]["training"]
     device = pick_device(device)
+    check_training_memory(plan, dataset_json, device)
     if not torch.cuda.is_available():
         print("no GPU: training on the CPU")
     torch.set_num_threads(recipe["threads"])
