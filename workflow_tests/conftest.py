@@ -27,9 +27,9 @@ def real_data() -> Path:
     """The folder of real CTs."""
     folder = os.environ.get("PANORGAN_REAL_DATA")
     if not folder:
-        _cannot_run("PANORGAN_REAL_DATA names no folder of real CTs")
+        cannot_run("PANORGAN_REAL_DATA names no folder of real CTs")
     if not Path(folder).is_dir():
-        _cannot_run(f"PANORGAN_REAL_DATA={folder} is no folder")
+        cannot_run(f"PANORGAN_REAL_DATA={folder} is no folder")
     return Path(folder).resolve()
 
 
@@ -41,7 +41,7 @@ def slurm() -> Iterator[list[str]]:
     it; `cluster.slurm.jobs()` then tells what was submitted where.
     """
     if reason := why_not():
-        _cannot_run(reason)
+        cannot_run(reason)
     with one_node_slurm():
         profile = Path(__file__).parents[1] / "profiles" / "slurm"
         # As a user would, but with this machine's size and patience.
@@ -60,7 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def _cannot_run(reason: str) -> NoReturn:
+def cannot_run(reason: str) -> NoReturn:
     """Skip a test that this machine cannot run; where all must run, fail."""
     if os.environ.get("PANORGAN_CI") == "1":
         pytest.fail(reason)

@@ -152,7 +152,7 @@ def _read(
         raise Problems.one(cause, f"say --fold {' or '.join(checkpoints)}", file=found.folder)
     try:
         return found.read(found.folder, chosen, checkpoints[chosen], classes)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         cause = f"is damaged, or no model of nnU-Net ({type(error).__name__}: {reason})"
         raise Problems.one(cause, DAMAGED, file=found.folder) from None

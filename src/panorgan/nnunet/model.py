@@ -111,6 +111,7 @@ def save_model(
     }
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
+        temporary.chmod(0o644)  # safetensors leaves it to the owner alone
     write_text(folder / PLANS, json.dumps(plan, indent=1))
     write_text(folder / DATASET, json.dumps(dataset_json, indent=1))
     write_text(folder / CARD, json.dumps({**facts, **card}, indent=1))

@@ -38,9 +38,11 @@ _NUMPY = {
     **{(f"numpy.{core}.numeric", "_frombuffer"): numeric._frombuffer for core in ("core", "_core")},
 }
 _ADMITTED = {
-    ("builtins", "bytearray"): bytearray,
-    ("builtins", "complex"): complex,
-    ("builtins", "set"): set,
+    **{
+        (module, cls.__name__): cls
+        for module in ("builtins", "__builtin__")  # the second up to protocol 2
+        for cls in (bytearray, complex, set)
+    },
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _bytes,
     **_NUMPY,
@@ -103,7 +105,5 @@ def _refusal(name: str, path: Path) -> Problems:
 
 
 def _unreadable(error: Exception, path: Path) -> Problems:
-    if isinstance(error, OSError) and error.strerror:
-        return Problems.one(error.strerror, DAMAGED, file=path)
-    reason = (str(error).splitlines() or [""])[0][:120]
-    return Problems.one(f"cannot be read ({type(error).__name__}: {reason})", DAMAGED, file=path)
+    reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return Problems.one(f"cannot be read ({' '.join(reason.split())[:120]})", DAMAGED, file=path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import blosc2
 import numpy as np
+from nnunetv2.preprocessing.normalization import default_normalization_schemes
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -66,6 +67,8 @@ def preprocess_image(
     label
         (z, y, x) in the image's stored order; the value after the last class is ignored.
     """
+    if plan["panorgan"].get("normalise_last"):
+        return _normalised_last(volume, plan, label)
     name, configuration = configuration_of(plan)
     plans = PlansManager(dict(plan))
     classes = plan["panorgan"]["classes"]
@@ -94,6 +97,23 @@ def preprocess_image(
         properties,
         tuple(configuration["patch_size"]),
     )
+
+
+def _normalised_last(
+    volume: Volume, plan: Mapping[str, Any], label: np.ndarray | None
+) -> Preprocessed:
+    """Resample first, then normalise, as nnU-Net 1 did; nnU-Net 2 does it the other way round."""
+    name, configuration = configuration_of(plan)
+    (scheme,) = configuration["normalization_schemes"]
+    raw_plan = {
+        **plan,
+        "configurations": {name: {**configuration, "normalization_schemes": ["NoNormalization"]}},
+        "panorgan": {**plan["panorgan"], "normalise_last": False},
+    }
+    raw = preprocess_image(volume, raw_plan, label)
+    intensity = plan["foreground_intensity_properties_per_channel"]["0"]
+    normalisation = getattr(default_normalization_schemes, scheme)(False, intensity)
+    return replace(raw, data=normalisation.run(raw.data[0])[None])
 
 
 def save(folder: str | Path, case: str, preprocessed: Preprocessed) -> None:

@@ -40,6 +40,7 @@ PREPROCESSORS = {
 }
 """In what each resamples images otherwise than nnU-Net 2: by cubic splines, nearest along z."""
 
+TRAINERS = ("nnUNetTrainer", "nnUNetTrainerV2", "nnUNetTrainerV2_DDP", "nnUNetTrainerV2_DP")
 OTHER_NETWORKS = re.compile(r"Cascade|Regions|_GN|GeLU|ReLU|Mish")
 """Trainers whose networks have a plain one's tensors and compute something else with them."""
 
@@ -79,7 +80,6 @@ def read_nnunet1(
     Problems
         If a file is missing or damaged, or the model is not a plain U-Net of one channel.
     """
-    notes = []
     beside = load_pickle(folder / PLANS)
     info = load_pickle(checkpoint.with_name(f"{checkpoint.name}.pkl"))
     trainer, plans = str(info["name"]), info["plans"]
@@ -93,6 +93,11 @@ def read_nnunet1(
     _check(plans, stage, network, outputs, tensors, folder)
     names = _class_names(outputs - 1, classes, folder)
     facts = _plan(plans, stage, network, names, folder)
+    notes = []
+    if trainer not in TRAINERS:
+        notes.append(
+            f"trained by {trainer}: right if its norms and activations are nnU-Net 1's usual ones"
+        )
     if _plan(beside, stage, network, names, folder) != facts:
         notes.append(f"{PLANS} differs from the plan in the checkpoint, which is the one taken")
     dataset_json = make_dataset_json(names, ignore=False)
@@ -102,7 +107,7 @@ def read_nnunet1(
     except RuntimeError as error:
         _refuse(f"its network is not nnU-Net 1's plain U-Net ({_first_line(error)})", checkpoint)
     source = {"format": "nnU-Net 1", "trainer": trainer, "fold": fold}
-    card = {"converted_from": source, "epochs": _plain(saved.get("epoch"))}
+    card = {"converted_from": source, "epochs": len(saved["plot_stuff"][0])}
     return Model(model.eval(), facts, dataset_json, card), notes
 
 
@@ -206,8 +211,10 @@ def _check(
         cause = f"its network has {outputs} outputs, and its plan the label values {found}"
         _refuse(cause, folder)
     pooling = _plain(plans["plans_per_stage"][stage].get("pool_op_kernel_sizes"))
-    if pooling is not None and pooling != network["strides"][1:]:
-        cause = f"its weights pool by {network['strides'][1:]}, its plan by {pooling}"
+    strides = network["strides"][1:]
+    # Some trainers, as that of FLARE22's winner, build fewer stages than the plan has.
+    if pooling is not None and pooling[: len(strides)] != strides:
+        cause = f"its weights pool by {strides}, its plan by {pooling}"
         raise Problems.one(cause, DAMAGED, file=folder)
     # nnU-Net 1 pads kernels of 3 by 1 and all others by nothing.
     if odd := [k for k in network["kernel_sizes"] if not set(k) <= {1, 3}]:
@@ -273,6 +280,8 @@ def _plan(
         "panorgan": {
             "orientation": STORED,
             "tile_average": SOFTMAX,
+            # nnU-Net 2's preprocessing knows the nonzero region only while it normalises first.
+            "normalise_last": not mask,
             "classes": list(classes),
         },
     }
@@ -284,7 +293,7 @@ def _intensity(properties: Mapping[str, Any] | None) -> dict[str, float]:
     return {
         names.get(key, key): float(value)
         for key, value in sorted((properties or {}).items())
-        if np.ndim(value) == 0
+        if isinstance(value, int | float | np.number)  # it holds those of each case too
     }
 
 

@@ -7,6 +7,7 @@ around the smaller one.
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -39,6 +40,12 @@ NORMALISATIONS = (
     "ZScoreNormalization",
     "NoNormalization",
     "RescaleTo01Normalization",
+)
+RESAMPLINGS = (
+    "resample_data_or_seg_to_shape",
+    "resample_torch_simple",
+    "resample_torch_fornnunet",
+    "no_resampling_hack",
 )
 ORIENTATIONS = {
     "SimpleITKIO": STORED,
@@ -180,7 +187,8 @@ def write_nnunet2(model: Model, out: Path) -> tuple[Path, list[str]]:
     notes = []
     if plan["panorgan"].get("tile_average") == SOFTMAX:
         notes.append(
-            "nnU-Net 2 averages logits over tiles, nnU-Net 1 probabilities: single voxels differ"
+            "nnU-Net 2 averages logits over tiles and normalises before it resamples, other than "
+            "nnU-Net 1, which trained this model: its labels will differ a little"
         )
     return folder, notes
 
@@ -283,7 +291,8 @@ def _plan(
     plan: dict[str, Any], configuration: str, classes: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """A plan of anybody with its one configuration resolved, and what ours say beside."""
-    own = deepcopy(PlansManager(plan).get_configuration(configuration).configuration)
+    with warnings.catch_warnings(action="ignore"):  # of plans that name no network: it is known
+        own = deepcopy(PlansManager(plan).get_configuration(configuration).configuration)
     own.pop("inherits_from", None)
     reader = plan["image_reader_writer"]
     if own.get("previous_stage"):
@@ -293,6 +302,9 @@ def _plan(
     if own["normalization_schemes"][0] not in NORMALISATIONS:
         scheme = own["normalization_schemes"][0]
         _refuse(f"normalises by {scheme}, which is unknown here", folder)
+    for key in ("resampling_fn_data", "resampling_fn_seg"):
+        if own[key] not in RESAMPLINGS:
+            _refuse(f"resamples by {own[key]}, which is unknown here", folder)
     if reader not in ORIENTATIONS:
         _refuse(f"reads images by {reader}: known are {', '.join(ORIENTATIONS)}", folder)
     if plan.get("label_manager", "LabelManager") != "LabelManager":
