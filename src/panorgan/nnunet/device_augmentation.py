@@ -11,7 +11,7 @@ and each sample its own filter in one operation.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 from math import pi, sqrt
 from typing import Any, NamedTuple
 
@@ -348,9 +348,13 @@ def most_of(labels: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
             weight = weight * (part[:, axis] if upper else 1 - part[:, axis])
         label = flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1))
         corners.append((label, weight[:, None]))
-    best, result = torch.zeros((), device=flat.device), corners[0][0]
-    for label, _ in corners:
-        share = sum((other == label) * weight for other, weight in corners)
+    shares = [weight for _, weight in corners]
+    for i, j in combinations(range(len(corners)), 2):
+        same = corners[i][0] == corners[j][0]
+        shares[i] = shares[i] + same * corners[j][1]
+        shares[j] = shares[j] + same * corners[i][1]
+    best, result = shares[0], corners[0][0]
+    for share, (label, _) in zip(shares[1:], corners[1:], strict=True):
         better = (share > best) | ((share == best) & (label < result))
         best, result = torch.where(better, share, best), torch.where(better, label, result)
     return result.view(*labels.shape[:2], *points.shape[2:])
