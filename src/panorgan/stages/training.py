@@ -205,6 +205,7 @@ def _preprocessing_of(plan: Mapping[str, Any]) -> dict[str, Any]:
         "intensities": plan["foreground_intensity_properties_per_channel"],
         "orientation": plan["panorgan"]["orientation"],
         "transpose": plan["transpose_forward"],
+        "classes": len(plan["panorgan"]["classes"]),
         **{key: configuration[key] for key in kept},
         **{key: value for key, value in configuration.items() if key.startswith("resampling_fn")},
     }
