@@ -36,6 +36,7 @@ from panorgan.nnunet.device_augmentation import (
     most_of,
     smoothing,
 )
+from panorgan.nnunet.devices import resolve_augmentation
 
 CPU = torch.device("cpu")
 DEFAULT = Augmentation(mirror_axes=[0, 1]).model_dump()
@@ -489,3 +490,10 @@ class TestRepeatable:
         np.random.seed(0)
         self.everything((24, 20))(*given, (0, 0, 0))
         assert (torch.rand(1), np.random.rand()) == expected
+
+
+def test_where():
+    gpu = torch.device("cuda")
+    assert [resolve_augmentation("auto", device) for device in (CPU, gpu)] == ["workers", "device"]
+    assert resolve_augmentation("device", CPU) == "device"
+    assert resolve_augmentation("workers", gpu) == "workers"
