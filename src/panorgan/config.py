@@ -136,6 +136,9 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32"
     )
+    augment_on: Literal["auto", "workers", "device"] = Field(
+        "auto", description="where patches are augmented; auto: on a GPU if there is one"
+    )
     checkpoint_every_s: NotNegative = Field(
         300.0, description="a checkpoint at an epoch's end if this many seconds have passed"
     )

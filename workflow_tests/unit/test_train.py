@@ -390,10 +390,21 @@ class TestInterrupted:
 
         assert exit_code(train_there) == -signal.SIGKILL
 
-    def test_precision_stays(self, tmp_path, cases):
+    def test_precision_and_place_of_augmentation_stay(self, tmp_path, cases):
         self.stop_after_epochs(1, tmp_path, cases, {})
-        model = run(tmp_path, cases, recipe=teacher(precision="bf16"))
-        assert json.loads((model / "card.json").read_text())["precision"] == "fp32"
+        model = run(tmp_path, cases, recipe=teacher(precision="bf16", augment_on="device"))
+        card = json.loads((model / "card.json").read_text())
+        assert (card["precision"], card["augment_on"]) == ("fp32", "workers")
+
+    @pytest.mark.parametrize("recipe", [teacher, student])
+    def test_augmented_on_the_device(self, recipe, whole, tmp_path, cases):
+        there = recipe(augment_on="device")
+        expected = checksum(run(tmp_path / "undisturbed", cases, recipe=there))
+        assert expected != checksum(whole)
+        self.stop_after_epochs(1, tmp_path / "state", cases, {}, recipe=there)
+        resumed = run(tmp_path / "state", cases, recipe=recipe(augment_on="device", workers=1))
+        assert checksum(resumed) == expected
+        assert json.loads((resumed / "card.json").read_text())["augment_on"] == "device"
 
 
 def slowly(step):
@@ -802,6 +813,27 @@ class TestBatches:
         assert set(batch["target"][0].unique().tolist()) <= {0, 1, 2}
         assert torch.equal(batches[5]["data"], batch["data"])
         assert not torch.equal(batches[6]["data"], batch["data"])
+
+    def test_augmented_later(self, trainer_of, cases):
+        """Loaders hand out larger patches, and the batch's key decides what becomes of them."""
+        trainer = trainer_of(student() | {"batch_size": 2})
+        trainer.augment_on = "device"
+        unknown = {case: [1] for case in cases}
+        batches = trainer.training_batches(cases, 3, unknown)
+        batch = batches[5]
+        assert batch["data"].shape == batch["target"].shape == (2, 1, 4, 18, 18)
+        assert batch["target"].dtype == torch.int16
+        assert batch["key"] == (3, 0, 5)
+        data, target, known = trainer._to_device(batch)
+        assert data.shape == (2, 1, 4, 16, 16)
+        assert [tuple(labels.shape[2:]) for labels in target] == [(4, 16, 16), (4, 8, 8)]
+        assert torch.equal(known, batch["unknown"])
+        again = trainer._to_device(batches[5])
+        assert torch.equal(again[0], data)
+        assert np.isfinite(trainer.train_step(batch))
+        looked_at = trainer.validation_batches(cases, 3)[0]
+        assert "key" not in looked_at
+        assert torch.equal(trainer._to_device(looked_at)[0], looked_at["data"])
 
     def test_unknown_classes_by_case(self, trainer_of, cases):
         unknown = {case: [1 + number % 2] for number, case in enumerate(sorted(cases))}

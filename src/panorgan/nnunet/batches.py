@@ -119,7 +119,8 @@ class Batches(Dataset):
     -----
     dict
         ``data`` (batch, channels, *patch) float32, ``target`` a list of (batch, 1, *size) by
-        resolution, and, if the loader's cases know it, ``unknown`` (batch, outputs) bool.
+        resolution, and, if the loader's cases know it, ``unknown`` (batch, outputs) bool. Without
+        transforms ``target`` is one tensor and ``key`` the integers that name the batch.
     """
 
     def __init__(
@@ -134,6 +135,8 @@ class Batches(Dataset):
         with own_random_numbers(*self._key, number):
             batch = self._loader.generate_train_batch()
         made = {"data": batch["data"], "target": batch["target"]}
+        if self._loader.transforms is None:
+            made["key"] = (*self._key, number)
         if self._cases.unknown is not None:
             made["unknown"] = torch.zeros(len(batch["keys"]), self._outputs, dtype=torch.bool)
             for sample, case in enumerate(batch["keys"]):

@@ -59,6 +59,16 @@ def resolve_precision(requested: str, device: torch.device) -> str:
     return requested
 
 
+def resolve_augmentation(requested: str, device: torch.device) -> str:
+    """Where training patches are changed: ``workers`` (the processes that load) or ``device``.
+
+    auto is the device on a GPU, which the loaders could not feed, and the loaders on a CPU.
+    """
+    if requested == "auto":
+        return "device" if device.type == "cuda" else "workers"
+    return requested
+
+
 @cache
 def _cpu_has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether the processor multiplies bf16 matrices itself."""

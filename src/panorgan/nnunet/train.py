@@ -25,7 +25,12 @@ from panorgan.nnunet.checkpoints import (
     restore_random_states,
     save_checkpoint,
 )
-from panorgan.nnunet.devices import memory_problem, pick_device, resolve_precision
+from panorgan.nnunet.devices import (
+    memory_problem,
+    pick_device,
+    resolve_augmentation,
+    resolve_precision,
+)
 from panorgan.nnunet.estimate import check_training_memory
 from panorgan.nnunet.model import save_model
 from panorgan.nnunet.speed import attempt, fastest
@@ -136,10 +141,13 @@ def train(
         trainer = make_trainer(plan, dataset_json, device, state)
         checkpoint = load_checkpoint(state)
         if checkpoint:
-            trainer.initialize(checkpoint["precision"])
+            trainer.initialize(checkpoint["precision"], checkpoint["augment_on"])
             progress = _restore(trainer, checkpoint)
         else:
-            trainer.initialize(resolve_precision(recipe["precision"], device))
+            trainer.initialize(
+                resolve_precision(recipe["precision"], device),
+                resolve_augmentation(recipe["augment_on"], device),
+            )
             progress = Progress()
         batches = trainer.training_batches(training, seed, unknown)
         _choose_setting(trainer, progress, checkpoint, batches)
@@ -337,6 +345,7 @@ def _save(trainer: Trainer, progress: Progress, state: Path, check: Callable[[],
     content = {
         **asdict(progress),
         "precision": trainer.precision,
+        "augment_on": trainer.augment_on,
         "setting": asdict(trainer.setting),
         "network": weights,
         "optimizer": trainer.optimizer.state_dict(),
@@ -377,6 +386,7 @@ def _finish(
             "epochs": progress.epoch,
             "hours": round(hours, 4),
             "precision": trainer.precision,
+            "augment_on": trainer.augment_on,
             "setting": str(trainer.setting),
             "step_seconds": progress.step_seconds,
             "device": _device_name(trainer.device),

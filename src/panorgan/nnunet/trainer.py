@@ -20,6 +20,7 @@ from panorgan.nnunet.augmentation import (
     validation_transforms,
 )
 from panorgan.nnunet.batches import TRAINING, VALIDATION, Batches, CaseFolders
+from panorgan.nnunet.device_augmentation import BatchAugmentation
 from panorgan.nnunet.devices import autocast
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.plans import configuration_of
@@ -97,9 +98,13 @@ class Trainer(nnUNetTrainer):
         size = np.array(self.patch_size)
         return [(-(-size // total) / size).tolist() for total in totals]
 
-    def initialize(self, precision: str) -> None:
-        """Build network, optimizer and loss; the weights come from torch's global generator."""
+    def initialize(self, precision: str, augment_on: str = "workers") -> None:
+        """Build network, optimizer and loss; the weights come from torch's global generator.
+
+        `precision` and `augment_on` are resolved, see `panorgan.nnunet.devices`.
+        """
         self.precision = precision
+        self.augment_on = augment_on
         self.batch_size = self.configuration_manager.batch_size
         self.network = self.build_network_architecture(
             self.plans_manager,
@@ -138,10 +143,14 @@ class Trainer(nnUNetTrainer):
         return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
 
     def training_batches(self, folders: Folders, seed: int, unknown: Unknown = None) -> Batches:
-        """Augmented batches of these cases; arguments as those of `CaseFolders`."""
+        """Batches of these cases, augmented here or later; arguments as those of `CaseFolders`."""
         augmentation = self.training["augmentation"]
-        scales = self._get_deep_supervision_scales()
-        transforms = training_transforms(self.patch_size, augmentation, scales)
+        changes = self.patch_size, augmentation, self._get_deep_supervision_scales()
+        transforms = None
+        if self.augment_on == "device":
+            self._augment = BatchAugmentation(*changes)
+        else:
+            transforms = training_transforms(*changes)
         size = initial_patch_size(self.patch_size, augmentation)
         cases = CaseFolders(folders, unknown)
         return self._batches(cases, size, transforms, seed, TRAINING)
@@ -224,12 +233,12 @@ class Trainer(nnUNetTrainer):
         self, batch: Mapping[str, Any]
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
         move = {"device": self.device, "non_blocking": True}
-        unknown = batch.get("unknown")
-        return (
-            batch["data"].to(**move),
-            [target.to(**move) for target in batch["target"]],
-            None if unknown is None else unknown.to(**move),
-        )
+        data, target, unknown = batch["data"].to(**move), batch["target"], batch.get("unknown")
+        if "key" in batch:
+            data, target = self._augment(data, target.to(**move), batch["key"])
+        else:
+            target = [labels.to(**move) for labels in target]
+        return data, target, None if unknown is None else unknown.to(**move)
 
     def _forward(self, data: torch.Tensor) -> list[torch.Tensor]:
         # Looking at validation batches would compile the network once more.
