@@ -114,7 +114,7 @@ def test_channels_last(trainer, cases):
         for module in trainer.network.modules():
             if isinstance(module, torch.nn.modules.dropout._DropoutNd):
                 module.p = 0.0
-        losses[setting] = [trainer.train_step(batches[number]) for number in range(3)]
+        losses[setting] = [float(trainer.train_step(batches[number])) for number in range(3)]
     last = torch.channels_last if len(trainer.patch_size) == 2 else torch.channels_last_3d
     kernels = [p for p in trainer.network.parameters() if p.ndim == 2 + len(trainer.patch_size)]
     assert all(kernel.is_contiguous(memory_format=last) for kernel in kernels)
@@ -137,7 +137,7 @@ def test_only_training_is_compiled(trainer, cases, monkeypatch):
     trainer.use(COMPILED)
     batch = trainer.training_batches(cases, 0)[0]
     trainer.network.train()
-    assert np.isfinite(trainer.train_step(batch))
+    assert np.isfinite(float(trainer.train_step(batch)))
     trainer.network.eval()
     trainer.validation_step(batch)
     assert calls == [True]

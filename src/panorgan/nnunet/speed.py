@@ -98,11 +98,11 @@ def measure(trainer: Trainer, batch: Mapping[str, Any], setting: Setting) -> tup
             torch.manual_seed(0)
             trial.use(setting)
             trial.network.train()
-            losses = [trial.train_step(batch) for _ in range(WARM_UP)]
+            losses = [float(trial.train_step(batch)) for _ in range(WARM_UP)]
             times = []
             for _ in range(STEPS):
                 started = time.perf_counter()
-                trial.train_step(batch)
+                float(trial.train_step(batch))
                 times.append(time.perf_counter() - started)
     finally:
         if trainer.device.type == "cuda":

@@ -57,6 +57,25 @@ class Setting:
         return " and ".join(parts).replace("_", " ") or "plain"
 
 
+class StepLoss:
+    """The loss of a step, for which nobody waits until it is asked for with `float`.
+
+    Meanwhile the next step can be handed to the GPU, which then never stands idle between steps.
+    """
+
+    def __init__(self, loss: torch.Tensor):
+        self._loss = loss.to("cpu", non_blocking=True)
+        self._there = None
+        if loss.is_cuda:
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def __float__(self) -> float:
+        if self._there:
+            self._there.synchronize()
+        return float(self._loss)
+
+
 class Trainer(nnUNetTrainer):
     """Steps and their ingredients; the loop around them is `panorgan.nnunet.train`'s.
 
@@ -180,12 +199,12 @@ class Trainer(nnUNetTrainer):
         outputs = self.label_manager.num_segmentation_heads
         return Batches(loader, cases, outputs, seed=seed, stream=stream)
 
-    def train_step(self, batch: Mapping[str, Any]) -> float:
+    def train_step(self, batch: Mapping[str, Any]) -> StepLoss:
         """One update of the weights.
 
         Returns
         -------
-        loss : float
+        loss : StepLoss
             NaN if the loss or, without a gradient scaler, a gradient is not finite. The weights
             are then spoilt.
         """
@@ -199,10 +218,11 @@ class Trainer(nnUNetTrainer):
         )
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        loss, norm = torch.stack((loss.detach(), norm)).tolist()
-        # The scaler skips a step whose scaled gradients overflow, and lowers the scale.
-        finite = np.isfinite(loss) and (np.isfinite(norm) or self.grad_scaler.is_enabled())
-        return loss if finite else float("nan")
+        finite = loss.detach().isfinite()
+        if not self.grad_scaler.is_enabled():
+            # The scaler skips a step whose scaled gradients overflow, and lowers the scale.
+            finite &= norm.isfinite()
+        return StepLoss(torch.where(finite, loss.detach(), torch.nan))
 
     @torch.no_grad()
     def validation_step(self, batch: Mapping[str, Any]) -> tuple[float, np.ndarray]:
