@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.config import MARGINAL, labels_of
+from panorgan.config import MARGINAL, labels_of, students
 from panorgan.job import report_problems
 from panorgan.stages import VERSIONS
 from panorgan.workflow import Run
@@ -44,6 +44,7 @@ include: "rules/student.smk"
 include: "rules/prediction.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
+include: "rules/cleaning.smk"
 
 
 localrules:
@@ -51,6 +52,7 @@ localrules:
     preflight,
     teacher,
     labels,
+    free_preprocessed,
 
 
 rule all:
@@ -83,7 +85,11 @@ rule labels:
 
 
 onsuccess:
-    for name in ("logs/write_preflight.log", "summary.txt"):
+    for name in (
+        "logs/write_preflight.log",
+        "logs/free_preprocessed.log",
+        "summary.txt",
+    ):
         said = Path(run.folder, name)
         if said.exists() and said.stat().st_mtime >= started:
             print(said.read_text(), file=sys.stderr)

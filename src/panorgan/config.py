@@ -136,12 +136,18 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32"
     )
+    augment_on: Literal["auto", "workers", "device"] = Field(
+        "auto", description="where patches are augmented; auto: on a GPU if there is one"
+    )
     checkpoint_every_s: NotNegative = Field(
         300.0, description="a checkpoint at an epoch's end if this many seconds have passed"
     )
     threads: Positive = Field(8, description="CPU threads of the training job")
     workers: Annotated[int, Field(ge=0)] = Field(
         6, description="processes that load and augment; 0: none, and bitwise the same each time"
+    )
+    tensorboard: bool = Field(
+        False, description="also write events for TensorBoard, beside the checkpoints"
     )
 
 

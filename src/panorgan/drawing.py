@@ -281,11 +281,11 @@ def _draw_legends(
         start = end
 
 
-def _pixels(figure: Figure, kind: str) -> bytes:
+def _pixels(figure: Figure, kind: str, background: str = "black") -> bytes:
     details = {"jpeg": {"quality": 90, "subsampling": 0}, "png": {}}[kind]
     metadata = {"Software": None} if kind == "png" else None
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, facecolor="black", metadata=metadata, pil_kwargs=details)
+    figure.savefig(buffer, format=kind, facecolor=background, metadata=metadata, pil_kwargs=details)
     return buffer.getvalue()
 
 
@@ -340,7 +340,10 @@ def _spread_apart(values: Sequence[float]) -> np.ndarray:
 
 
 def draw_curves(
-    rows: Sequence[Mapping[str, float]], labels: Labels, prefix: str = "dice_"
+    rows: Sequence[Mapping[str, float]],
+    labels: Labels,
+    prefix: str = "dice_",
+    kind: str = "svg",
 ) -> bytes:
     """A network's learning curves: losses, and the pseudo-Dice of each class.
 
@@ -352,11 +355,13 @@ def draw_curves(
         Gives titles and colours; the tumour is dashed.
     prefix
         Of the columns of pseudo-Dice.
+    kind
+        ``svg`` or ``png``.
 
     Returns
     -------
     bytes
-        An SVG; equal input gives equal bytes.
+        The file; equal input gives equal bytes.
     """
     with matplotlib.rc_context({"svg.hashsalt": "panorgan", "font.size": 9}):
         figure = Figure(figsize=(10.5, 3.6), layout="constrained")
@@ -381,7 +386,7 @@ def draw_curves(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(color="#ddd", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-        return _svg(figure)
+        return _svg(figure) if kind == "svg" else _pixels(figure, kind, "white")
 
 
 def _svg(figure: Figure) -> bytes:

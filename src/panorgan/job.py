@@ -25,11 +25,12 @@ SCHEDULER_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[None]:
+def job(snakemake: Any) -> Iterator[IO[str]]:
     """Run a script's body with everything that it prints, C-level output too, in the rule's log.
 
     A user's mistake ends as a table of problems (`log.problems`) and one line on the console;
     anything unexpected leaves its traceback in `log.text`. The process ends when its parent dies.
+    The block gets the console, where Snakemake itself writes.
     """
     problems_file = Path(snakemake.log.problems)
     # Stands until the job ends well or says why not: a killed job cannot say anything.
@@ -42,7 +43,7 @@ def job(snakemake: Any) -> Iterator[None]:
         faulthandler.enable()
         gpu = _claim_gpu() if snakemake.resources.get("gpu") else None
         try:
-            yield
+            yield console
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(f"done in {time.monotonic() - started:.1f} s, peak memory {memory:.0f} MB")
             problems_file.unlink(missing_ok=True)

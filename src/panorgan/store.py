@@ -8,18 +8,17 @@ moment.
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from socket import gethostname
 
+from panorgan.lease import exclusive
 from panorgan.problems import Problem, Problems
 from panorgan.tables import read_table, write_table, write_text
 
@@ -357,34 +356,10 @@ class ShardReader:
         return path
 
 
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; the lock goes with the process, however that ends.
-
-    Raises
-    ------
-    Problems
-        If another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            cure = "wait for it or stop it, then run the same command again"
-            raise Problems.one(f"{holder} is training here", cure, file=folder) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {gethostname()}")
-        lock.flush()
-        yield
-
-
 def run_training(
     slot: str | Path,
     key: Mapping[str, object],
-    train: Callable[[Path], Path],
+    train: Callable[[Path, Callable[[], None]], Path],
     *,
     model: str | Path,
     table: str | Path,
@@ -399,18 +374,21 @@ def run_training(
     key
         All that the weights depend on, by name: another value of any of them starts anew.
     train
-        Gets the state folder, resumes what lies in it, returns the finished model's folder.
+        Gets the state folder, resumes what lies in it, returns the finished model's folder. It
+        also gets a function that it has to call before it writes: this raises Problems once
+        another process has taken over the folder.
     model, table
         The declared outputs: the model's folder and its one-row table.
     """
     slot = Path(slot)
     state = slot / key_of(key)
-    with exclusive(state):
+    with exclusive(state, say) as lease:
         if not (state / KEY).exists():
             _say_changes(slot, key, say)
             write_text(state / KEY, json.dumps(key, indent=1, sort_keys=True))
         try:
-            finished = train(state)
+            finished = train(state, lease.check)
+            lease.check()
             for path in finished.iterdir():
                 path.chmod(0o444)
             link_folder(Path(model), sorted(finished.iterdir()))

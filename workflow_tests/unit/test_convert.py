@@ -150,7 +150,7 @@ def test_a_ct_is_seen_and_labelled_as_by_nnunet_1(nnunet1, converted1, name, cas
     volume = read_image(nnunet1 / name / f"{case}_0000.nii.gz")
     assert volume.grid.orientation != "RAS"
     seen = preprocess_image(volume, predictor.model.plan).data
-    np.testing.assert_allclose(seen, theirs["data"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(seen, theirs["data"], atol=1e-5, rtol=0)
     if case == "resampled":  # labels on the network's grid
         labels, expected = predictor._label(torch.from_numpy(seen)).numpy(), theirs["labels"]
     else:

@@ -129,13 +129,19 @@ def test_where_the_image_is_cropped_there_is_background(models, name):
 
 @pytest.mark.parametrize(
     "plan",
-    [plan_for((1.5, 1.5), (32, 32)), plan_for((5.0, 1.5, 1.5), (32, 32, 32))],
-    ids=["2d", "3d"],
+    [
+        plan_for((1.5, 1.5), (32, 32)),
+        plan_for((5.0, 1.5, 1.5), (32, 32, 32)),
+        plan_for((2.0, 1.5, 1.5), (32, 32, 32)),
+    ],
+    ids=["2d", "3d by slices", "3d"],
 )
-def test_training_reads_bit_for_bit_what_prediction_feeds(plan, tmp_path):
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SLP", "PIR"])
+def test_training_reads_bit_for_bit_what_prediction_feeds(plan, axes, tmp_path):
     volume, label = random_volume(shape=(9, 21, 20))
-    turned = stored_as(volume, "SLP")
-    turned_label = stored_as(new_volume(label, volume.grid.spacing), "SLP").array
+    volume.array[:, :3] = volume.array[4:, 10:12] = 0
+    turned = stored_as(volume, axes)
+    turned_label = stored_as(new_volume(label, volume.grid.spacing), axes).array
     save(tmp_path, "c", preprocess_image(turned, plan, turned_label))
     stored = nnUNetDatasetBlosc2(str(tmp_path)).load_case("c")[0][0]
 

@@ -1,5 +1,6 @@
 """Preprocessing: nnU-Net's own result, whatever the stored orientation, and files it can read."""
 
+from copy import deepcopy
 from itertools import permutations, product
 
 import nibabel as nib
@@ -11,7 +12,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
-from panorgan.nnunet.preprocess import preprocess_image, save
+from panorgan.nnunet.preprocess import preprocess_image, sample_locations, save
 from panorgan.volumes import (
     Volume,
     canonical_spacing,
@@ -105,8 +106,30 @@ def test_shapes_are_nnunets(plan, spacing):
     assert done.data.shape == done.seg.shape == (1, *expected)
 
 
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_it_equals_nnunets_own_preprocessing_of_the_files(plan, tmp_path):
+def changed(plan, key=None, **values) -> dict:
+    """A plan with other values in its configuration, or in a dictionary of it."""
+    plan = deepcopy(plan)
+    configuration = configuration_of(plan)[1]
+    (configuration[key] if key else configuration).update(values)
+    return plan
+
+
+FOREIGN = {
+    "transposed": PLANS["3d anisotropic"] | {"transpose_forward": [2, 0, 1]},
+    "slices along x": plan_for((1.5, 1.5, 6.0), (16, 16, 8)),
+    "never by slices": changed(
+        PLANS["3d anisotropic"], "resampling_fn_data_kwargs", force_separate_z=False
+    ),
+    "linear": changed(PLANS["3d anisotropic"], "resampling_fn_data_kwargs", order=1),
+    "linear across": changed(PLANS["3d anisotropic"], "resampling_fn_seg_kwargs", order_z=1),
+    "as they are": changed(PLANS["3d isotropic"], normalization_schemes=["NoNormalization"]),
+    "z-score": changed(PLANS["3d isotropic"], normalization_schemes=["ZScoreNormalization"]),
+}
+
+
+@pytest.mark.parametrize("name", [*PLANS, *FOREIGN])
+def test_it_equals_nnunets_own_preprocessing_of_the_files(name, tmp_path):
+    plan = (PLANS | FOREIGN)[name]
     volume, label = random_volume()
     volume.array[:2] = 0  # a margin that is cropped
     volume.array[4:10, 4:12, :6] = label[4:10, 4:12, :6] = 0  # a notch that is not
@@ -123,14 +146,15 @@ def test_it_equals_nnunets_own_preprocessing_of_the_files(plan, tmp_path):
         make_dataset_json(CLASSES, False),
     )
     done = preprocess_image(turned, plan, turned_label)
-    np.testing.assert_array_equal(done.data, data)
+    # nnU-Net interpolates in float64, panorgan in float32.
+    np.testing.assert_allclose(done.data, data, rtol=0, atol=1e-5 * max(1, data.max() / 10))
     np.testing.assert_array_equal(done.seg, seg)
     assert (done.seg == -1).any()
     locations = done.properties["class_locations"]
     assert list(locations) == list(properties["class_locations"]) == [1, 2, 3]
     for value, found in properties["class_locations"].items():
         np.testing.assert_array_equal(locations[value], found)
-    for key in ("bbox_used_for_cropping", "shape_before_cropping"):
+    for key in sorted(properties.keys() - {"class_locations", "sitk_stuff"}):
         np.testing.assert_array_equal(done.properties[key], properties[key])
 
 
@@ -170,13 +194,25 @@ def test_class_locations_point_at_voxels_of_their_class():
         assert (done.seg[tuple(locations[value].T)] == value).all()
 
 
-def test_ignored_voxels_stay_and_the_others_can_be_sampled():
+def test_ignored_voxels_stay_and_are_no_foreground():
     volume, label = random_volume(spacing=(2.5, 2.0, 2.0))
     label[:, :8] = 4
     done = preprocess_image(volume, PLANS["3d isotropic"], label)
     np.testing.assert_array_equal(done.seg[0], label)
-    annotated = done.properties["class_locations"][-1, 0, 1, 2, 3]
-    assert (done.seg[tuple(annotated.T)] < 4).all()
+    assert list(done.properties["class_locations"]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("voxels", [0, 1, 9_999, 10_001, 1_200_000])
+def test_the_sample_of_places_is_nnunets(voxels):
+    seg = np.zeros((1, 30, 250, 250), np.int16)
+    seg[:, :, ::3] = -1
+    inside = np.flatnonzero(seg == 0)
+    seg.reshape(-1)[np.random.default_rng(0).choice(inside, voxels, replace=False)] = 2
+    seg[0, 3, 0, :50] = 1
+    expected = DefaultPreprocessor._sample_foreground_locations(seg, [1, 2, 3])
+    found = sample_locations(seg, [1, 2, 3])
+    for value in (1, 2, 3):
+        np.testing.assert_array_equal(found[value], np.reshape(expected[value], (-1, 4)))
 
 
 def test_float_images_and_images_of_nothing_pass():
@@ -212,6 +248,13 @@ def test_nnunet_reads_what_was_saved_and_equal_cases_are_equal_bytes(plan, tmp_p
     np.testing.assert_array_equal(
         properties["class_locations"][1], done.properties["class_locations"][1]
     )
+
+
+def test_a_2d_network_decompresses_only_the_slices_that_it_takes(tmp_path):
+    volume, label = random_volume(shape=(20, 40, 50))
+    save(tmp_path, "c", preprocess_image(volume, PLANS["2d"], label))
+    for array in nnUNetDatasetBlosc2(str(tmp_path)).load_case("c")[:2]:
+        assert array.chunks[1] == array.blocks[1] == 1
 
 
 def test_the_helper_turns_images():

@@ -14,7 +14,6 @@ from panorgan.store import (
     ShardOutput,
     ShardReader,
     Work,
-    exclusive,
     run_shard,
     run_training,
 )
@@ -196,7 +195,7 @@ def training(tmp_path):
     def run(key, interrupt_after=None):
         steps = []
 
-        def train(state):
+        def train(state, check):
             done = state / "done"
             while (count := int(done.read_text()) if done.exists() else 0) < 3:
                 if interrupt_after is not None and len(steps) == interrupt_after:
@@ -235,28 +234,23 @@ def test_unfinished_training_survives_another_key(training, capsys):
     assert training({"plan": 1, "seed": 0}) == [2]
 
 
-def test_a_folder_in_use_is_refused(tmp_path):
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time; from pathlib import Path;"
-            "from panorgan.store import exclusive\n"
-            "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)",
-            tmp_path,
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(Problems, match=f"process {holder.pid} on .* is training here"),
-            exclusive(tmp_path),
-        ):
-            pass
-    finally:
-        holder.kill()
-        holder.wait()
-    with exclusive(tmp_path):
-        pass
+def test_what_another_process_has_taken_over_is_not_published(tmp_path):
+    def train(state, check):
+        check()
+        (state / "model").mkdir()
+        (state / "lease-0002").write_text("another one's")
+        return state / "model"
+
+    model, table = tmp_path / "model", tmp_path / "model.tsv"
+    with pytest.raises(Problems, match="another process has taken over"):
+        run_training(tmp_path / "slot", {}, train, model=model, table=table)
+    assert not model.exists()
+    assert not table.exists()
+
+
+def test_a_full_disk_ends_a_training_readably(tmp_path):
+    def train(state, check):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(Problems, match=r"no space left on the disk.*finished work is kept"):
+        run_training(tmp_path / "slot", {}, train, model="model", table="table")

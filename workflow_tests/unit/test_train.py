@@ -1,6 +1,8 @@
 """Training: the same weights however it is interrupted, schedule, loss, augmentation."""
 
 import csv
+import errno
+import io
 import json
 import multiprocessing
 import os
@@ -19,9 +21,12 @@ from batchgenerators.augmentations.utils import (
     create_zero_centered_coordinate_mesh,
     elastic_deform_coordinates,
 )
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy.ndimage import map_coordinates, spline_filter
 
 from panorgan.config import Augmentation, Network, Optimizer, Student, Teacher, Training
+from panorgan.labels import load_labels
 from panorgan.nnunet import checkpoints
 from panorgan.nnunet import train as train_module
 from panorgan.nnunet.augmentation import (
@@ -41,6 +46,7 @@ from panorgan.nnunet.trainer import Trainer, learning_rate, make_trainer
 from panorgan.problems import Problems
 
 CPU = torch.device("cpu")
+FORK = multiprocessing.get_context("fork")
 CLASSES = ["liver", "tumour"]
 INTENSITY = {"mean": 0, "std": 1, "median": 0, "min": -1, "max": 1} | {
     "percentile_00_5": -1,
@@ -144,12 +150,10 @@ def looked_at(tmp_path_factory) -> dict[str, Path]:
     return {"look": folder}
 
 
-def run(state: Path, cases, validation=None, recipe=None, seed=0) -> Path:
+def run(state: Path, cases, validation=None, recipe=None, seed=0, **more) -> Path:
     plan, dataset_json = plan_of(recipe or teacher())
-    card = {"cases": len(cases)}
-    return train(
-        plan, dataset_json, cases, validation or {}, state, seed=seed, card=card, device="cpu"
-    )
+    given = {"card": {"cases": len(cases)}, "labels": load_labels(), "device": "cpu"} | more
+    return train(plan, dataset_json, cases, validation or {}, state, seed=seed, **given)
 
 
 def checksum(model: Path) -> str:
@@ -158,14 +162,21 @@ def checksum(model: Path) -> str:
 
 def curve(folder: Path) -> list[dict]:
     """Rows of the curve without their times."""
+    times = ("seconds", "wait_s")
     with open(folder / "progress.csv") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in times} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, cases, looked_at) -> Path:
     """The model of a training that nothing disturbed."""
     return run(tmp_path_factory.mktemp("whole"), cases, looked_at)
+
+
+@pytest.fixture(scope="module")
+def whole_of_ten(tmp_path_factory, cases) -> Path:
+    """The model of an undisturbed training of ten epochs."""
+    return run(tmp_path_factory.mktemp("ten"), cases, recipe=teacher(epochs=10))
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +237,7 @@ class TestInterrupted:
     @pytest.mark.parametrize(
         ("step", "after", "name", "number"),
         [
+            ("train_step", 1, "checkpoint-0000-00001.pt", signal.SIGTERM),
             ("train_step", 6, "checkpoint-0001-00002.pt", signal.SIGTERM),
             ("train_step", 8, "checkpoint-0001-00004.pt", signal.SIGUSR1),
             ("validation_step", 3, "checkpoint-0001-00004.pt", signal.SIGINT),
@@ -246,16 +258,17 @@ class TestInterrupted:
 
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, step, interrupted)
-            with pytest.raises(TrainingInterrupted, match="epoch 2 of 3"):
+            with pytest.raises(TrainingInterrupted, match=r"epoch \d of 3 after batch \d of 4"):
                 run(tmp_path, cases, looked_at)
         assert len(calls) == after
         assert signal.getsignal(number) == handlers
         assert (tmp_path / name).exists()
         self.assert_same(run(tmp_path, cases, looked_at), whole)
 
+    @pytest.mark.parametrize("workers", [0, 1])
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-    def test_in_another_process(self, number, long, tmp_path, cases):
-        recipe = teacher(iterations=LONG)
+    def test_in_another_process(self, number, workers, long, tmp_path, cases):
+        recipe = teacher(iterations=LONG, workers=workers)
 
         def train_there():
             try:
@@ -263,11 +276,11 @@ class TestInterrupted:
             except TrainingInterrupted:
                 os._exit(7)
 
-        process = multiprocessing.get_context("fork").Process(target=train_there)
+        process = FORK.Process(target=train_there)
         process.start()
         wait_for(tmp_path / "state" / "checkpoint-0001.pt")
         os.kill(process.pid, number)
-        process.join(20)
+        process.join()
         assert process.exitcode == (7 if number == signal.SIGTERM else -signal.SIGKILL)
         steps = []
 
@@ -280,6 +293,67 @@ class TestInterrupted:
             resumed = run(tmp_path / "state", cases, recipe=recipe)
         assert len(steps) < (EPOCHS - 1) * LONG + 1
         self.assert_same(resumed, long)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_killed_at_any_moment(self, workers, whole_of_ten, tmp_path, cases):
+        """Again and again, until it gets through: ten epochs in many pieces."""
+        recipe = teacher(epochs=10, workers=workers)
+        random = np.random.default_rng()
+        state, kills = tmp_path / "state", 0
+        while not (state / "model").exists():
+            process = FORK.Process(target=run, args=(state, cases), kwargs={"recipe": recipe})
+            process.start()
+            # Each try is given more time, so that the test comes to an end.
+            process.join(random.uniform(0.1, 0.6) + 0.1 * kills)
+            kills += process.is_alive()
+            process.kill()
+            process.join()
+        assert kills
+        self.assert_same(run(state, cases, recipe=recipe), whole_of_ten)
+
+    def test_four_epochs_and_six(self, whole_of_ten, tmp_path, cases):
+        recipe = teacher(epochs=10)
+        self.stop_after_epochs(4, tmp_path, cases, {}, recipe)
+        assert (tmp_path / "checkpoint-0004.pt").exists()
+        self.assert_same(run(tmp_path, cases, recipe=recipe), whole_of_ten)
+
+    @pytest.mark.parametrize("after", [0, 100, 5000])
+    def test_killed_while_a_checkpoint_is_written(self, after, whole, tmp_path, cases, looked_at):
+        def save_part(content, file, original=torch.save):
+            if content["epoch"] < 2:
+                return original(content, file)
+            whole_file = io.BytesIO()
+            original(content, whole_file)
+            file.write(whole_file.getvalue()[:after])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def train_there():
+            torch.save = save_part
+            run(tmp_path, cases, looked_at)
+
+        assert exit_code(train_there) == -signal.SIGKILL
+        assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-0001.pt"]
+        assert [path.stat().st_size for path in tmp_path.glob(".checkpoint*")] == [after]
+        self.assert_same(run(tmp_path, cases, looked_at), whole)
+        assert not list(tmp_path.glob(".*"))
+
+    @pytest.mark.parametrize("step", ["save_model", "csv_of", "rename"])
+    def test_killed_while_the_model_is_written(self, step, whole, tmp_path, cases, looked_at):
+        def die(*_, **__):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def train_there():
+            if step == "rename":
+                Path.rename = die
+            else:
+                setattr(train_module, step, die)
+            run(tmp_path, cases, looked_at)
+
+        assert exit_code(train_there) == -signal.SIGKILL
+        assert not (tmp_path / "model").exists()
+        self.assert_same(run(tmp_path, cases, looked_at), whole)
+        assert not list(tmp_path.glob(".*"))
 
     @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
     def test_damaged_checkpoint(self, damage, whole, tmp_path, cases, looked_at, capsys):
@@ -295,29 +369,60 @@ class TestInterrupted:
 
     def test_killed_before_the_model_is_there(self, whole, tmp_path, cases, looked_at):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_module, "draw_curve", lambda *_: 1 / 0)
+            patch.setattr(train_module, "csv_of", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 run(tmp_path, cases, looked_at)
         assert not (tmp_path / "model").exists()
         self.assert_same(run(tmp_path, cases, looked_at), whole)
 
-    def stop_after_epochs(self, epochs, state, cases, validation):
-        with pytest.MonkeyPatch.context() as patch:
+    def stop_after_epochs(self, epochs, state, cases, validation, recipe=None):
+        """Kill a training once the checkpoint of an epoch is there."""
 
-            def stop_later(trainer, progress, folder, original=train_module._save):
-                path = original(trainer, progress, folder)
-                if progress.epoch == epochs:
-                    raise KeyboardInterrupt
-                return path
+        def stop_later(trainer, progress, *rest, original=train_module._save):
+            path = original(trainer, progress, *rest)
+            if progress.epoch == epochs:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return path
 
-            patch.setattr(train_module, "_save", stop_later)
-            with pytest.raises(KeyboardInterrupt):
-                run(state, cases, validation)
+        def train_there():
+            train_module._save = stop_later
+            run(state, cases, validation, recipe)
 
-    def test_precision_stays(self, tmp_path, cases):
+        assert exit_code(train_there) == -signal.SIGKILL
+
+    def test_precision_and_place_of_augmentation_stay(self, tmp_path, cases):
         self.stop_after_epochs(1, tmp_path, cases, {})
-        model = run(tmp_path, cases, recipe=teacher(precision="bf16"))
-        assert json.loads((model / "card.json").read_text())["precision"] == "fp32"
+        model = run(tmp_path, cases, recipe=teacher(precision="bf16", augment_on="device"))
+        card = json.loads((model / "card.json").read_text())
+        assert (card["precision"], card["augment_on"]) == ("fp32", "workers")
+
+    @pytest.mark.parametrize("recipe", [teacher, student])
+    def test_augmented_on_the_device(self, recipe, whole, tmp_path, cases):
+        there = recipe(augment_on="device")
+        expected = checksum(run(tmp_path / "undisturbed", cases, recipe=there))
+        assert expected != checksum(whole)
+        self.stop_after_epochs(1, tmp_path / "state", cases, {}, recipe=there)
+        resumed = run(tmp_path / "state", cases, recipe=recipe(augment_on="device", workers=1))
+        assert checksum(resumed) == expected
+        assert json.loads((resumed / "card.json").read_text())["augment_on"] == "device"
+
+
+def slowly(step):
+    """A training step that takes its time."""
+
+    def slow(trainer, batch):
+        time.sleep(0.05)
+        return step(trainer, batch)
+
+    return slow
+
+
+def exit_code(target) -> int:
+    """Run a function in another process; minus the signal's number if one ended it."""
+    process = FORK.Process(target=target)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:
@@ -331,7 +436,8 @@ class TestState:
     def test_what_is_left(self, whole, cases):
         state = whole.parent
         names = {path.name for path in state.iterdir()}
-        assert names == {"checkpoint-0002.pt", "checkpoint-0003.pt", "progress.csv", "model"}
+        files = {"checkpoint-0002.pt", "checkpoint-0003.pt", "progress.csv", "curve.png"}
+        assert names == files | {"model"}
         card = json.loads((whole / "card.json").read_text())
         assert (card["cases"], card["epochs"], card["seed"]) == (4, EPOCHS, 0)
         assert card["hours"] > 0
@@ -340,7 +446,9 @@ class TestState:
     def test_curve(self, whole):
         rows = curve(whole)
         assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-        columns = "epoch train_loss validation_loss dice_liver dice_tumour learning_rate"
+        columns = (
+            "epoch train_loss validation_loss dice_liver dice_tumour learning_rate peak_gpu_mb"
+        )
         assert list(rows[0]) == columns.split()
         assert all(0 <= float(row["dice_tumour"]) <= 1 for row in rows)
 
@@ -358,7 +466,7 @@ class TestState:
 
     def test_checkpoints_are_rare_if_told(self, tmp_path, cases, monkeypatch):
         saved = []
-        monkeypatch.setattr(train_module, "save_checkpoint", lambda *a: saved.append(a[2:]))
+        monkeypatch.setattr(train_module, "save_checkpoint", lambda *a: saved.append(a[2:4]))
         run(tmp_path, cases, recipe=teacher(checkpoint_every_s=600.0))
         assert saved == [(EPOCHS, 0)]
 
@@ -406,6 +514,129 @@ class TestProblems:
         assert (tmp_path / "checkpoint-0001.pt").exists()
         assert not (tmp_path / "model").exists()
 
+    def test_spoilt_weights_are_not_kept(self, tmp_path, cases, monkeypatch):
+        """An update may overflow after a loss that is a number."""
+        original, steps = Trainer.train_step, []
+
+        def spoil(trainer, batch):
+            loss = original(trainer, batch)
+            steps.append(loss)
+            if len(steps) == 2 * ITERATIONS:
+                next(trainer.network.parameters()).data[0] = float("inf")
+            return loss
+
+        monkeypatch.setattr(Trainer, "train_step", spoil)
+        with pytest.raises(Problems, match=r"NaN in epoch 3, batch 1.*begins a new training"):
+            run(tmp_path, cases)
+        assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-0001.pt"]
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
+    def test_killed_loader(self, number, whole, tmp_path, cases, looked_at, monkeypatch, capfd):
+        main, original = os.getpid(), nnUNetDatasetBlosc2.load_case
+
+        def killed(dataset, case):
+            if (
+                os.getpid() != main
+                and case == "case-2"
+                and (tmp_path / "checkpoint-0001.pt").exists()
+            ):
+                os.kill(os.getpid(), number)
+            return original(dataset, case)
+
+        recipe = teacher(workers=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(nnUNetDatasetBlosc2, "load_case", killed)
+            # So that the loader does not read all cases ahead before there is a checkpoint.
+            patch.setattr(Trainer, "train_step", slowly(Trainer.train_step))
+            with pytest.raises(Problems) as caught:
+                run(tmp_path, cases, looked_at, recipe)
+        (problem,) = caught.value.problems
+        assert problem.case == "case-2"
+        assert "was killed by signal" in problem.cause
+        cure = "shared memory" if number == signal.SIGBUS else "lower training.workers"
+        assert cure in problem.cure
+        model = run(tmp_path, cases, looked_at, recipe)
+        assert checksum(model) == checksum(whole)
+        assert curve(model) == curve(whole)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    @pytest.mark.parametrize(
+        ("error", "cause"),
+        [
+            (MemoryError(), "the computer's memory does not suffice"),
+            (ZeroDivisionError("by zero"), "unexpected ZeroDivisionError in loading: by zero"),
+        ],
+    )
+    def test_loading_fails(self, error, cause, workers, tmp_path, cases, monkeypatch):
+        def fail(transforms, **_):
+            raise error
+
+        monkeypatch.setattr(ComposeTransforms, "__call__", fail)
+        only = {"case-3": cases["case-3"]}
+        with pytest.raises(Problems) as caught:
+            run(tmp_path, only, recipe=teacher(workers=workers))
+        (problem,) = caught.value.problems
+        assert (problem.case, problem.cause) == ("case-3", cause)
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "GPU"),
+            (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might"), "GPU"),
+            (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "GPU"),
+            (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "GPU"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "computer"),
+            (MemoryError(), "computer"),
+            (OSError(errno.ENOMEM, "Cannot allocate memory"), "computer"),
+        ],
+    )
+    def test_full_memory(self, error, expected, tmp_path, cases, monkeypatch):
+        def fail(trainer, batch):
+            raise error
+
+        monkeypatch.setattr(Trainer, "train_step", fail)
+        with pytest.raises(Problems, match=f"the {expected}'s memory does not suffice") as caught:
+            run(tmp_path, cases)
+        assert "batch_size" in caught.value.problems[0].cure
+
+    def test_other_errors_keep_their_traceback(self, tmp_path, cases, monkeypatch):
+        def fail(trainer, batch):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        monkeypatch.setattr(Trainer, "train_step", fail)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            run(tmp_path, cases)
+
+    def test_full_disk_while_training(self, tmp_path, cases, monkeypatch):
+        def full(content, file, original=torch.save):
+            if content["epoch"] == 2:
+                file.write(b"part")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            original(content, file)
+
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path, cases)
+        assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-0001.pt"]
+        assert not list(tmp_path.glob(".*"))
+
+    def test_a_training_that_was_taken_over_writes_nothing(self, tmp_path, cases):
+        """Neither the curve nor a checkpoint nor the model, once `check` fails."""
+        checks = []
+
+        def check():
+            checks.append({path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()})
+            if len(checks) == 4:
+                raise Problems.one("taken over")
+
+        with pytest.raises(Problems, match="taken over"):
+            run(tmp_path, cases, check=check)
+        left = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        temporary = [name for name in checks[-1] if name.startswith(".checkpoint-0002")]
+        assert len(temporary) == 1
+        assert left == {name: at for name, at in checks[-1].items() if name not in temporary}
+        assert "checkpoint-0001.pt" in left
+
     @pytest.mark.parametrize("spoilt", ["data", "gradient"])
     def test_a_spoilt_step_is_nan(self, spoilt, trainer_of, cases):
         trainer = trainer_of(teacher())
@@ -416,7 +647,7 @@ class TestProblems:
             weight = next(iter(trainer.network.parameters()))
             weight.register_hook(lambda gradient: gradient * float("inf"))
         trainer.network.train()
-        assert np.isnan(trainer.train_step(batch))
+        assert np.isnan(float(trainer.train_step(batch)))
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_broken_case(self, workers, tmp_path, cases):
@@ -557,7 +788,7 @@ class TestSteps:
         outputs = trainer.network(batch["data"])
         assert [x.shape[2:] for x in outputs] == [y.shape[2:] for y in batch["target"]]
         assert tuple(outputs[0].shape[2:]) == tuple(patch)
-        assert np.isfinite(trainer.train_step(batch))
+        assert np.isfinite(float(trainer.train_step(batch)))
 
     @pytest.mark.parametrize(("size", "share"), [(1, 0.5), (4, 0.25)])
     def test_share_of_foreground(self, size, share, trainer_of, cases):
@@ -582,6 +813,27 @@ class TestBatches:
         assert set(batch["target"][0].unique().tolist()) <= {0, 1, 2}
         assert torch.equal(batches[5]["data"], batch["data"])
         assert not torch.equal(batches[6]["data"], batch["data"])
+
+    def test_augmented_later(self, trainer_of, cases):
+        """Loaders hand out larger patches, and the batch's key decides what becomes of them."""
+        trainer = trainer_of(student() | {"batch_size": 2})
+        trainer.augment_on = "device"
+        unknown = {case: [1] for case in cases}
+        batches = trainer.training_batches(cases, 3, unknown)
+        batch = batches[5]
+        assert batch["data"].shape == batch["target"].shape == (2, 1, 4, 18, 18)
+        assert batch["target"].dtype == torch.int16
+        assert batch["key"] == (3, 0, 5)
+        data, target, known = trainer._to_device(batch)
+        assert data.shape == (2, 1, 4, 16, 16)
+        assert [tuple(labels.shape[2:]) for labels in target] == [(4, 16, 16), (4, 8, 8)]
+        assert torch.equal(known, batch["unknown"])
+        again = trainer._to_device(batches[5])
+        assert torch.equal(again[0], data)
+        assert np.isfinite(float(trainer.train_step(batch)))
+        looked_at = trainer.validation_batches(cases, 3)[0]
+        assert "key" not in looked_at
+        assert torch.equal(trainer._to_device(looked_at)[0], looked_at["data"])
 
     def test_unknown_classes_by_case(self, trainer_of, cases):
         unknown = {case: [1 + number % 2] for number, case in enumerate(sorted(cases))}

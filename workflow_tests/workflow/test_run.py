@@ -286,3 +286,27 @@ def test_a_wrong_config_is_one_line(tmp_path):
     output = project.run("--dry-run", fails=True)
     assert "Traceback" not in output
     assert output.strip().endswith("config: bad_cases: 'stopp' is not known; did you mean 'stop'?")
+
+
+def test_freed_data_are_made_again_only_for_a_training_that_needs_them(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    kept = hashes(project.results, "**/model/weights.safetensors")
+    said = project.run("free_preprocessed")
+    assert "of preprocessed data removed" in said
+    for pattern in ("*.b2nd", "*.pkl"):
+        assert not list(project.results.rglob(pattern))
+    assert "Nothing to be done" in project.run()
+    assert (project.results / "report.html").exists()
+
+    project.forget_logs()
+    project.write_config(student=project.config["student"] | {"seeds": [0, 1]})
+    message = project.run("free_preprocessed", fails=True)
+    assert "seed-1/model: not trained yet" in message
+    project.forget_logs()
+    project.run()
+    computed = project.computed()
+    assert computed["train_student"] == ["epoch 1", "epoch 2"]
+    assert len(computed["preprocess_student"]) == 12
+    assert not [rule for rule in computed if "teacher" in rule or "fuse" in rule]
+    after = hashes(project.results, "**/model/weights.safetensors")
+    assert kept.items() <= after.items()

@@ -51,7 +51,7 @@ def initial_patch_size(patch_size: Sequence[int], augmentation: Mapping[str, Any
     nnU-Net's rule: the box around the patch turned by the largest angle (at most 90 degrees),
     enlarged by 1/0.85. Without spatial changes it is the patch itself.
     """
-    if not _has_spatial(augmentation):
+    if not has_spatial(augmentation):
         return list(patch_size)
     angle = augmentation["rotation_degrees"] / 180 * pi if augmentation["p_rotation"] else 0.0
     if acts_in_plane(patch_size):
@@ -94,7 +94,7 @@ def training_transforms(
         (a["p_gamma_inverted"], GammaTransform(gamma, 1, p_retain_stats=1, **whole_channel)),
         (a["p_gamma"], GammaTransform(gamma, 0, p_retain_stats=1, **whole_channel)),
     ]
-    transforms: list[BasicTransform] = [Spatial(patch_size, a)] if _has_spatial(a) else []
+    transforms: list[BasicTransform] = [Spatial(patch_size, a)] if has_spatial(a) else []
     transforms += [RandomTransform(transform, p) for p, transform in sometimes if p > 0]
     if a["mirror_axes"]:
         transforms.append(MirrorTransform(tuple(a["mirror_axes"])))
@@ -110,15 +110,19 @@ def _targets(scales: Sequence[Sequence[float]]) -> list[BasicTransform]:
     return [RemoveLabelTransform(OUTSIDE, 0), DownsampleSegForDSTransform(scales)]
 
 
-def _has_spatial(augmentation: Mapping[str, Any]) -> bool:
+def has_spatial(augmentation: Mapping[str, Any]) -> bool:
+    """Whether anything moves voxels but mirroring."""
     return any(augmentation[p] > 0 for p in ("p_rotation", "p_scaling", "p_elastic"))
 
 
-def draw_factor(low: float, high: float, **_: Any) -> float:
-    """A factor from a range: below and above 1 equally often, evenly on either side."""
+def draw_factor(low: float, high: float, random: Any = np.random, **_: Any) -> float:
+    """A factor from a range: below and above 1 equally often, evenly on either side.
+
+    `random` is what draws: numpy's global generator or one of its own.
+    """
     if low < 1 < high:
-        low, high = (low, 1) if np.random.uniform() < 0.5 else (1, high)
-    return np.random.uniform(low, high)
+        low, high = (low, 1) if random.uniform() < 0.5 else (1, high)
+    return random.uniform(low, high)
 
 
 class Spatial(BasicTransform):

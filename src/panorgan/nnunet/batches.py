@@ -6,9 +6,12 @@ in this process or in workers, and looking at validation batches changes no trai
 
 import os
 import random
+import re
 import signal
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,16 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from panorgan.nnunet.devices import memory_problem
 from panorgan.problems import Problem, Problems
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""
+
+DEAD_LOADER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
+"""How torch says, in the main process and anywhere in it, that a loader has died."""
 
 
 class CaseFolders:
@@ -46,6 +53,13 @@ class CaseFolders:
         self._datasets = {
             case: nnUNetDatasetBlosc2(str(folders[case]), [case]) for case in self.identifiers
         }
+        # For each loader its process and the case that it reads, in memory that outlives it.
+        self._reading = RawArray("q", 2 * (os.cpu_count() or 1))
+
+    def read_last(self, process: int) -> str:
+        """The case that a process read last, also if that has died since; empty if none."""
+        noted = zip(self._reading[::2], self._reading[1::2], strict=True)
+        return next((self.identifiers[case] for pid, case in noted if pid == process), "")
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
         """Image and label (channel, z, y, x), compressed until sliced, and the properties.
@@ -56,9 +70,14 @@ class CaseFolders:
             If a file is missing or broken.
         """
         dataset = self._datasets[identifier]
+        worker = get_worker_info()
+        place = 2 * worker.id if worker else 0
+        self._reading[place : place + 2] = os.getpid(), self.identifiers.index(identifier)
         try:
             return dataset.load_case(identifier)
         except Exception as error:
+            if DEAD_LOADER.match(str(error)) or memory_problem(error):
+                raise  # not this case's fault
             cause = f"its preprocessed files cannot be read: {error}"
             cure = f"delete {dataset.source_folder} and run the same command again"
             raise Problems.one(cause, cure, case=str(identifier)) from error
@@ -100,7 +119,8 @@ class Batches(Dataset):
     -----
     dict
         ``data`` (batch, channels, *patch) float32, ``target`` a list of (batch, 1, *size) by
-        resolution, and, if the loader's cases know it, ``unknown`` (batch, outputs) bool.
+        resolution, and, if the loader's cases know it, ``unknown`` (batch, outputs) bool. Without
+        transforms ``target`` is one tensor and ``key`` the integers that name the batch.
     """
 
     def __init__(
@@ -115,11 +135,17 @@ class Batches(Dataset):
         with own_random_numbers(*self._key, number):
             batch = self._loader.generate_train_batch()
         made = {"data": batch["data"], "target": batch["target"]}
+        if self._loader.transforms is None:
+            made["key"] = (*self._key, number)
         if self._cases.unknown is not None:
             made["unknown"] = torch.zeros(len(batch["keys"]), self._outputs, dtype=torch.bool)
             for sample, case in enumerate(batch["keys"]):
                 made["unknown"][sample, list(self._cases.unknown[case])] = True
         return made
+
+    def read_last(self, process: int) -> str:
+        """See `CaseFolders.read_last`."""
+        return self._cases.read_last(process)
 
 
 class _Guarded(Dataset):
@@ -133,6 +159,13 @@ class _Guarded(Dataset):
             return self._batches[number]
         except Problems as error:
             return error.problems
+        except Exception as error:
+            case = self._batches.read_last(os.getpid())
+            traceback.print_exc()
+            if problem := memory_problem(error, case):
+                return [problem]
+            cause = f"unexpected {type(error).__name__} in loading: {error}".splitlines()[0]
+            return [Problem(case, "", cause, "the log has the traceback")]
 
 
 def in_order(
@@ -143,7 +176,7 @@ def in_order(
     Raises
     ------
     Problems
-        If a case cannot be read.
+        If a case cannot be read or augmented.
     """
     loader = DataLoader(
         _Guarded(batches),
@@ -164,3 +197,31 @@ def _ignore_signals(worker: int) -> None:
     """A warning signal goes to the whole job: the main process still needs its workers then."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def naming_dead_loaders(batches: Batches) -> Iterator[None]:
+    """Say which case a loader of these batches worked on when it was killed.
+
+    torch's message comes as soon as that happens, wherever the main process is in the block.
+
+    Raises
+    ------
+    Problems
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (dead := DEAD_LOADER.match(str(error))):
+            raise
+        print(error)
+        if "shared memory" in dead[2]:
+            cure = "give the container more shared memory (docker: --shm-size=8g)"
+        else:
+            cure = "give the job more memory (mem_mb) or lower training.workers of this network"
+        cases = [batches.read_last(int(process)) for process in dead[1].split(",")]
+        how = dead[2].partition(".")[0].replace("is killed by", "was killed by")
+        cause = f"the process that loaded it {how}: is the memory used up?"
+        raise Problems(
+            Problem(case, "", cause, f"{cure}; then run the same command again") for case in cases
+        ) from None

@@ -4,7 +4,7 @@ import os
 import random
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from panorgan.tables import replacing
 KEPT = 2
 
 
-def save_checkpoint(state: Path, content: Mapping[str, Any], epoch: int, iteration: int) -> Path:
+def save_checkpoint(
+    state: Path,
+    content: Mapping[str, Any],
+    epoch: int,
+    iteration: int,
+    check: Callable[[], None] = lambda: None,
+) -> Path:
     """Write a checkpoint and drop all but it and the one before.
 
     A newer one, if there is any, could not be loaded, and goes too.
@@ -30,6 +36,8 @@ def save_checkpoint(state: Path, content: Mapping[str, Any], epoch: int, iterati
     epoch, iteration
         How many epochs are finished, and how many iterations of the next one. They make the
         name: ``checkpoint-0007.pt``, within an epoch ``checkpoint-0007-00123.pt``.
+    check
+        Called once all is on the disk but has no name yet; raises if it must not get one.
 
     Raises
     ------
@@ -46,6 +54,11 @@ def save_checkpoint(state: Path, content: Mapping[str, Any], epoch: int, iterati
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
         os.fsync(file.fileno())
+        check()
+    # Its name has to be on the disk too before older ones go.
+    folder = os.open(state, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
     found = _checkpoints(state)
     at = found.index(path)
     for other in found[:at] + found[at + KEPT :]:

@@ -1,14 +1,24 @@
 """Where networks run and in which precision."""
 
+import errno
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from panorgan.problems import Problems
+from panorgan.problems import Problem, Problems
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+GPU_IS_FULL = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+MEMORY_IS_FULL = ("can't allocate memory", "Cannot allocate memory", "MemoryError")
+"""What messages of torch's without a type of their own say."""
 
 
 def pick_device(name: str | torch.device) -> torch.device:
@@ -49,6 +59,16 @@ def resolve_precision(requested: str, device: torch.device) -> str:
     return requested
 
 
+def resolve_augmentation(requested: str, device: torch.device) -> str:
+    """Where training patches are changed: ``workers`` (the processes that load) or ``device``.
+
+    auto is the device on a GPU, which the loaders could not feed, and the loaders on a CPU.
+    """
+    if requested == "auto":
+        return "device" if device.type == "cuda" else "workers"
+    return requested
+
+
 @cache
 def _cpu_has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Whether the processor multiplies bf16 matrices itself."""
@@ -64,3 +84,30 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, DTYPES[precision])
+
+
+def memory_problem(error: BaseException, case: str = "") -> Problem | None:
+    """What an error says about memory to whoever set up a training; None if nothing.
+
+    Parameters
+    ----------
+    error
+        Any error.
+    case
+        The case at which it came, if one is to blame.
+    """
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or any(part in text for part in GPU_IS_FULL):
+        cure = (
+            "lower batch_size or patch_size of this network in the config, or free the GPU: "
+            "nvidia-smi tells what else runs on it"
+        )
+        return Problem(case, "", "the GPU's memory does not suffice", cure)
+    full = isinstance(error, MemoryError) or any(part in text for part in MEMORY_IS_FULL)
+    if full or getattr(error, "errno", None) == errno.ENOMEM:
+        cure = (
+            "give the job more memory (mem_mb), or lower training.workers or batch_size of this "
+            "network in the config"
+        )
+        return Problem(case, "", "the computer's memory does not suffice", cure)
+    return None

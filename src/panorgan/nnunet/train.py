@@ -6,34 +6,39 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
-from panorgan.labels import load_labels
+from panorgan.labels import Labels
 from panorgan.networks import count_parameters
-from panorgan.nnunet.batches import Batches, in_order
+from panorgan.nnunet.batches import Batches, in_order, naming_dead_loaders
 from panorgan.nnunet.checkpoints import (
     load_checkpoint,
     random_states,
     restore_random_states,
     save_checkpoint,
 )
-from panorgan.nnunet.devices import pick_device, resolve_precision
+from panorgan.nnunet.devices import (
+    memory_problem,
+    pick_device,
+    resolve_augmentation,
+    resolve_precision,
+)
 from panorgan.nnunet.estimate import check_training_memory
 from panorgan.nnunet.model import save_model
-from panorgan.nnunet.trainer import Trainer, learning_rate, make_trainer
+from panorgan.nnunet.speed import attempt, fastest
+from panorgan.nnunet.trainer import Setting, StepLoss, Trainer, learning_rate, make_trainer
+from panorgan.nnunet.watching import CURVE, DICE, PICTURE, Watch, csv_of
 from panorgan.problems import Problems
 from panorgan.tables import write_text
-
-DICE = "dice_"
-"""Start of the names of the pseudo-Dice columns."""
 
 
 class TrainingInterrupted(Exception):
@@ -44,13 +49,16 @@ class TrainingInterrupted(Exception):
 class Progress:
     """How far a training is: what a checkpoint says beside weights and random states.
 
-    `losses` and `seconds` are of the unfinished epoch, `rows` the curve of the finished ones.
+    `losses`, `seconds` and `waited`, those of them without data, are of the unfinished epoch,
+    `rows` the curve of the finished ones; `step_seconds` is what `panorgan.nnunet.speed` measured.
     """
 
     epoch: int = 0
     iteration: int = 0
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    waited: float = 0.0
+    step_seconds: dict[str, float] = field(default_factory=dict)
     rows: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -63,7 +71,10 @@ def train(
     *,
     seed: int,
     card: Mapping[str, Any],
+    labels: Labels,
     device: str = "auto",
+    check: Callable[[], None] = lambda: None,
+    console: IO[str] | None = None,
     unknown: Mapping[str, Collection[int]] | None = None,
 ) -> Path:
     """Train a network, going on from the last checkpoint in `state` if there is one.
@@ -80,13 +91,19 @@ def train(
     validation
         Likewise; for the curve only, may be empty.
     state
-        Folder of checkpoints and ``progress.csv``; nothing is written elsewhere.
+        Folder of checkpoints, ``progress.csv`` and ``curve.png``; nothing is written elsewhere.
     seed
         Of weights, batches and dropout.
     card
         What the model's card shall say beside what is known here.
+    labels
+        The class table, for the log and the curve.
     device
         auto, cpu or cuda.
+    check
+        Called before anything is written into `state`; raises if that belongs to another by now.
+    console
+        Where a bar is shown if it is a terminal.
     unknown
         For every case the classes that are unknown in it, which are then not learnt as background
         there (`panorgan.nnunet.losses`); None takes the labels at their word.
@@ -101,16 +118,15 @@ def train(
     TrainingInterrupted
         After SIGTERM, SIGUSR1 or SIGINT: a checkpoint was written after the current iteration.
     Problems
-        If the loss becomes NaN (the checkpoints before stay), a case cannot be read or the GPU's
-        memory does not suffice.
+        If the loss becomes NaN (the checkpoints before stay), a case cannot be read, a process
+        that loads is killed or memory does not suffice.
     """
     state = Path(state)
     model = state / "model"
     if model.exists():
         return model
     state.mkdir(parents=True, exist_ok=True)
-    for leftover in state.glob(".*.tmp"):
-        leftover.unlink()
+    _remove_leftovers(state)
     recipe = plan["panorgan"]["recipe"]["training"]
     device = pick_device(device)
     check_training_memory(plan, dataset_json, device)
@@ -121,48 +137,88 @@ def train(
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-
-    trainer = make_trainer(plan, dataset_json, device, state)
-    checkpoint = load_checkpoint(state)
-    if checkpoint:
-        trainer.initialize(checkpoint["precision"])
-        progress = _restore(trainer, checkpoint)
-    else:
-        trainer.initialize(resolve_precision(recipe["precision"], device))
-        progress = Progress()
-    print(
-        f"{count_parameters(trainer.network):,} parameters, {len(training)} training and "
-        f"{len(validation)} validation cases, {trainer.precision}, {recipe['threads']} threads"
-    )
+    watch = Watch(state, recipe, labels, console)
     try:
-        _run(trainer, progress, training, validation, state, seed, unknown)
-    except torch.OutOfMemoryError as error:
+        trainer = make_trainer(plan, dataset_json, device, state)
+        checkpoint = load_checkpoint(state)
+        if checkpoint:
+            trainer.initialize(checkpoint["precision"], checkpoint["augment_on"])
+            progress = _restore(trainer, checkpoint)
+        else:
+            trainer.initialize(
+                resolve_precision(recipe["precision"], device),
+                resolve_augmentation(recipe["augment_on"], device),
+            )
+            progress = Progress()
+        batches = trainer.training_batches(training, seed, unknown)
+        _choose_setting(trainer, progress, checkpoint, batches)
+        print(
+            f"{count_parameters(trainer.network):,} parameters, {len(training)} training and "
+            f"{len(validation)} validation cases, {trainer.precision}, {recipe['threads']} threads"
+        )
+        to_look_at = trainer.validation_batches(validation, seed, unknown) if validation else None
+        with naming_dead_loaders(batches):
+            _run(trainer, progress, batches, to_look_at, state, watch, check)
+        return _finish(trainer, progress, plan, model, {**card, "seed": seed}, watch)
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not (problem := memory_problem(error)):
+            raise
         print(error)
-        cure = "lower batch_size or patch_size of this network in the config"
-        raise Problems.one("the GPU's memory does not suffice", cure) from None
-    return _finish(trainer, progress, plan, model, {**card, "seed": seed})
+        raise Problems([problem]) from None
+    finally:
+        watch.close()
+
+
+def _remove_leftovers(state: Path) -> None:
+    """Remove what a killed training was just writing."""
+    for leftover in state.glob(".*.tmp"):
+        leftover.unlink()
+    for leftover in state.glob(".nnunet-*"):
+        shutil.rmtree(leftover)
+
+
+def _choose_setting(
+    trainer: Trainer, progress: Progress, checkpoint: Mapping[str, Any] | None, batches: Batches
+) -> None:
+    """The fastest way to compute on this GPU, looked for once a training."""
+    setting = Setting(**checkpoint["setting"]) if checkpoint else Setting()
+    if setting != Setting() and not attempt(trainer, batches[0], setting):
+        setting = Setting()
+    elif not checkpoint and trainer.device.type == "cuda":
+        steps = trainer.training["epochs"] * trainer.training["iterations"]
+        setting, progress.step_seconds = fastest(trainer, batches[0], steps)
+    trainer.use(setting)
 
 
 def _run(
     trainer: Trainer,
     progress: Progress,
-    training: Mapping[str, str | Path],
-    validation: Mapping[str, str | Path],
+    batches: Batches,
+    to_look_at: Batches | None,
     state: Path,
-    seed: int,
-    unknown: Mapping[str, Collection[int]] | None,
+    watch: Watch,
+    check: Callable[[], None],
 ) -> None:
     """The epochs that are left."""
     recipe = trainer.training
     epochs, iterations = recipe["epochs"], recipe["iterations"]
-    to_look_at = trainer.validation_batches(validation, seed, unknown) if validation else None
-    batches = in_order(
-        trainer.training_batches(training, seed, unknown),
+    coming = in_order(
+        batches,
         progress.epoch * iterations + progress.iteration,
         epochs * iterations,
         workers=recipe["workers"],
         pin_memory=trainer.device.type == "cuda",
     )
+    under_way: deque[StepLoss] = deque()
+
+    def settle() -> None:
+        """Wait for the oldest of the steps that are under way."""
+        loss = float(under_way.popleft())
+        if np.isnan(loss):
+            raise _not_finite(trainer, progress, state)
+        progress.losses.append(loss)
+        watch.batch_done(progress.epoch, len(progress.losses), progress.losses)
+
     saved = time.monotonic()
     with _stop_signals() as stop:
         while progress.epoch < epochs:
@@ -171,28 +227,32 @@ def _run(
             for iteration in range(progress.iteration, iterations):
                 for group in trainer.optimizer.param_groups:
                     group["lr"] = learning_rate(recipe, progress.epoch, iteration)
-                loss = trainer.train_step(next(batches))
-                if np.isnan(loss):
-                    cause = f"the loss is NaN in epoch {progress.epoch + 1}, batch {iteration + 1}"
-                    cure = "lower training.optimizer.learning_rate; the last checkpoint is kept"
-                    raise Problems.one(cause, cure, file=state)
-                progress.losses.append(loss)
+                asked = time.monotonic()
+                batch = next(coming)
+                progress.waited += time.monotonic() - asked
+                under_way.append(trainer.train_step(batch))
                 progress.iteration = iteration + 1
+                if len(under_way) > 1:
+                    settle()
                 if stop.is_set():
                     break
-            looked = None if stop.is_set() else _look(trainer, to_look_at, progress.epoch, stop)
+            while under_way:
+                settle()
+            looked = None if stop.is_set() else _look(trainer, to_look_at, progress, stop)
             progress.seconds = time.monotonic() - started
             if stop.is_set():
-                path = _save(trainer, progress, state)
+                path = _save(trainer, progress, state, check)
                 raise TrainingInterrupted(
                     f"stopped in epoch {progress.epoch + 1} of {epochs} after batch "
                     f"{progress.iteration} of {iterations}; {path.name} is written, run the same "
                     f"command again to go on"
                 )
-            _end_epoch(trainer, progress, looked, state)
+            check()
+            _end_epoch(trainer, progress, looked)
+            watch.epoch_done(progress.rows)
             now = time.monotonic()
             if progress.epoch == epochs or now - saved >= recipe["checkpoint_every_s"]:
-                _save(trainer, progress, state)
+                _save(trainer, progress, state, check)
                 saved = now
 
 
@@ -220,16 +280,31 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def _not_finite(trainer: Trainer, progress: Progress, state: Path) -> Problems:
+    """The problem of a training that has left the numbers."""
+    at = f"epoch {progress.epoch + 1}, batch {len(progress.losses) + 1}"
+    half = ", precision fp32 or bf16" if trainer.precision == "fp16" else ""
+    cure = (
+        "the last checkpoint, of before, is kept, but from there the same would happen again: "
+        f"lower training.optimizer.learning_rate or gradient_clip{half} of this network in the "
+        "config, which begins a new training"
+    )
+    return Problems.one(f"the loss is NaN in {at}", cure, file=state)
+
+
 def _look(
-    trainer: Trainer, batches: Batches | None, epoch: int, stop: threading.Event
+    trainer: Trainer, batches: Batches | None, progress: Progress, stop: threading.Event
 ) -> tuple[float, np.ndarray]:
     """Loss and pseudo-Dice of each class over an epoch's validation batches; NaN without any."""
     losses: list[float] = []
     counts = np.zeros((3, len(trainer.label_manager.foreground_labels)))
     trainer.network.eval()
     count = trainer.training["validation_iterations"] if batches else 0
-    for number in range(epoch * count, (epoch + 1) * count):
-        loss, batch_counts = trainer.validation_step(batches[number])
+    for number in range(progress.epoch * count, (progress.epoch + 1) * count):
+        asked = time.monotonic()
+        batch = batches[number]
+        progress.waited += time.monotonic() - asked
+        loss, batch_counts = trainer.validation_step(batch)
         losses.append(loss)
         counts += batch_counts
         if stop.is_set():
@@ -243,9 +318,8 @@ def _end_epoch(
     trainer: Trainer,
     progress: Progress,
     looked: tuple[float, np.ndarray],
-    state: Path,
 ) -> None:
-    """Close an epoch: its row of the curve, its line in the log."""
+    """Close an epoch with its row of the curve."""
     recipe = trainer.training
     classes = trainer.plans_manager.plans["panorgan"]["classes"]
     progress.rows.append(
@@ -256,60 +330,40 @@ def _end_epoch(
             **{DICE + name: float(dice) for name, dice in zip(classes, looked[1], strict=True)},
             "learning_rate": learning_rate(recipe, progress.epoch, recipe["iterations"] - 1),
             "seconds": progress.seconds,
+            "wait_s": progress.waited,
+            "peak_gpu_mb": _peak_mb(trainer.device),
         }
     )
     progress.epoch += 1
-    progress.iteration, progress.losses, progress.seconds = 0, [], 0.0
-    write_text(state / "progress.csv", _csv(progress.rows))
-    print(_line(progress.rows, recipe["epochs"]), flush=True)
+    progress.iteration, progress.losses = 0, []
+    progress.seconds = progress.waited = 0.0
 
 
-def _csv(rows: Sequence[Mapping[str, float]]) -> str:
-    """Rows as CSV with 6 significant digits; NaN is an empty field."""
-    lines = [",".join(rows[0])]
-    for row in rows:
-        lines.append(",".join("" if value != value else f"{value:.6g}" for value in row.values()))
-    return "\n".join(lines) + "\n"
+def _peak_mb(device: torch.device) -> float:
+    """Most memory of the GPU that torch took since the last call; NaN without one."""
+    if device.type != "cuda":
+        return nan
+    peak = torch.cuda.max_memory_reserved(device) / 2**20
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
 
 
-def _line(rows: Sequence[Mapping[str, float]], epochs: int) -> str:
-    """What the log says of the last epoch."""
-    row, recent = rows[-1], rows[-10:]
-    left = (epochs - len(rows)) * sum(r["seconds"] for r in recent) / len(recent)
-    parts = [f"epoch {len(rows)} of {epochs}: loss {row['train_loss']:.4f}"]
-    if row["validation_loss"] == row["validation_loss"]:
-        parts.append(f"validation {row['validation_loss']:.4f}")
-    for group, dice in _dice_by_group(row).items():
-        parts.append(f"Dice {group} {dice:.3f}")
-    parts += [
-        f"rate {row['learning_rate']:.2e}",
-        f"{row['seconds']:.1f} s",
-        f"{int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d} left",
-    ]
-    return ", ".join(parts)
-
-
-def _dice_by_group(row: Mapping[str, float]) -> dict[str, float]:
-    """Mean pseudo-Dice of the organs and of the tumour, as far as there is any."""
-    tumour = DICE + load_labels().tumour_name
-    groups = {
-        "organs": [v for k, v in row.items() if k.startswith(DICE) and k != tumour],
-        "tumour": [row.get(tumour, nan)],
-    }
-    present = {name: [v for v in values if v == v] for name, values in groups.items()}
-    return {name: float(np.mean(values)) for name, values in present.items() if values}
-
-
-def _save(trainer: Trainer, progress: Progress, state: Path) -> Path:
+def _save(trainer: Trainer, progress: Progress, state: Path, check: Callable[[], None]) -> Path:
+    weights = trainer.network.state_dict()
+    # A step may spoil the weights without a sign of it in its own loss.
+    if not torch.stack([tensor.isfinite().all() for tensor in weights.values()]).all():
+        raise _not_finite(trainer, progress, state)
     content = {
         **asdict(progress),
         "precision": trainer.precision,
-        "network": trainer.network.state_dict(),
+        "augment_on": trainer.augment_on,
+        "setting": asdict(trainer.setting),
+        "network": weights,
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.grad_scaler.state_dict(),
         "random": random_states(),
     }
-    return save_checkpoint(state, content, progress.epoch, progress.iteration)
+    return save_checkpoint(state, content, progress.epoch, progress.iteration, check)
 
 
 def _restore(trainer: Trainer, checkpoint: Mapping[str, Any]) -> Progress:
@@ -327,6 +381,7 @@ def _finish(
     plan: Mapping[str, Any],
     model: Path,
     card: Mapping[str, Any],
+    watch: Watch,
 ) -> Path:
     """Make the model's folder; it appears whole or not at all."""
     temporary = model.with_name(".model")
@@ -342,11 +397,15 @@ def _finish(
             "epochs": progress.epoch,
             "hours": round(hours, 4),
             "precision": trainer.precision,
+            "augment_on": trainer.augment_on,
+            "setting": str(trainer.setting),
+            "step_seconds": progress.step_seconds,
             "device": _device_name(trainer.device),
         },
     )
-    write_text(temporary / "progress.csv", _csv(progress.rows))
-    draw_curve(progress.rows, temporary / "curve.png")
+    write_text(temporary / CURVE, csv_of(progress.rows))
+    if picture := watch.draw(progress.rows):
+        shutil.copyfile(picture, temporary / PICTURE)
     temporary.rename(model)
     return model
 
@@ -358,22 +417,3 @@ def _device_name(device: torch.device) -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def draw_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw losses and pseudo-Dice over the epochs."""
-    from matplotlib.figure import Figure
-
-    epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    losses, dice = figure.subplots(1, 2)
-    for name in ("train_loss", "validation_loss"):
-        losses.plot(epochs, [row[name] for row in rows], label=name.replace("_", " "))
-    losses.set(xlabel="epoch", ylabel="loss")
-    losses.legend()
-    for name in rows[0]:
-        if name.startswith(DICE):
-            dice.plot(epochs, [row[name] for row in rows], label=name.removeprefix(DICE))
-    dice.set(xlabel="epoch", ylabel="pseudo-Dice (validation)", ylim=(0, 1))
-    dice.legend(fontsize="small", ncols=2)
-    figure.savefig(path, dpi=100)

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from panorgan.nnunet.augmentation import (
     validation_transforms,
 )
 from panorgan.nnunet.batches import TRAINING, VALIDATION, Batches, CaseFolders
+from panorgan.nnunet.device_augmentation import BatchAugmentation
 from panorgan.nnunet.devices import autocast
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.plans import configuration_of
@@ -41,6 +43,37 @@ def learning_rate(training: Mapping[str, Any], epoch: int, iteration: int) -> fl
     rate = optimizer["learning_rate"] * (1 - epoch / training["epochs"]) ** optimizer["poly_power"]
     done = epoch * training["iterations"] + iteration + 1
     return rate * min(1.0, done / max(1, optimizer["warmup_iterations"]))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to compute steps: faster or slower, with the same result but for rounding."""
+
+    channels_last: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        parts = [name for name, on in vars(self).items() if on]
+        return " and ".join(parts).replace("_", " ") or "plain"
+
+
+class StepLoss:
+    """The loss of a step, for which nobody waits until it is asked for with `float`.
+
+    Meanwhile the next step can be handed to the GPU, which then never stands idle between steps.
+    """
+
+    def __init__(self, loss: torch.Tensor):
+        self._loss = loss.to("cpu", non_blocking=True)
+        self._there = None
+        if loss.is_cuda:
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def __float__(self) -> float:
+        if self._there:
+            self._there.synchronize()
+        return float(self._loss)
 
 
 class Trainer(nnUNetTrainer):
@@ -84,9 +117,13 @@ class Trainer(nnUNetTrainer):
         size = np.array(self.patch_size)
         return [(-(-size // total) / size).tolist() for total in totals]
 
-    def initialize(self, precision: str) -> None:
-        """Build network, optimizer and loss; the weights come from torch's global generator."""
+    def initialize(self, precision: str, augment_on: str = "workers") -> None:
+        """Build network, optimizer and loss; the weights come from torch's global generator.
+
+        `precision` and `augment_on` are resolved, see `panorgan.nnunet.devices`.
+        """
         self.precision = precision
+        self.augment_on = augment_on
         self.batch_size = self.configuration_manager.batch_size
         self.network = self.build_network_architecture(
             self.plans_manager,
@@ -95,15 +132,27 @@ class Trainer(nnUNetTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
+        self.use(Setting())
         self.loss = DiceAndCrossEntropy(
             batch_dice=self.configuration_manager.batch_dice,
             ignore=len(self.plans_manager.plans["panorgan"]["classes"]) + 1,
             weights=deep_supervision_weights(len(self._get_deep_supervision_scales())),
         )
-        self.optimizer = self._make_optimizer()
+        self.optimizer = self.make_optimizer()
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
+    def use(self, setting: Setting) -> None:
+        """Compute steps in this way from now on."""
+        self.setting = setting
+        last = torch.channels_last if len(self.patch_size) == 2 else torch.channels_last_3d
+        self._memory_format = last if setting.channels_last else torch.contiguous_format
+        self.network.to(memory_format=self._memory_format)
+        self._train_forward = self.network
+        if setting.compiled:
+            self._train_forward = torch.compile(self.network, dynamic=False)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The recipe's optimizer of the network's parameters."""
         o = self.training["optimizer"]
         common = {"lr": o["learning_rate"], "weight_decay": o["weight_decay"]}
         parameters = self.network.parameters()
@@ -113,10 +162,14 @@ class Trainer(nnUNetTrainer):
         return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
 
     def training_batches(self, folders: Folders, seed: int, unknown: Unknown = None) -> Batches:
-        """Augmented batches of these cases; arguments as those of `CaseFolders`."""
+        """Batches of these cases, augmented here or later; arguments as those of `CaseFolders`."""
         augmentation = self.training["augmentation"]
-        scales = self._get_deep_supervision_scales()
-        transforms = training_transforms(self.patch_size, augmentation, scales)
+        changes = self.patch_size, augmentation, self._get_deep_supervision_scales()
+        transforms = None
+        if self.augment_on == "device":
+            self._augment = BatchAugmentation(*changes)
+        else:
+            transforms = training_transforms(*changes)
         size = initial_patch_size(self.patch_size, augmentation)
         cases = CaseFolders(folders, unknown)
         return self._batches(cases, size, transforms, seed, TRAINING)
@@ -146,12 +199,12 @@ class Trainer(nnUNetTrainer):
         outputs = self.label_manager.num_segmentation_heads
         return Batches(loader, cases, outputs, seed=seed, stream=stream)
 
-    def train_step(self, batch: Mapping[str, Any]) -> float:
+    def train_step(self, batch: Mapping[str, Any]) -> StepLoss:
         """One update of the weights.
 
         Returns
         -------
-        loss : float
+        loss : StepLoss
             NaN if the loss or, without a gradient scaler, a gradient is not finite. The weights
             are then spoilt.
         """
@@ -165,10 +218,11 @@ class Trainer(nnUNetTrainer):
         )
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        loss, norm = torch.stack((loss.detach(), norm)).tolist()
-        # The scaler skips a step whose scaled gradients overflow, and lowers the scale.
-        finite = np.isfinite(loss) and (np.isfinite(norm) or self.grad_scaler.is_enabled())
-        return loss if finite else float("nan")
+        finite = loss.detach().isfinite()
+        if not self.grad_scaler.is_enabled():
+            # The scaler skips a step whose scaled gradients overflow, and lowers the scale.
+            finite &= norm.isfinite()
+        return StepLoss(torch.where(finite, loss.detach(), torch.nan))
 
     @torch.no_grad()
     def validation_step(self, batch: Mapping[str, Any]) -> tuple[float, np.ndarray]:
@@ -192,23 +246,25 @@ class Trainer(nnUNetTrainer):
             said, true = (predicted == value) & ~hidden, truth == value
             if unknown is not None:
                 said &= ~unknown[:, value].view(-1, *(1 for _ in said.shape[1:]))
-            counts.append([(said & true).sum(), (said & ~true).sum(), (~said & true).sum()])
-        return loss, torch.tensor(counts, dtype=torch.float64).T.numpy()
+            counts += [(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]
+        return loss, torch.stack(counts).double().cpu().numpy().reshape(-1, 3).T
 
     def _to_device(
         self, batch: Mapping[str, Any]
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
         move = {"device": self.device, "non_blocking": True}
-        unknown = batch.get("unknown")
-        return (
-            batch["data"].to(**move),
-            [target.to(**move) for target in batch["target"]],
-            None if unknown is None else unknown.to(**move),
-        )
+        data, target, unknown = batch["data"].to(**move), batch["target"], batch.get("unknown")
+        if "key" in batch:
+            data, target = self._augment(data, target.to(**move), batch["key"])
+        else:
+            target = [labels.to(**move) for labels in target]
+        return data, target, None if unknown is None else unknown.to(**move)
 
     def _forward(self, data: torch.Tensor) -> list[torch.Tensor]:
+        # Looking at validation batches would compile the network once more.
+        forward = self._train_forward if self.network.training else self.network
         with autocast(self.device, self.precision):
-            return self.network(data)
+            return forward(data.to(memory_format=self._memory_format))
 
 
 def make_trainer(plan: dict, dataset_json: dict, device: torch.device, state: Path) -> Trainer:

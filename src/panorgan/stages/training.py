@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -38,8 +38,8 @@ from panorgan.store import (
 from panorgan.tables import write_text
 from panorgan.volumes import Volume, read_label
 
-NOT_RESULTS = ("checkpoint_every_s", "threads", "workers")
-"""Settings of a training that change its speed only."""
+NOT_RESULTS = ("checkpoint_every_s", "tensorboard", "threads", "workers")
+"""Settings of a training that change nothing of the network."""
 
 
 def measure_intensities(
@@ -233,6 +233,7 @@ def _preprocessing_of(plan: Mapping[str, Any]) -> dict[str, Any]:
         "intensities": plan["foreground_intensity_properties_per_channel"],
         "orientation": plan["panorgan"]["orientation"],
         "transpose": plan["transpose_forward"],
+        "classes": len(plan["panorgan"]["classes"]),
         **{key: configuration[key] for key in kept},
         **{key: value for key, value in configuration.items() if key.startswith("resampling_fn")},
     }
@@ -244,12 +245,14 @@ def train_network(
     training: ShardReader,
     validation: ShardReader,
     *,
+    labels_file: str,
     seed: int,
     marginal: bool,
     slot: Path,
     model: str,
     table: str,
     notes: Mapping[str, Any],
+    console: IO[str] | None = None,
 ) -> None:
     """Train a network, going on where an earlier job was interrupted.
 
@@ -265,6 +268,8 @@ def train_network(
         Where the states of this training are kept.
     notes
         What the model's card shall say beside what the training knows.
+    console
+        Where a bar is shown if it is a terminal.
     """
     from panorgan.nnunet.model import load_model
     from panorgan.nnunet.train import TrainingInterrupted, train
@@ -296,7 +301,7 @@ def train_network(
     if not training.cases:
         raise Problems.one("no case to train on", "see the selection's table for the reasons")
 
-    def run(state: Path) -> Path:
+    def run(state: Path, check: Callable[[], None]) -> Path:
         if (finished := state / "model").exists():
             try:
                 load_model(finished)
@@ -313,6 +318,9 @@ def train_network(
                 state,
                 seed=seed,
                 card={"cases": len(training.cases), "cases_hash": cases_hash, **notes},
+                labels=load_labels(labels_file),
+                check=check,
+                console=console,
                 unknown=unknown,
             )
         except TrainingInterrupted as stop:
