@@ -22,12 +22,12 @@ PREPROCESSED_SHARE = 0.5
 LABEL_MAP_SHARE = 0.02
 """What gzip leaves of a label map of uint8: 0.002 to 0.018 for real ones, rounded up."""
 
-PREPROCESSING_BYTES = (8, 16)
-"""While a case is preprocessed, of a voxel of the image: the CT and its label, each as stored and
-as the network sees them; of a voxel of the network's grid: image, label, and where foreground is.
+PREPROCESSING_BYTES = (6, 16)
+"""While a case is preprocessed, of a voxel of the image: the CT, which may be float32, and its
+label; of a voxel of the network's grid: image, label, and where foreground is, if that is a third.
 """
 
-PROCESS_BYTES = 400e6
+PROCESS_BYTES = 300e6
 """Of a process that has imported what preprocessing needs."""
 
 KEPT_CHECKPOINTS = 2 + 1

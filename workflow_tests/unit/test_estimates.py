@@ -2,9 +2,11 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from test_preprocess import INTENSITY
 
 from panorgan.config import Config
 from panorgan.estimates import (
+    PROCESS_BYTES,
     available_memory,
     check_disk,
     checkpoints_bytes,
@@ -23,14 +26,17 @@ from panorgan.estimates import (
     model_bytes,
     parameters,
     preprocessed_bytes,
+    preprocessing_memory,
 )
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import ANNOTATED, write_manifest
 from panorgan.networks import build_network, count_parameters
 from panorgan.nnunet.plans import make_plan
+from panorgan.nnunet.preprocess import preprocess_image
 from panorgan.problems import Problems
 from panorgan.stages.training import plan_network, preprocess_cases
 from panorgan.store import ShardOutput, ShardReader
+from panorgan.volumes import new_volume
 
 LABELS = load_labels()
 
@@ -41,6 +47,31 @@ def test_a_case_on_a_networks_grid():
     assert grid_shape((10, 20, 20), (5, 1, 1), (2.0, 2.0)) == (10, 10, 10)  # slices are kept
     assert grid_shape((10, 20, 20), (5, 1, 1), (4.0, 2.0, 2.0)) == (12, 10, 10)  # 12.5 rounded
     assert preprocessed_bytes((10, 20, 20), (5, 1, 1), (2.0, 2.0)) == 10 * 10 * 10 * (4 + 2)
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 2.0, 2.0), (1.0, 0.6, 0.6)])
+@pytest.mark.parametrize("target", [(2.0, 1.2, 1.2), (0.8, 0.8)])
+def test_memory_of_preprocessing_is_enough(spacing, target):
+    """And no more than a few times what numpy takes for a case that is foreground by a third."""
+    shape = (40, 120, 120)
+    rng = np.random.default_rng(0)
+    recipe = Config().student.model_dump() | {
+        "spacing_mm": target,
+        "patch_size": [64] * len(target),
+    }
+    plan = make_plan(recipe, ["liver"], INTENSITY, (1,) * 3, (1,) * 3)
+
+    tracemalloc.start()
+    image = new_volume(rng.integers(-200, 200, shape, dtype=np.int16), spacing)
+    label = (rng.random(shape, dtype=np.float32) < 1 / 3).astype(np.uint8)
+    tracemalloc.reset_peak()
+    done = preprocess_image(image, plan, label)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert done.data.shape[1:] == grid_shape(shape, spacing, target)
+    estimate = preprocessing_memory(shape, spacing, target) - PROCESS_BYTES
+    assert estimate / 3 < peak < estimate
 
 
 @st.composite

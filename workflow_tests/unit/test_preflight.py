@@ -82,8 +82,8 @@ def test_memory_is_that_of_the_largest_case():
     wide = replace(ENTRIES[1], facts={**ENTRIES[1].facts, "shape_zyx": "10 40 40"})
     teacher, student = memory_needs([ENTRIES[0], wide, ENTRIES[2]], config())
     assert (teacher["case"], student["case"]) == ("free", "free")
-    assert teacher["bytes"] == 400e6 + 8 * 10 * 40 * 40 + 16 * 10 * 20 * 20
-    assert student["bytes"] == 400e6 + 8 * 10 * 40 * 40 + 16 * 12 * 20 * 20
+    assert teacher["bytes"] == 300e6 + 6 * 10 * 40 * 40 + 16 * 10 * 20 * 20
+    assert student["bytes"] == 300e6 + 6 * 10 * 40 * 40 + 16 * 12 * 20 * 20
 
 
 def test_disk_grows_with_variants_and_seeds():

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from panorgan.config import Config, Network, Teacher, load_config, merge, read_config_file
 from panorgan.estimates import gb, parameters
+from panorgan.labels import load_labels
 from panorgan.nnunet.estimate import deep_supervision_sizes, training_memory
 from panorgan.nnunet.model import load_model, network_of
 from panorgan.nnunet.plans import make_dataset_json, make_plan
@@ -102,7 +103,15 @@ def test_a_small_one_goes_the_whole_way(tmp_path):
     cases = {"case": tmp_path / "data"}
 
     model = train(
-        plan, dataset_json, cases, cases, tmp_path / "state", seed=0, card={}, device="cpu"
+        plan,
+        dataset_json,
+        cases,
+        cases,
+        tmp_path / "state",
+        seed=0,
+        card={},
+        labels=load_labels(),
+        device="cpu",
     )
 
     network = load_model(model).network
