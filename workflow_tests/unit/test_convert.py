@@ -52,15 +52,6 @@ except RuntimeError:
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """These networks are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # ---------------------------------------------------------------------------------------------
 # nnU-Net 1, in an environment of its own that sees this one's packages
 

@@ -44,14 +44,6 @@ PATCHES = [(24, 20), (4, 24, 20), (12, 14, 16)]
 """2D, flat 3D (changed slice by slice) and 3D."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def noise() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 

@@ -25,14 +25,6 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 RECIPES = {"teacher": teacher, "student": student}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def changed(recipe: dict, **changes) -> tuple[dict, dict]:
     return plan_of(recipe | changes)
 

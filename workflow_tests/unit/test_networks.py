@@ -26,15 +26,6 @@ STUDENT = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """These networks are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(dim: int, stages: int, width: int = 4) -> dict:
     """A small topology that halves every axis at every level."""
     return {

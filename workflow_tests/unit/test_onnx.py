@@ -17,15 +17,6 @@ from panorgan.nnunet.plans import configuration_of, make_dataset_json
 from panorgan.problems import Problems
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """These networks are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def plan(name: str) -> dict:
     """A teacher with all of its attention, or a student."""
     dim, stages = (2, 4) if name == "teacher" else (3, 3)

@@ -27,15 +27,6 @@ HU = np.array([-250, -50, 100, 250])
 """What `ByIntensity` takes for the middle of background and of each class."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """These networks are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class ByIntensity(nn.Module):
     """A network that knows a voxel's class from its intensity alone; it keeps what it was fed."""
 

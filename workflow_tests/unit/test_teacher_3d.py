@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from test_preprocess import INTENSITY
 from test_train import training
@@ -21,14 +20,6 @@ from panorgan.predict import Predictor
 from panorgan.volumes import new_volume
 
 CONFIG = Path(__file__).parents[2] / "config" / "teacher_3d.yaml"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def plan_of(recipe: dict) -> tuple[dict, dict]:

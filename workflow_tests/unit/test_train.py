@@ -59,14 +59,6 @@ STILL = Augmentation().model_dump() | {
 """An augmentation that changes nothing."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def training(**changes) -> Training:
     """A schedule of seconds."""
     settings = {
