@@ -233,11 +233,6 @@ def _describe(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    if options.to == "onnx":
-        from panorgan.nnunet.onnx import export_onnx
-
-        print("\n".join(export_onnx(options.source, options.output)))
-        return 0
     from panorgan.nnunet.convert import convert
 
     classes = options.classes and [name.strip() for name in options.classes.split(",")]

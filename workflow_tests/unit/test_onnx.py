@@ -129,6 +129,17 @@ def test_without_the_packages_it_is_said_what_to_install(exported, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_only_models_of_ours_become_onnx(exported, tmp_path, capsys):
+    (tmp_path / "plans.json").write_text("{}")
+    (tmp_path / "fold_0").mkdir()
+    out = ["--to", "onnx", "-o", str(tmp_path / "new.onnx")]
+    assert main(["convert", str(tmp_path), *out]) == 1
+    assert "convert it into a folder first" in capsys.readouterr().err
+    assert main(["convert", str(exported / "teacher"), *out, "--fold", "0"]) == 1
+    assert "leave out --fold" in capsys.readouterr().err
+    assert not (tmp_path / "new.onnx").exists()
+
+
 def test_nothing_is_overwritten_and_nothing_wrong_is_left(exported, tmp_path, monkeypatch):
     there = tmp_path / "there.onnx"
     there.write_text("mine")
