@@ -22,6 +22,7 @@ from panorgan.estimates import available_memory, gb
 from panorgan.nnunet.devices import autocast, resolve_precision
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.model import network_of
+from panorgan.nnunet.optimizers import make_optimizer
 from panorgan.nnunet.plans import configuration_of
 from panorgan.problems import Problems
 
@@ -132,17 +133,7 @@ def _traced(text: str, precision: str) -> TrainingMemory:
 
 def _optimizer(network: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The recipe's optimizer as it is after its first step."""
-    if settings["name"] == "adamw":
-        optimizer = torch.optim.AdamW(network.parameters())
-    else:
-        momentum = settings["momentum"]
-        optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=settings["learning_rate"],
-            momentum=momentum,
-            nesterov=momentum > 0,
-            weight_decay=settings["weight_decay"],
-        )
+    optimizer = make_optimizer(network.parameters(), settings)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

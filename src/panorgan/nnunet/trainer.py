@@ -23,6 +23,7 @@ from panorgan.nnunet.batches import TRAINING, VALIDATION, Batches, CaseFolders
 from panorgan.nnunet.device_augmentation import BatchAugmentation
 from panorgan.nnunet.devices import autocast
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
+from panorgan.nnunet.optimizers import make_optimizer
 from panorgan.nnunet.plans import configuration_of
 
 Folders = Mapping[str, str | Path]
@@ -153,13 +154,7 @@ class Trainer(nnUNetTrainer):
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The recipe's optimizer of the network's parameters."""
-        o = self.training["optimizer"]
-        common = {"lr": o["learning_rate"], "weight_decay": o["weight_decay"]}
-        parameters = self.network.parameters()
-        if o["name"] == "adamw":
-            return torch.optim.AdamW(parameters, **common)
-        momentum = o["momentum"]
-        return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
+        return make_optimizer(self.network.parameters(), self.training["optimizer"])
 
     def training_batches(self, folders: Folders, seed: int, unknown: Unknown = None) -> Batches:
         """Batches of these cases, augmented here or later; arguments as those of `CaseFolders`."""
