@@ -24,7 +24,9 @@ rule free_preprocessed:
                     for variant, seed in students(settings)
                     if labels_of(variant) == labels
                 ]
-                for labels in sorted({labels_of(variant) for variant, _ in students(settings)})
+                for labels in sorted(
+                    {labels_of(variant) for variant, _ in students(settings)}
+                )
             },
         },
     script:

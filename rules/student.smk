@@ -3,18 +3,6 @@
 # every variant of the student and seed: `partial` and `marginal` differ in the loss only.
 
 
-def of_labels(pattern, shards=()):
-    """Input function: a path, or one a shard, of the labels that a student's variant learns."""
-
-    def paths(wildcards):
-        labels = labels_of(wildcards.variant)
-        if not shards:
-            return pattern.format(labels=labels)
-        return expand(pattern, labels=labels, shard=shards)
-
-    return paths
-
-
 rule measure_student:
     input:
         manifest=rules.write_manifest.output.manifest,
@@ -114,24 +102,24 @@ rule preprocess_student:
 
 rule train_student:
     input:
-        plans=of_labels("<results>/round-1/student/{labels}/plans.json"),
-        dataset=of_labels("<results>/round-1/student/{labels}/dataset.json"),
-        training=of_labels(
+        plans=run.of_labels("<results>/round-1/student/{labels}/plans.json"),
+        dataset=run.of_labels("<results>/round-1/student/{labels}/dataset.json"),
+        training=run.of_labels(
             "<results>/round-1/student/{labels}/preprocessed/{shard}.tsv",
             run.train_shards,
         ),
         training_folders=ancient(
-            of_labels(
+            run.of_labels(
                 "<results>/round-1/student/{labels}/preprocessed/{shard}",
                 run.train_shards,
             )
         ),
-        validation=of_labels(
+        validation=run.of_labels(
             "<results>/round-1/student/{labels}/preprocessed/{shard}.tsv",
             run.evaluation_shards,
         ),
         validation_folders=ancient(
-            of_labels(
+            run.of_labels(
                 "<results>/round-1/student/{labels}/preprocessed/{shard}",
                 run.evaluation_shards,
             )

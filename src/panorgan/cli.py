@@ -84,14 +84,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=_evaluate)
 
+    describe = commands.add_parser("describe", help="what a model or a recipe is, as JSON")
+    what = describe.add_mutually_exclusive_group(required=True)
+    what.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a model's folder")
+    what.add_argument("--recipe", choices=["teacher", "student"], help="of the config")
+    describe.add_argument("--config", type=Path, help="laid over the defaults, as --configfile")
+    describe.set_defaults(command=_describe)
+
     convert = commands.add_parser("convert", help="models of nnU-Net 1 and 2 into ours, and back")
     convert.add_argument("source", type=Path, help="folder of a trained model")
-    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder or file")
     convert.add_argument(
         "--to",
         default="panorgan",
-        choices=["panorgan", "nnunet"],
-        help="our model folder, or one for nnUNetv2_predict (default: %(default)s)",
+        choices=["panorgan", "nnunet", "onnx"],
+        help="our model folder, one for nnUNetv2_predict, or (ours only) an ONNX file "
+        "(default: %(default)s)",
     )
     convert.add_argument("--fold", help="of a foreign model (default: all, else the only one)")
     convert.add_argument(
@@ -211,7 +219,25 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _describe(options: argparse.Namespace) -> int:
+    from panorgan.describe import as_json, describe_model, describe_recipe
+
+    if options.recipe:
+        facts = describe_recipe(options.recipe, options.config)
+    elif options.config:
+        raise Problems.one("--config is for a recipe", "leave it out, or say --recipe")
+    else:
+        facts = describe_model(options.model)
+    print(as_json(facts))
+    return 0
+
+
 def _convert(options: argparse.Namespace) -> int:
+    if options.to == "onnx":
+        from panorgan.nnunet.onnx import export_onnx
+
+        print("\n".join(export_onnx(options.source, options.output)))
+        return 0
     from panorgan.nnunet.convert import convert
 
     classes = options.classes and [name.strip() for name in options.classes.split(",")]

@@ -4,6 +4,7 @@
 description here is the documentation that a user reads there.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -312,6 +313,40 @@ def students(config: Config) -> list[tuple[str, int]]:
 def labels_of(variant: str) -> str:
     """Which fused labels a variant of the student learns from."""
     return "partial" if variant == MARGINAL else variant
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Read a config file as Snakemake does: JSON, else YAML.
+
+    Raises
+    ------
+    Problems
+        If it cannot be read or is neither, or has no keys at its top.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = yaml.safe_load(text)
+    except OSError as error:
+        raise Problems.one(error.strerror, "check the path", file=path) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        cause = f"no valid YAML: {' '.join(str(error).split())}"
+        raise Problems.one(cause, "mend the file", file=path) from None
+    if not isinstance(content, dict):
+        raise Problems.one("has no keys at its top", "see config/config.yaml", file=path)
+    return content
+
+
+def merge(base: Any, changes: Mapping[str, Any]) -> Any:
+    """Lay a config over another as Snakemake does: sections key by key, all else as a whole."""
+    for key, value in changes.items():
+        # An empty section changes nothing, not even a value that is none.
+        base = base if isinstance(base, Mapping) else {}
+        below = base.get(key, {})
+        base = {**base, key: merge(below, value) if isinstance(value, Mapping) else value}
+    return base
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,24 @@ from typing import Any
 import numpy as np
 
 from panorgan.config import MARGINAL, Config, labels_of, students
+from panorgan.estimates import (
+    KEPT_CHECKPOINTS,
+    LABEL_MAP_SHARE,
+    PREPROCESSED_SHARE,
+    checkpoints_bytes,
+    free_disk,
+    held_bytes,
+    model_bytes,
+    parameters,
+    preprocessed_bytes,
+    preprocessing_memory,
+)
 from panorgan.job import store_of, visible_gpus
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import ANNOTATED, Entry, read_manifest
 from panorgan.pages import cut, describe_data, duration, render, size
 from panorgan.selection import needs_tumour, reason_against, shows_tumours, wants_organs
 from panorgan.tables import read_table, write_text
-
-PREPROCESSED_BYTES = 4 + 2
-"""Of a voxel: float32 image, int16 label."""
 
 
 def write_preflight(
@@ -47,11 +55,9 @@ def write_preflight(
     """
     labels = load_labels(config.labels)
     entries = read_manifest(manifest, labels)
-    root = Path(page).absolute()
-    while not root.exists():
-        root = root.parent
     disk = disk_needs(entries, labels, config)
-    needed, free = sum(row["bytes"] for row in disk), shutil.disk_usage(root).free
+    most, needed = (sum(row[key] for row in disk) for key in ("bytes", "expected"))
+    there, free = held_bytes(Path("results") / config.run), free_disk(Path(page))
     hours = training_hours(config)
     gpus = visible_gpus()
     obstacles = what_is_missing(entries, labels, config.pseudo_labels.organs)
@@ -62,8 +68,11 @@ def write_preflight(
         "excluded": cut(read_table(excluded), excluded),
         "suspects": cut(read_table(suspects), suspects),
         "disk": disk,
+        "most": most,
         "needed": needed,
+        "there": there,
         "free": free,
+        "memory": memory_needs(entries, config),
         "hours": hours,
         "gpus": gpus,
     }
@@ -73,7 +82,8 @@ def write_preflight(
         [
             f"cases: {', '.join(f'{count} {split}' for split, count in splits.items())}; "
             f"{context['excluded']['count']} excluded, {context['suspects']['count']} suspects",
-            f"disk: at most {size(needed)} needed, {size(free)} free",
+            f"disk: about {size(needed)} needed, at most {size(most)}; "
+            f"{size(there)} there already, {size(free)} free",
             *(f"{row['training']}: {row['text']}" for row in hours),
             f"GPUs: {', '.join(gpus)}" if gpus else "no GPU: training would run on the CPU",
             *(f"ATTENTION: {text}" for text in obstacles),
@@ -110,9 +120,10 @@ def what_is_missing(entries: Sequence[Entry], labels: Labels, organs: str) -> li
 
 
 def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list[dict[str, Any]]:
-    """What the run will write, without compression and so at most: what, files, bytes.
+    """What the run will write: what, files, bytes without compression (so at most) and expected.
 
-    Preprocessed data are counted on the networks' grids, label maps on the images'.
+    Preprocessed data are counted on the networks' grids, label maps on the images'. The store holds
+    the same files under a second name; they count once.
     """
     training = [entry for entry in entries if entry.split == "train"]
     validation = [entry for entry in entries if entry.split == "validation"]
@@ -126,39 +137,83 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
     variants = len({labels_of(variant) for variant, _ in students(config)})
     scored = len(config.student.variants) * len(config.student.seeds)
 
+    trained = students(config)
+    teacher, student = config.teacher.model_dump(), config.student.model_dump()
+    of_teacher = parameters(teacher["network"], classes=2)
+    of_student = parameters(student["network"], classes=1 + len(labels.values))
+
     def grid(chosen: Iterable[Entry], spacing: Sequence[float]) -> float:
-        return sum(resampled_voxels(entry, spacing) for entry in chosen) * PREPROCESSED_BYTES
+        return sum(preprocessed_bytes(entry.shape, entry.spacing, spacing) for entry in chosen)
 
     def maps(chosen: Iterable[Entry]) -> float:
-        return float(sum(math.prod(entry.shape) for entry in chosen))
+        return sum(math.prod(entry.shape) for entry in chosen)
 
     rows = [
-        ("Teacher's labels", len(taught), maps(taught)),
-        ("Teacher's preprocessed data", len(taught), grid(taught, config.teacher.spacing_mm)),
+        ("Teacher's labels", len(taught), maps(taught), LABEL_MAP_SHARE),
+        (
+            "Teacher's preprocessed data",
+            len(taught),
+            grid(taught, config.teacher.spacing_mm),
+            PREPROCESSED_SHARE,
+        ),
         (
             "Tumour pseudo-labels and the teacher's predictions",
             len(pseudo) + len(shown),
             maps(pseudo) + maps(shown),
+            LABEL_MAP_SHARE,
         ),
-        ("Organ pseudo-labels", len(organs), maps(organs)),
-        ("Fused labels and source maps, two stages", 4 * len(training), 4 * maps(training)),
+        ("Organ pseudo-labels", len(organs), maps(organs), LABEL_MAP_SHARE),
+        (
+            "Fused labels and source maps, two stages",
+            4 * len(training),
+            4 * maps(training),
+            LABEL_MAP_SHARE,
+        ),
         (
             "Students' preprocessed data",
             variants * (len(training) + len(validation)),
             variants * grid([*training, *validation], config.student.spacing_mm),
+            PREPROCESSED_SHARE,
         ),
-        ("Students' predictions", scored * len(evaluation), scored * maps(evaluation)),
+        (
+            "Checkpoints of all trainings",
+            KEPT_CHECKPOINTS * (1 + len(trained)),
+            checkpoints_bytes(of_teacher, teacher["training"]["optimizer"])
+            + len(trained) * checkpoints_bytes(of_student, student["training"]["optimizer"]),
+            1,
+        ),
+        (
+            "Models",
+            1 + len(trained),
+            model_bytes(of_teacher) + len(trained) * model_bytes(of_student),
+            1,
+        ),
+        (
+            "Students' predictions",
+            scored * len(evaluation),
+            scored * maps(evaluation),
+            LABEL_MAP_SHARE,
+        ),
     ]
-    return [{"what": what, "files": files, "bytes": count} for what, files, count in rows if files]
+    return [
+        {"what": what, "files": files, "bytes": count, "expected": share * count}
+        for what, files, count, share in rows
+        if files
+    ]
 
 
-def resampled_voxels(entry: Entry, spacing: Sequence[float]) -> float:
-    """Voxels of a case on a network's grid; a 2D network keeps the slices as they are."""
-    kept = len(entry.shape) - len(spacing)
-    voxels = float(math.prod(entry.shape[:kept]))
-    for count, old, new in zip(entry.shape[kept:], entry.spacing[kept:], spacing, strict=True):
-        voxels *= round(count * old / new)
-    return voxels
+def memory_needs(entries: Sequence[Entry], config: Config) -> list[dict[str, Any]]:
+    """Main memory to preprocess the case that takes most, for each network: what, case, bytes."""
+    rows: list[dict[str, Any]] = []
+    if not entries:
+        return rows
+    for what, recipe in (("teacher", config.teacher), ("student", config.student)):
+        most, case = max(
+            (preprocessing_memory(entry.shape, entry.spacing, recipe.spacing_mm), entry.case)
+            for entry in entries
+        )
+        rows.append({"what": what, "case": case, "bytes": most})
+    return rows
 
 
 def training_hours(config: Config) -> list[dict[str, str]]:

@@ -81,6 +81,11 @@ def file_checksum(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def entry_of(store: Path, item: Work, parameters: object) -> Path:
+    """The folder that holds a case when it is finished; arguments as those of `run_shard`."""
+    return store / f"{item.case}.{key_of([parameters, item.inputs])}"
+
+
 def run_shard(
     work: Sequence[Work],
     compute: Callable[[str, Path], Result],
@@ -121,8 +126,7 @@ def run_shard(
     problems: list[Problem] = []
     reused = 0
     for item in work:
-        key = key_of([parameters, item.inputs])
-        entry = store / f"{item.case}.{key}"
+        entry = entry_of(store, item, parameters)
         if _is_whole(entry, say):
             reused += 1
         else:

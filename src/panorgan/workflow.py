@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from panorgan.cases import Case, read_cases, shard_names, shard_of
-from panorgan.config import MARGINAL, Config, load_config
+from panorgan.config import MARGINAL, Config, labels_of, load_config
 from panorgan.labels import load_labels
 from panorgan.problems import Problems
 from panorgan.store import file_checksum, key_of
@@ -69,6 +69,21 @@ class Run:
     def digest(self, *shards: str) -> str:
         """A hash of the case table's lines of some shards: other lines don't rerun their jobs."""
         return key_of([[astuple(case) for case in self.cases[shard]] for shard in shards])
+
+    @staticmethod
+    def of_labels(pattern: str, shards: Sequence[str] = ()) -> Callable[[Any], Any]:
+        """Input function of a student: a path, or one a shard, of the labels its variant learns.
+
+        `pattern` has the wildcards ``{labels}`` and, with shards, ``{shard}``.
+        """
+
+        def paths(wildcards: Any) -> str | list[str]:
+            labels = labels_of(wildcards.variant)
+            if shards:
+                return [pattern.format(labels=labels, shard=shard) for shard in shards]
+            return pattern.format(labels=labels)
+
+        return paths
 
     @property
     def phantom_files(self) -> list[str]:

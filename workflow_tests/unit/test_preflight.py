@@ -1,5 +1,8 @@
 """The preflight page: counts, disk and hours worked out by hand."""
 
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_ma
 from panorgan.pages import describe_data, duration, number, percent, size, spread
 from panorgan.preflight import (
     disk_needs,
-    resampled_voxels,
+    memory_needs,
     training_hours,
     what_is_missing,
     write_preflight,
@@ -54,11 +57,6 @@ ENTRIES = [
 ]
 
 
-def test_resampled_voxels():
-    assert resampled_voxels(ENTRIES[0], (2.0, 2.0)) == 10 * 10 * 10  # slices are kept
-    assert resampled_voxels(ENTRIES[0], (4.0, 2.0, 2.0)) == 12 * 10 * 10  # 12.5 rounded
-
-
 def test_disk_needs():
     needs = {row["what"]: row for row in disk_needs(ENTRIES, LABELS, config())}
     case = 10 * 20 * 20  # bytes of a label map
@@ -70,6 +68,22 @@ def test_disk_needs():
     assert needs["Fused labels and source maps, two stages"]["bytes"] == 4 * 3 * case
     assert needs["Students' preprocessed data"]["bytes"] == 4 * 1200 * 6
     assert needs["Students' predictions"]["bytes"] == 2 * case
+    assert needs["Students' predictions"]["expected"] == 2 * case * 0.02
+    assert needs["Students' preprocessed data"]["expected"] == 4 * 1200 * 6 / 2
+    # Weights, float32; a checkpoint has also the momentum, and a third is written beside two.
+    weights = 4 * (62_939_014 + 5_644_256)
+    assert (needs["Models"]["files"], needs["Models"]["bytes"]) == (2, weights)
+    checkpoints = needs["Checkpoints of all trainings"]
+    assert (checkpoints["files"], checkpoints["bytes"]) == (6, 3 * 2 * weights)
+    assert checkpoints["expected"] == checkpoints["bytes"]
+
+
+def test_memory_is_that_of_the_largest_case():
+    wide = replace(ENTRIES[1], facts={**ENTRIES[1].facts, "shape_zyx": "10 40 40"})
+    teacher, student = memory_needs([ENTRIES[0], wide, ENTRIES[2]], config())
+    assert (teacher["case"], student["case"]) == ("free", "free")
+    assert teacher["bytes"] == 300e6 + 6 * 10 * 40 * 40 + 16 * 10 * 20 * 20
+    assert student["bytes"] == 300e6 + 6 * 10 * 40 * 40 + 16 * 12 * 20 * 20
 
 
 def test_disk_grows_with_variants_and_seeds():
@@ -134,6 +148,9 @@ def test_page_says_what_matters(tmp_path, monkeypatch):
     write_table("excluded.tsv", list(bad), [bad])
     write_table("suspects.tsv", ("case", "file", "cause"), [])
     page = Path("results/r/cases/preflight.html")
+    page.parent.mkdir(parents=True)
+    (page.parent / "there").write_bytes(bytes(500_000))
+    os.link(page.parent / "there", page.parent / "the same")
     text = write_preflight(
         "manifest.tsv",
         "excluded.tsv",
@@ -143,6 +160,9 @@ def test_page_says_what_matters(tmp_path, monkeypatch):
     )
     assert text.startswith("cases: 3 train, 1 validation, 1 test; 1 excluded, 0 suspects\n")
     assert "no GPU: training would run on the CPU" in text
+    assert re.search(
+        r"disk: about 1\.9 GB needed, at most .*; 0\.5 MB there already, .* free", text
+    )
     html = page.read_text()
     assert "x&amp;y.nii.gz" in html
     assert "is truncated" in html

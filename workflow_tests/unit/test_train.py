@@ -237,6 +237,7 @@ class TestInterrupted:
     @pytest.mark.parametrize(
         ("step", "after", "name", "number"),
         [
+            ("train_step", 1, "checkpoint-0000-00001.pt", signal.SIGTERM),
             ("train_step", 6, "checkpoint-0001-00002.pt", signal.SIGTERM),
             ("train_step", 8, "checkpoint-0001-00004.pt", signal.SIGUSR1),
             ("validation_step", 3, "checkpoint-0001-00004.pt", signal.SIGINT),
@@ -257,7 +258,7 @@ class TestInterrupted:
 
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, step, interrupted)
-            with pytest.raises(TrainingInterrupted, match="epoch 2 of 3"):
+            with pytest.raises(TrainingInterrupted, match=r"epoch \d of 3 after batch \d of 4"):
                 run(tmp_path, cases, looked_at)
         assert len(calls) == after
         assert signal.getsignal(number) == handlers
@@ -646,7 +647,7 @@ class TestProblems:
             weight = next(iter(trainer.network.parameters()))
             weight.register_hook(lambda gradient: gradient * float("inf"))
         trainer.network.train()
-        assert np.isnan(trainer.train_step(batch))
+        assert np.isnan(float(trainer.train_step(batch)))
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_broken_case(self, workers, tmp_path, cases):
@@ -787,7 +788,7 @@ class TestSteps:
         outputs = trainer.network(batch["data"])
         assert [x.shape[2:] for x in outputs] == [y.shape[2:] for y in batch["target"]]
         assert tuple(outputs[0].shape[2:]) == tuple(patch)
-        assert np.isfinite(trainer.train_step(batch))
+        assert np.isfinite(float(trainer.train_step(batch)))
 
     @pytest.mark.parametrize(("size", "share"), [(1, 0.5), (4, 0.25)])
     def test_share_of_foreground(self, size, share, trainer_of, cases):
@@ -829,7 +830,7 @@ class TestBatches:
         assert torch.equal(known, batch["unknown"])
         again = trainer._to_device(batches[5])
         assert torch.equal(again[0], data)
-        assert np.isfinite(trainer.train_step(batch))
+        assert np.isfinite(float(trainer.train_step(batch)))
         looked_at = trainer.validation_batches(cases, 3)[0]
         assert "key" not in looked_at
         assert torch.equal(trainer._to_device(looked_at)[0], looked_at["data"])

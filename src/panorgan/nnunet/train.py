@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -31,9 +32,10 @@ from panorgan.nnunet.devices import (
     resolve_augmentation,
     resolve_precision,
 )
+from panorgan.nnunet.estimate import check_training_memory
 from panorgan.nnunet.model import save_model
 from panorgan.nnunet.speed import attempt, fastest
-from panorgan.nnunet.trainer import Setting, Trainer, learning_rate, make_trainer
+from panorgan.nnunet.trainer import Setting, StepLoss, Trainer, learning_rate, make_trainer
 from panorgan.nnunet.watching import CURVE, DICE, PICTURE, Watch, csv_of
 from panorgan.problems import Problems
 from panorgan.tables import write_text
@@ -127,6 +129,7 @@ def train(
     _remove_leftovers(state)
     recipe = plan["panorgan"]["recipe"]["training"]
     device = pick_device(device)
+    check_training_memory(plan, dataset_json, device)
     if not torch.cuda.is_available():
         print("no GPU: training on the CPU")
     torch.set_num_threads(recipe["threads"])
@@ -206,6 +209,16 @@ def _run(
         workers=recipe["workers"],
         pin_memory=trainer.device.type == "cuda",
     )
+    under_way: deque[StepLoss] = deque()
+
+    def settle() -> None:
+        """Wait for the oldest of the steps that are under way."""
+        loss = float(under_way.popleft())
+        if np.isnan(loss):
+            raise _not_finite(trainer, progress, state)
+        progress.losses.append(loss)
+        watch.batch_done(progress.epoch, len(progress.losses), progress.losses)
+
     saved = time.monotonic()
     with _stop_signals() as stop:
         while progress.epoch < epochs:
@@ -217,14 +230,14 @@ def _run(
                 asked = time.monotonic()
                 batch = next(coming)
                 progress.waited += time.monotonic() - asked
-                loss = trainer.train_step(batch)
-                if np.isnan(loss):
-                    raise _not_finite(trainer, progress, state)
-                progress.losses.append(loss)
+                under_way.append(trainer.train_step(batch))
                 progress.iteration = iteration + 1
-                watch.batch_done(progress.epoch, progress.iteration, progress.losses)
+                if len(under_way) > 1:
+                    settle()
                 if stop.is_set():
                     break
+            while under_way:
+                settle()
             looked = None if stop.is_set() else _look(trainer, to_look_at, progress, stop)
             progress.seconds = time.monotonic() - started
             if stop.is_set():
@@ -269,7 +282,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 def _not_finite(trainer: Trainer, progress: Progress, state: Path) -> Problems:
     """The problem of a training that has left the numbers."""
-    at = f"epoch {progress.epoch + 1}, batch {progress.iteration + 1}"
+    at = f"epoch {progress.epoch + 1}, batch {len(progress.losses) + 1}"
     half = ", precision fp32 or bf16" if trainer.precision == "fp16" else ""
     cure = (
         "the last checkpoint, of before, is kept, but from there the same would happen again: "

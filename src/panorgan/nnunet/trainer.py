@@ -57,6 +57,25 @@ class Setting:
         return " and ".join(parts).replace("_", " ") or "plain"
 
 
+class StepLoss:
+    """The loss of a step, for which nobody waits until it is asked for with `float`.
+
+    Meanwhile the next step can be handed to the GPU, which then never stands idle between steps.
+    """
+
+    def __init__(self, loss: torch.Tensor):
+        self._loss = loss.to("cpu", non_blocking=True)
+        self._there = None
+        if loss.is_cuda:
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def __float__(self) -> float:
+        if self._there:
+            self._there.synchronize()
+        return float(self._loss)
+
+
 class Trainer(nnUNetTrainer):
     """Steps and their ingredients; the loop around them is `panorgan.nnunet.train`'s.
 
@@ -128,10 +147,9 @@ class Trainer(nnUNetTrainer):
         last = torch.channels_last if len(self.patch_size) == 2 else torch.channels_last_3d
         self._memory_format = last if setting.channels_last else torch.contiguous_format
         self.network.to(memory_format=self._memory_format)
-        compiled = setting.compiled
-        self._train_forward = (
-            torch.compile(self.network, dynamic=False) if compiled else self.network
-        )
+        self._train_forward = self.network
+        if setting.compiled:
+            self._train_forward = torch.compile(self.network, dynamic=False)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The recipe's optimizer of the network's parameters."""
@@ -181,12 +199,12 @@ class Trainer(nnUNetTrainer):
         outputs = self.label_manager.num_segmentation_heads
         return Batches(loader, cases, outputs, seed=seed, stream=stream)
 
-    def train_step(self, batch: Mapping[str, Any]) -> float:
+    def train_step(self, batch: Mapping[str, Any]) -> StepLoss:
         """One update of the weights.
 
         Returns
         -------
-        loss : float
+        loss : StepLoss
             NaN if the loss or, without a gradient scaler, a gradient is not finite. The weights
             are then spoilt.
         """
@@ -200,10 +218,11 @@ class Trainer(nnUNetTrainer):
         )
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        loss, norm = torch.stack((loss.detach(), norm)).tolist()
-        # The scaler skips a step whose scaled gradients overflow, and lowers the scale.
-        finite = np.isfinite(loss) and (np.isfinite(norm) or self.grad_scaler.is_enabled())
-        return loss if finite else float("nan")
+        finite = loss.detach().isfinite()
+        if not self.grad_scaler.is_enabled():
+            # The scaler skips a step whose scaled gradients overflow, and lowers the scale.
+            finite &= norm.isfinite()
+        return StepLoss(torch.where(finite, loss.detach(), torch.nan))
 
     @torch.no_grad()
     def validation_step(self, batch: Mapping[str, Any]) -> tuple[float, np.ndarray]:
@@ -227,8 +246,8 @@ class Trainer(nnUNetTrainer):
             said, true = (predicted == value) & ~hidden, truth == value
             if unknown is not None:
                 said &= ~unknown[:, value].view(-1, *(1 for _ in said.shape[1:]))
-            counts.append([(said & true).sum(), (said & ~true).sum(), (~said & true).sum()])
-        return loss, torch.tensor(counts, dtype=torch.float64).T.numpy()
+            counts += [(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]
+        return loss, torch.stack(counts).double().cpu().numpy().reshape(-1, 3).T
 
     def _to_device(
         self, batch: Mapping[str, Any]

@@ -70,8 +70,8 @@ class Watch:
         if self._events:
             for name, value in rows[-1].items():
                 if name != "epoch" and value == value:
-                    group, _, what = name.rpartition("_") if DICE in name else ("", "", name)
-                    self._events.add_scalar(f"{group}/{what}".lstrip("/"), value, len(rows))
+                    # Names up to a / share a section of the page.
+                    self._events.add_scalar(name.replace(DICE, "dice/"), value, len(rows))
             self._events.flush()
         if time.monotonic() >= self._draw_at:
             self.draw(rows)

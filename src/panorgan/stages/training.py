@@ -2,12 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from panorgan.estimates import (
+    PREPROCESSED_SHARE,
+    check_disk,
+    held_bytes,
+    preprocessed_bytes,
+)
 from panorgan.intensities import (
     add_histograms,
     class_histograms,
@@ -16,10 +22,19 @@ from panorgan.intensities import (
     statistics,
 )
 from panorgan.labels import load_labels
-from panorgan.manifest import read_manifest
+from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problems
 from panorgan.stages import HISTOGRAMS, LABEL, UNKNOWNS, VERSIONS
-from panorgan.store import Result, ShardOutput, ShardReader, Work, key_of, run_shard, run_training
+from panorgan.store import (
+    Result,
+    ShardOutput,
+    ShardReader,
+    Work,
+    entry_of,
+    key_of,
+    run_shard,
+    run_training,
+)
 from panorgan.tables import write_text
 from panorgan.volumes import Volume, read_label
 
@@ -67,10 +82,13 @@ def plan_network(
     labels_file: str,
     classes: Sequence[int],
     frozen: str,
+    store: Path,
     plans: str,
     dataset: str,
 ) -> None:
     """Write the plan of a network from exact statistics of its training cases.
+
+    It is refused if the disk cannot hold what preprocessing by it will write.
 
     Parameters
     ----------
@@ -82,6 +100,8 @@ def plan_network(
         Values whose voxels are foreground; the network learns them as 1, 2, 3, …
     frozen
         A plans.json that is used as it is instead, if not empty.
+    store
+        Where its preprocessed cases will be kept.
     plans, dataset
         The files to write: plans.json and dataset.json.
     """
@@ -89,10 +109,13 @@ def plan_network(
 
     labels = load_labels(labels_file)
     names = [labels.by_value(value).name for value in classes]
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
+    validation = [case for case, entry in entries.items() if entry.split == "validation"]
+    expected = _expected_bytes((entries[c] for c in [*cases, *validation]), recipe["spacing_mm"])
+    check_disk(expected - held_bytes(store), store, "preprocessed data")
     if frozen:
         plan = _frozen_plan(check_plan(frozen), recipe, names, frozen)
     else:
-        entries = {entry.case: entry for entry in read_manifest(manifest, labels, split="train")}
         parts = []
         for case in cases:
             found = load_histograms(histograms.file(case, HISTOGRAMS))
@@ -110,6 +133,12 @@ def plan_network(
         )
     write_text(plans, json.dumps(plan, indent=1))
     write_text(dataset, json.dumps(make_dataset_json(names, ignore=True), indent=1))
+
+
+def _expected_bytes(entries: Iterable[Entry], spacing: Sequence[float]) -> float:
+    """Bytes of preprocessed cases as they will be stored, compressed."""
+    whole = sum(preprocessed_bytes(entry.shape, entry.spacing, spacing) for entry in entries)
+    return whole * PREPROCESSED_SHARE
 
 
 def _frozen_plan(
@@ -175,26 +204,25 @@ def preprocess_cases(
         shape = " ".join(map(str, done.data.shape[1:]))
         return Result({"shape_zyx": shape, UNKNOWNS: unknown_in(name)})
 
-    run_shard(
-        [
-            Work(
-                name,
-                {
-                    "image": entries[name].facts["image_hash"],
-                    "grid": entries[name].facts["grid"],
-                    "label": entries[name].facts["label_hash"]
-                    if truth is None
-                    else truth.checksums(name)[name + LABEL],
-                    UNKNOWNS: unknown_in(name),
-                },
-            )
-            for name in names
-        ],
-        compute,
-        out,
-        parameters={"version": VERSIONS["preprocess"], "plan": _preprocessing_of(plan)},
-        columns=["shape_zyx", UNKNOWNS],
-    )
+    work = [
+        Work(
+            name,
+            {
+                "image": entries[name].facts["image_hash"],
+                "grid": entries[name].facts["grid"],
+                "label": entries[name].facts["label_hash"]
+                if truth is None
+                else truth.checksums(name)[name + LABEL],
+                UNKNOWNS: unknown_in(name),
+            },
+        )
+        for name in names
+    ]
+    parameters = {"version": VERSIONS["preprocess"], "plan": _preprocessing_of(plan)}
+    missing = [entries[w.case] for w in work if not entry_of(out.store, w, parameters).exists()]
+    (configuration,) = plan["configurations"].values()
+    check_disk(_expected_bytes(missing, configuration["spacing"]), out.store, "preprocessed data")
+    run_shard(work, compute, out, parameters=parameters, columns=["shape_zyx", UNKNOWNS])
 
 
 def _preprocessing_of(plan: Mapping[str, Any]) -> dict[str, Any]:
