@@ -4,7 +4,8 @@ The ways, each a process of its own that loads, augments and updates:
 
 stock    nnUNetTrainer as it comes: its loaders with nnUNet_n_proc_DA = `--workers`, its own
          augmentation, SGD, and on a GPU fp16 and torch.compile. The student is its PlainConvUNet of
-         the same plan; the teacher is our network in its trainer.
+         the same plan, whose last decoder stage has a 1x3x3 kernel where ours has 3x3x3; the
+         teacher is our network in its trainer.
 workers  ours, augmented where it is loaded
 device   ours, augmented in batches where the network is
 
@@ -328,7 +329,7 @@ def augmenting(folder: Path, arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=("teacher", "student"), default="student")
-    parser.add_argument("--recipe", choices=("full", "demo"), default="full")
+    parser.add_argument("--recipe", choices=("full", "demo"), default="demo")
     parser.add_argument("--patch", type=int, nargs="+", help="instead of the recipe's")
     parser.add_argument("--batch", type=int, help="instead of the recipe's")
     parser.add_argument("--data", type=Path, help="folder of X_0000.nii.gz with labels X.nii.gz")
