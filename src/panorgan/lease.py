@@ -8,6 +8,7 @@ the next number, which the file system lets one process do (``O_EXCL``, also on 
 each machine alone, or not at all.
 """
 
+import errno
 import json
 import os
 import re
@@ -31,6 +32,9 @@ STALE_S = 10 * BEAT_S
 
 LOOK_S = 1.0
 """Seconds between two looks at a holder that cannot be asked."""
+
+HIDDEN = "hidden"
+"""Start of a process of which the kernel tells others nothing."""
 
 FREE = "free"
 """What a lease says that was given back."""
@@ -69,7 +73,8 @@ class Holder:
         """Whether the process exists; None where the one that asks cannot know."""
         if not self.boot or (self.boot, self.pids) != (asking.boot, asking.pids):
             return None
-        return _born(self.pid) == self.born
+        born = _born(self.pid)
+        return None if born == HIDDEN else born == self.born
 
 
 def this_process() -> Holder:
@@ -89,8 +94,19 @@ def _born(pid: int) -> str:
         # The name, in brackets, may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
+        return HIDDEN if _hidden(pid) else ""
     return "" if fields[0] in "ZX" else fields[19]
+
+
+def _hidden(pid: int) -> bool:
+    """Whether a process lives that only its owner may see."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 class Lease:
@@ -121,13 +137,30 @@ class Lease:
             If another process took this one for dead, as after the machine slept.
         """
         folder = self._path.parent
-        if _newest(folder) != self._path or _read(self._path) != self._holder:
+        try:
+            ours = _newest(folder) == self._path and self._holds()
+        except OSError:
+            # The server is away and says nothing of others; what is written next will tell.
+            return
+        if not ours:
             cause = (
                 "another process has taken over this training: this one gave no sign of life for "
                 "some minutes"
             )
             cure = "nothing was written since; the other one goes on"
             raise Problems.one(cause, cure, file=folder)
+
+    def _holds(self) -> bool:
+        """Whether the lease is there and says so; OSError if the file system cannot tell."""
+        try:
+            text = self._path.read_text()
+            return Holder(**json.loads(text)) == self._holder
+        except (FileNotFoundError, ValueError, TypeError):
+            return False
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                return False
+            raise
 
     def give_back(self) -> None:
         """Let others in."""

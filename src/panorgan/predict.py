@@ -8,7 +8,8 @@ import json
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from nnunetv2.inference.sliding_window_prediction import (
 )
 from torch.nn.functional import interpolate
 
-from panorgan.nnunet.devices import autocast, pick_device, resolve_precision
+from panorgan.nnunet.devices import autocast, memory_problem, pick_device, resolve_precision
 from panorgan.nnunet.model import load_model
 from panorgan.nnunet.plans import SOFTMAX, configuration_of
 from panorgan.nnunet.preprocess import Preprocessed, network_grid, preprocess_image
@@ -133,7 +134,14 @@ class Predictor:
         preprocessed = preprocess_image(volume, self.model.plan)
         times.append(time.perf_counter())
         with _threads(self.threads):
-            labels = self._label(torch.from_numpy(preprocessed.data))
+            try:
+                labels = self._label(torch.from_numpy(preprocessed.data))
+            except (RuntimeError, MemoryError) as error:
+                if not (problem := memory_problem(error)):
+                    raise
+                print(error)
+                cure = "free it, or run on the CPU: CUDA_VISIBLE_DEVICES= (empty)"
+                raise Problems.one(problem.cause, cure) from None
         times.append(time.perf_counter())
         grid = network_grid(volume.grid, self.model.plan)
         prediction = from_canonical(self._on_image_grid(labels, preprocessed), grid)
@@ -155,18 +163,27 @@ class Predictor:
             batches = data.transpose(0, 1).split(configuration["batch_size"])
         else:
             batches = (data[None],)
-        labels = []
         with autocast(self.device, self.precision):
-            for batch in batches:
-                logits = sliding_window_logits(
-                    self._scores, batch.to(self.device), patch_size, self.tile_step
-                )
-                labels.append(logits.argmax(1).to("cpu", torch.uint8))
+            labels = [self._arg_max(batch, patch_size) for batch in batches]
         return torch.cat(labels) if two_dimensional else labels[0][0]
+
+    def _arg_max(self, batch: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
+        """Labels of a batch, on the CPU; sums that the GPU cannot hold are there too."""
+
+        def summed_on(device: torch.device) -> torch.Tensor:
+            logits = sliding_window_logits(
+                self._scores, batch.to(device), patch_size, self.tile_step
+            )
+            return logits.argmax(1).to("cpu", torch.uint8)
+
+        if self.device.type != "cpu":
+            with suppress(torch.OutOfMemoryError):
+                return summed_on(self.device)
+        return summed_on(torch.device("cpu"))
 
     def _scores(self, tile: torch.Tensor) -> torch.Tensor:
         """What is averaged over tiles: logits, or probabilities, as nnU-Net 1 did."""
-        logits = self.model.network(tile)
+        logits = self.model.network(tile.to(self.device)).to(tile.device)
         if self.model.plan["panorgan"].get("tile_average") == SOFTMAX:
             return logits.softmax(1, dtype=torch.float32)
         return logits
@@ -243,7 +260,12 @@ def predict_files(
         except VolumeError as error:
             problems.append(Problem(case, str(path), error.cause, error.cure))
             continue
-        write_label(out / f"{case}.nii.gz", predictor.predict(volume), volume)
+        try:
+            label = predictor.predict(volume)
+        except Problems as error:
+            problems += (replace(p, case=case, file=str(path)) for p in error.problems)
+            continue
+        write_label(out / f"{case}.nii.gz", label, volume)
         reports[case] = predictor.last_report
         say(f"{case}: {reports[case]['total_s']:.1f} s")
     report = {

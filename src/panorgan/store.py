@@ -13,7 +13,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from socket import gethostname
@@ -24,6 +24,8 @@ from panorgan.tables import read_table, write_table, write_text
 
 ENTRY = "entry.json"
 KEY = "key.json"
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without hard links say."""
 BAD = "bad"
 """Status of a case that cannot be used; such an entry is never taken from the store."""
 CASE_COLUMNS = ("case", "status", "reason", "files")
@@ -133,7 +135,7 @@ def run_shard(
             try:
                 _fill(entry, item.case, compute)
             except Problems as error:
-                problems += error.problems
+                problems += (replace(p, case=p.case or item.case) for p in error.problems)
                 say(f"{item.case}: {error}")
                 continue
             except OSError as error:
@@ -265,7 +267,7 @@ def link_folder(folder: Path, files: Iterable[Path]) -> None:
         try:
             os.link(file, temporary / file.name)
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            if error.errno not in NO_LINKS:
                 raise
             shutil.copy2(file, temporary / file.name)
     shutil.rmtree(folder, ignore_errors=True)

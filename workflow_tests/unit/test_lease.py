@@ -264,3 +264,32 @@ class TestTakenOver:
         ):
             pass
         assert names(tmp_path) == ["lease-0003"]
+
+
+def test_a_server_that_is_away_is_no_other_process(tmp_path, monkeypatch):
+    with exclusive(tmp_path) as lease:
+        read = type(tmp_path).read_text
+
+        def away(path, *args, **kwargs):
+            if path.name.startswith("lease-"):
+                raise OSError(5, "Input/output error")
+            return read(path, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tmp_path), "read_text", away)
+            lease.check()
+        write_lease(tmp_path, ELSEWHERE, number=2)
+        with pytest.raises(Problems, match="another process has taken over"):
+            lease.check()
+
+
+def test_a_process_of_which_nothing_may_be_seen_is_not_dead(monkeypatch):
+    other = replace(HERE, pid=1, born="123", token="theirs")
+    assert other.lives(HERE) is False
+
+    def hidden(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(lease.os, "kill", hidden)
+    monkeypatch.setattr(lease.Path, "read_text", hidden)
+    assert other.lives(HERE) is None

@@ -206,3 +206,16 @@ def test_resolutions_are_weighted_and_weight_0_is_not_computed():
 def test_deep_supervision_weights():
     assert deep_supervision_weights(1) == [1.0]
     assert deep_supervision_weights(4) == pytest.approx([4 / 7, 2 / 7, 1 / 7, 0])
+
+
+def test_large_classes_are_summed_exactly():
+    """A million float32 numbers that are added one by one are off by a percent."""
+    target = torch.zeros(1, 1, 1_200_000, dtype=torch.int16)
+    target[..., 5:] = 1
+    logits = torch.zeros(1, 2, 1_200_000)
+    logits[:, 1] = 0.1
+    loss = DiceAndCrossEntropy(batch_dice=False, ignore=2, weights=[1.0])([logits], [target])
+    p = 1 / (1 + np.exp(-0.1))
+    entropy = -(5 * np.log(1 - p) + 1_199_995 * np.log(p)) / 1_200_000
+    dice = 2 * 1_199_995 * p / (1_200_000 * p + 1_199_995)
+    assert loss.item() == pytest.approx(entropy - dice, abs=1e-5)

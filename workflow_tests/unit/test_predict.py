@@ -13,6 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from test_preprocess import CLASSES, PLANS, all_orientations, plan_for, random_volume, stored_as
 from torch import nn
 
+from panorgan import predict
 from panorgan.cli import main
 from panorgan.nnunet import devices
 from panorgan.nnunet.model import load_model, network_of, save_model, tensor_checksum
@@ -354,10 +355,48 @@ def test_autocast_computes_in_the_precision():
 
 def test_a_gpu_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "visible_gpus", list)
     assert devices.pick_device("auto") == CPU
     assert devices.pick_device(CPU) == CPU
     with pytest.raises(Problems, match="finds no GPU"):
         devices.pick_device("cuda")
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ["0"])
+    with pytest.raises(Problems, match=r"there is a GPU \(0\), but PyTorch cannot use it"):
+        devices.pick_device("auto")
+
+
+def test_sums_that_the_gpu_cannot_hold_are_on_the_cpu(models, monkeypatch):
+    predictor = predictor_by_intensity(models, "3d isotropic")
+    volume, _ = blocks()
+    expected = predictor.predict(volume)
+    devices_of_sums = []
+
+    def little_memory(scores, data, *arguments):
+        devices_of_sums.append(data.device.type)
+        if data.device.type == "meta":
+            raise torch.OutOfMemoryError
+        return sliding_window_logits(lambda tile: predictor.model.network(tile), data, *arguments)
+
+    monkeypatch.setattr(predict, "sliding_window_logits", little_memory)
+    predictor.device = torch.device("meta")
+    assert np.array_equal(predictor.predict(volume), expected)
+    assert devices_of_sums == ["meta", "cpu"]
+
+
+def test_a_network_that_needs_too_much_memory_is_one_line(models, monkeypatch, tmp_path):
+    predictor = predictor_by_intensity(models, "3d isotropic")
+    volume, _ = blocks()
+    write_image(tmp_path / "a.nii.gz", volume.array, volume)
+
+    def none_left(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(predict, "sliding_window_logits", none_left)
+    with pytest.raises(Problems) as caught:
+        predict_files(tmp_path / "a.nii.gz", tmp_path / "out", predictor)
+    (problem,) = caught.value.problems
+    assert problem.case == "a"
+    assert problem.cause == "the GPU's memory does not suffice"
 
 
 class TestFiles:

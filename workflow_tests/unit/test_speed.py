@@ -1,6 +1,8 @@
 """The search for the fastest setting: what it chooses, what it leaves alone, what it survives."""
 
 from copy import deepcopy
+from math import isfinite
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,9 +61,9 @@ def pretend(monkeypatch, seconds, losses=None):
         ((1.0, 0.98, 0.99, 1.1), PLAIN),
     ],
 )
-def test_choice(seconds, expected, monkeypatch, capsys):
+def test_choice(seconds, expected, tmp_path, monkeypatch, capsys):
     pretend(monkeypatch, dict(zip((PLAIN, LAST, COMPILED, BOTH), seconds, strict=True)))
-    setting, figures = fastest(None, None, WEEK)
+    setting, figures = fastest(None, None, WEEK, tmp_path)
     assert setting == expected
     assert figures["plain"] == 1.0
     assert len(figures) == 4 - seconds.count(None)
@@ -72,18 +74,43 @@ def test_choice(seconds, expected, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("loss", [1.05, 0.9, float("nan")])
-def test_another_loss_is_not_taken(loss, monkeypatch, capsys):
+def test_another_loss_is_not_taken(loss, tmp_path, monkeypatch, capsys):
     times = {PLAIN: 1.0, LAST: 0.9, COMPILED: 0.1, BOTH: 0.95}
     pretend(monkeypatch, times, {COMPILED: loss})
-    setting, figures = fastest(None, None, WEEK)
+    setting, figures = fastest(None, None, WEEK, tmp_path)
     assert setting == LAST
     assert "compiled" not in figures
-    assert "compiled: another loss" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert ("another loss" in text) == isfinite(loss)
+    assert ("the loss is nan" in text) == (not isfinite(loss))
 
 
-def test_a_short_training_is_not_worth_it(monkeypatch):
+def test_what_ended_the_process_is_not_tried_again(tmp_path, monkeypatch, capsys):
+    pretend(monkeypatch, {PLAIN: 1.0, LAST: 0.9, COMPILED: 0.1, BOTH: 0.95})
+
+    class Killed(BaseException):
+        """As no handler sees it."""
+
+    def crash(trainer, batch, setting, measured=speed.measure):
+        if setting == COMPILED:
+            assert (tmp_path / "tried-compiled").exists()
+            raise Killed
+        return measured(trainer, batch, setting)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(speed, "measure", crash)
+        # A killed process removes nothing.
+        patch.setattr(Path, "unlink", lambda path: None)
+        with pytest.raises(Killed):
+            fastest(None, None, WEEK, tmp_path)
+    (tmp_path / "tried-channels-last").unlink()
+    assert fastest(None, None, WEEK, tmp_path)[0] == LAST
+    assert "compiled: not used, as the process ended" in capsys.readouterr().out
+
+
+def test_a_short_training_is_not_worth_it(tmp_path, monkeypatch):
     pretend(monkeypatch, {PLAIN: 1.0})
-    assert fastest(None, None, 3500) == (PLAIN, {})
+    assert fastest(None, None, 3500, tmp_path) == (PLAIN, {})
 
 
 def test_nothing_is_changed_by_measuring(trainer, cases):

@@ -200,8 +200,8 @@ def _ignore_signals(worker: int) -> None:
 
 
 @contextmanager
-def naming_dead_loaders(batches: Batches) -> Iterator[None]:
-    """Say which case a loader of these batches worked on when it was killed.
+def naming_dead_loaders(*batches: Batches | None) -> Iterator[None]:
+    """Say which case a loader of any of these batches worked on when it was killed.
 
     torch's message comes as soon as that happens, wherever the main process is in the block.
 
@@ -219,7 +219,10 @@ def naming_dead_loaders(batches: Batches) -> Iterator[None]:
             cure = "give the container more shared memory (docker: --shm-size=8g)"
         else:
             cure = "give the job more memory (mem_mb) or lower training.workers of this network"
-        cases = [batches.read_last(int(process)) for process in dead[1].split(",")]
+        cases = [
+            next((case for part in batches if part and (case := part.read_last(pid))), "")
+            for pid in map(int, dead[1].split(","))
+        ]
         how = dead[2].partition(".")[0].replace("is killed by", "was killed by")
         cause = f"the process that loaded it {how}: is the memory used up?"
         raise Problems(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from panorgan.job import visible_gpus
 from panorgan.problems import Problem, Problems
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,9 +28,17 @@ def pick_device(name: str | torch.device) -> torch.device:
     Raises
     ------
     Problems
-        If cuda is asked for and there is no usable GPU.
+        If cuda is asked for and there is no usable GPU, or there is one that PyTorch cannot use:
+        days of a training on the CPU by mistake would be worse than an end.
     """
     if name == "auto":
+        if (gpus := visible_gpus()) and not torch.cuda.is_available():
+            cause = f"there is a GPU ({', '.join(gpus)}), but PyTorch cannot use it"
+            cure = (
+                "look at nvidia-smi and for a PyTorch that fits the driver (python -m "
+                "torch.utils.collect_env), or run on the CPU: CUDA_VISIBLE_DEVICES= (empty)"
+            )
+            raise Problems.one(cause, cure)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -46,12 +55,16 @@ def resolve_precision(requested: str, device: torch.device) -> str:
     Raises
     ------
     Problems
-        If fp16 is asked for on a CPU.
+        If fp16 is asked for on a CPU, or bf16 on a GPU that does not compute in it.
     """
     if device.type == "cuda":
-        if requested != "auto":
-            return requested
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if requested == "auto":
+            return "bf16" if has_bf16 else "fp16"
+        if requested == "bf16" and not has_bf16:
+            cause = f"{torch.cuda.get_device_name(device)} does not compute in bf16"
+            raise Problems.one(cause, "use a newer GPU, or set precision to fp16 in the config")
+        return requested
     if requested == "fp16":
         raise Problems.one("precision fp16 needs a GPU", "set precision to auto in the config")
     if requested == "auto":

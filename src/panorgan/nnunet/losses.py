@@ -15,6 +15,9 @@ from torch import nn
 SMOOTH = 1e-5
 """Added to the Dice's numerator and denominator, as nnU-Net does."""
 
+LANES = 256
+"""Partial sums of each class."""
+
 
 class DiceAndCrossEntropy(nn.Module):
     """Cross-entropy minus soft Dice without background, summed over resolutions with weights.
@@ -112,6 +115,18 @@ def _one_resolution(
     return _Loss.apply(logits, target, ~unknown[:, 1:], batch_dice, ignore)
 
 
+def _by_class(values: torch.Tensor, target: torch.Tensor, classes: int) -> torch.Tensor:
+    """(batch, classes) sums of (batch, voxels) values, each to its voxel's class.
+
+    Through many partial sums: one of a million float32 numbers, one by one, is off by a percent,
+    and a GPU would have to add them one after the other.
+    """
+    lanes = torch.arange(values.shape[1], device=values.device) % LANES
+    sums = values.new_zeros(len(values), LANES * classes)
+    sums.scatter_add_(1, target + classes * lanes, values)
+    return sums.unflatten(1, (LANES, classes)).sum(1)
+
+
 class _Loss(torch.autograd.Function):
     """The loss with its gradient in closed form: it keeps the soft-max and no other volume.
 
@@ -130,14 +145,14 @@ class _Loss(torch.autograd.Function):
         p = torch.log_softmax(logits.flatten(2), 1)
         of_target = p.gather(1, target)
         cross_entropy = -torch.where(counts, of_target, 0).sum() / number
-        p.exp_()
 
+        # What does not count has probability 0 from here on: it adds nothing to any sum below.
         weight = counts.to(p.dtype)
-        hit = of_target.exp() * weight
-        empty = p.new_zeros(shape[:2])
-        intersection = empty.scatter_add(1, target[:, 0], hit[:, 0])[:, 1:]
-        truth = empty.scatter_add(1, target[:, 0], weight[:, 0])[:, 1:]
-        predicted = torch.einsum("bcn,bn->bc", p, weight[:, 0])[:, 1:]
+        p.exp_().mul_(weight)
+        hit = p.gather(1, target)
+        intersection = _by_class(hit[:, 0], target[:, 0], shape[1])[:, 1:]
+        truth = _by_class(weight[:, 0], target[:, 0], shape[1])[:, 1:]
+        predicted = p.sum(2)[:, 1:]
         if batch_dice:
             intersection, truth, predicted = (
                 part.sum(0, keepdim=True) for part in (intersection, truth, predicted)
@@ -163,6 +178,6 @@ class _Loss(torch.autograd.Function):
         result = a[..., None] - mean
         result += 1 / number
         result *= p
-        result.scatter_add_(1, target, p_of_target * b_of_target - 1 / number)
-        result *= weight * grad
+        result.scatter_add_(1, target, (p_of_target * b_of_target - 1 / number) * weight)
+        result *= grad
         return result.unflatten(2, ctx.shape[2:]), None, None, None, None

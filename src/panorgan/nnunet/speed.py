@@ -3,6 +3,8 @@
 import time
 from collections.abc import Mapping
 from copy import copy, deepcopy
+from math import isfinite
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,7 +26,7 @@ ALIKE = 0.03
 
 
 def fastest(
-    trainer: Trainer, batch: Mapping[str, Any], steps_left: int
+    trainer: Trainer, batch: Mapping[str, Any], steps_left: int, state: Path
 ) -> tuple[Setting, dict[str, float]]:
     """Try channels-last memory and `torch.compile`, alone and together.
 
@@ -39,6 +41,8 @@ def fastest(
         A training batch.
     steps_left
         Of the whole training, to see whether a search is worth its time.
+    state
+        As for `attempt`.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def fastest(
         return plain, {}
     seconds = {plain: step}
     for setting in (Setting(True, False), Setting(False, True), Setting(True, True)):
-        if (tried := attempt(trainer, batch, setting)) is None:
+        if (tried := attempt(trainer, batch, setting, state)) is None:
             continue
         if not abs(tried[0] - loss) <= ALIKE * abs(loss):
             print(f"{setting}: another loss ({tried[0]:.4f}, not {loss:.4f}), not used")
@@ -69,16 +73,29 @@ def fastest(
 
 
 def attempt(
-    trainer: Trainer, batch: Mapping[str, Any], setting: Setting
+    trainer: Trainer, batch: Mapping[str, Any], setting: Setting, state: Path
 ) -> tuple[float, float] | None:
-    """As `measure`, or None and a line in the log if the setting does not work here."""
+    """As `measure`, or None and a line in the log if the setting does not work here.
+
+    A note in the folder `state` tells whoever comes after a crash not to try it again.
+    """
+    note = state / f"tried-{str(setting).replace(' ', '-')}"
+    if note.exists():
+        print(f"{setting}: not used, as the process ended when it was tried before")
+        return None
+    note.touch()
     try:
-        return measure(trainer, batch, setting)
+        loss, seconds = measure(trainer, batch, setting)
+        if not isfinite(loss):
+            raise ValueError(f"the loss is {loss}")
+        return loss, seconds
     except Exception as error:
         # Compilers fail in many ways, none of them a reason not to train.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"{setting}: does not work here, not used ({reason[:200]})")
         return None
+    finally:
+        note.unlink()
 
 
 def measure(trainer: Trainer, batch: Mapping[str, Any], setting: Setting) -> tuple[float, float]:

@@ -142,7 +142,11 @@ def train(
         trainer = make_trainer(plan, dataset_json, device, state)
         checkpoint = load_checkpoint(state)
         if checkpoint:
-            trainer.initialize(checkpoint["precision"], checkpoint["augment_on"])
+            if checkpoint["random"]["cuda"] and device.type == "cpu":
+                cause = "this training was begun on a GPU, and here is none"
+                raise Problems.one(cause, "go on with it where there is one", file=state)
+            precision = resolve_precision(checkpoint["precision"], device)
+            trainer.initialize(precision, checkpoint["augment_on"])
             progress = _restore(trainer, checkpoint)
         else:
             trainer.initialize(
@@ -151,13 +155,13 @@ def train(
             )
             progress = Progress()
         batches = trainer.training_batches(training, seed, unknown)
-        _choose_setting(trainer, progress, checkpoint, batches)
+        _choose_setting(trainer, progress, checkpoint, batches, state)
         print(
             f"{count_parameters(trainer.network):,} parameters, {len(training)} training and "
             f"{len(validation)} validation cases, {trainer.precision}, {recipe['threads']} threads"
         )
         to_look_at = trainer.validation_batches(validation, seed, unknown) if validation else None
-        with naming_dead_loaders(batches):
+        with naming_dead_loaders(batches, to_look_at):
             _run(trainer, progress, batches, to_look_at, state, watch, check)
         return _finish(trainer, progress, plan, model, {**card, "seed": seed}, watch)
     except (RuntimeError, MemoryError, OSError) as error:
@@ -178,16 +182,24 @@ def _remove_leftovers(state: Path) -> None:
 
 
 def _choose_setting(
-    trainer: Trainer, progress: Progress, checkpoint: Mapping[str, Any] | None, batches: Batches
+    trainer: Trainer,
+    progress: Progress,
+    checkpoint: Mapping[str, Any] | None,
+    batches: Batches,
+    state: Path,
 ) -> None:
     """The fastest way to compute on this GPU, looked for once a training."""
     setting = Setting(**checkpoint["setting"]) if checkpoint else Setting()
-    if setting != Setting() and not attempt(trainer, batches[0], setting):
+    if setting != Setting() and not attempt(trainer, batches[0], setting, state):
         setting = Setting()
     elif not checkpoint and trainer.device.type == "cuda":
         steps = trainer.training["epochs"] * trainer.training["iterations"]
-        setting, progress.step_seconds = fastest(trainer, batches[0], steps)
+        setting, progress.step_seconds = fastest(trainer, batches[0], steps, state)
     trainer.use(setting)
+    if trainer.device.type == "cuda":
+        # What was tried is not what the training takes.
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(trainer.device)
 
 
 def _run(
@@ -219,6 +231,16 @@ def _run(
         progress.losses.append(loss)
         watch.batch_done(progress.epoch, len(progress.losses), progress.losses)
 
+    look = recipe["validation_iterations"] if to_look_at else 0
+    to_come = iter(())
+    if look:
+        to_come = in_order(
+            to_look_at,
+            progress.epoch * look,
+            epochs * look,
+            workers=min(recipe["workers"], 1),
+            pin_memory=trainer.device.type == "cuda",
+        )
     saved = time.monotonic()
     with _stop_signals() as stop:
         while progress.epoch < epochs:
@@ -238,7 +260,7 @@ def _run(
                     break
             while under_way:
                 settle()
-            looked = None if stop.is_set() else _look(trainer, to_look_at, progress, stop)
+            looked = None if stop.is_set() else _look(trainer, to_come, look, progress, stop)
             progress.seconds = time.monotonic() - started
             if stop.is_set():
                 path = _save(trainer, progress, state, check)
@@ -293,16 +315,19 @@ def _not_finite(trainer: Trainer, progress: Progress, state: Path) -> Problems:
 
 
 def _look(
-    trainer: Trainer, batches: Batches | None, progress: Progress, stop: threading.Event
+    trainer: Trainer,
+    coming: Iterator[dict[str, Any]],
+    count: int,
+    progress: Progress,
+    stop: threading.Event,
 ) -> tuple[float, np.ndarray]:
     """Loss and pseudo-Dice of each class over an epoch's validation batches; NaN without any."""
     losses: list[float] = []
     counts = np.zeros((3, len(trainer.label_manager.foreground_labels)))
     trainer.network.eval()
-    count = trainer.training["validation_iterations"] if batches else 0
-    for number in range(progress.epoch * count, (progress.epoch + 1) * count):
+    for _ in range(count):
         asked = time.monotonic()
-        batch = batches[number]
+        batch = next(coming)
         progress.waited += time.monotonic() - asked
         loss, batch_counts = trainer.validation_step(batch)
         losses.append(loss)

@@ -63,7 +63,10 @@ class Watch:
 
     def epoch_done(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Tell of the last row."""
-        write_text(self._state / CURVE, csv_of(rows))
+        try:
+            write_text(self._state / CURVE, csv_of(rows))
+        except OSError as error:
+            print(f"{CURVE} cannot be written: {error}")
         print(line_of(rows, self._epochs, self._labels.tumour_name), flush=True)
         if self._bar is not None:
             self._bar.reset()
