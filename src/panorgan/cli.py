@@ -19,6 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options)
     except Problems as error:
         print("\n".join(map(str, error.problems)), file=sys.stderr)
+    except OSError as error:
+        if os.environ.get("PANORGAN_TRACEBACK"):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        cure = "check the path and whether you may write there"
+        print(f"{place}{(error.strerror or str(error)).lower()}; {cure}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     except Exception as error:
@@ -225,7 +231,8 @@ def _describe(options: argparse.Namespace) -> int:
     if options.recipe:
         facts = describe_recipe(options.recipe, options.config)
     elif options.config:
-        raise Problems.one("--config is for a recipe", "leave it out, or say --recipe")
+        print("--config is for a recipe: leave it out, or say --recipe", file=sys.stderr)
+        return 2
     else:
         facts = describe_model(options.model)
     print(as_json(facts))

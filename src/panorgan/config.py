@@ -164,6 +164,13 @@ class Recipe(Section):
     training: Training
 
     @model_validator(mode="after")
+    def _first_stage_keeps_the_size(self) -> "Recipe":
+        if any(stride != 1 for stride in self.network.strides[0]):
+            first = self.network.strides[0]
+            raise ValueError(f"network.strides: the first stage keeps the size, so not {first}")
+        return self
+
+    @model_validator(mode="after")
     def _same_dimension(self) -> "Recipe":
         dimension = len(self.patch_size)
         network = self.network
@@ -177,7 +184,10 @@ class Recipe(Section):
         strides = [math.prod(axis) for axis in zip(*network.strides, strict=True)]
         if all(size <= stride for size, stride in zip(self.patch_size, strides, strict=True)):
             raise ValueError(f"patch_size {self.patch_size} is down to one voxel after the strides")
-        for axis in self.training.augmentation.mirror_axes:
+        mirrored = self.training.augmentation.mirror_axes
+        if len({*mirrored}) < len(mirrored):
+            raise ValueError(f"mirror_axes names an axis twice: {mirrored}")
+        for axis in mirrored:
             if axis >= dimension:
                 raise ValueError(f"mirror_axes: the patch has no axis {axis}")
         return self
@@ -235,6 +245,14 @@ class Student(Recipe):
     training: Training = Field(
         Training(epochs=1500, validation_iterations=1, batch_dice=False), description=""
     )
+
+    @model_validator(mode="after")
+    def _named_once(self) -> "Student":
+        for key in ("seeds", "variants"):
+            named = getattr(self, key)
+            if len({*named}) < len(named):
+                raise ValueError(f"{key} names one twice: {named}")
+        return self
 
     @model_validator(mode="after")
     def _keeps_sides(self) -> "Student":
@@ -372,7 +390,7 @@ def _problem(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Problem:
     if item["type"] == "missing":
         return Problem("config", path, "has no value", "set it")
     if item["type"] == "value_error":
-        return Problem("config", path, str(item["ctx"]["error"]), "change one of them")
+        return Problem("config", path, str(item["ctx"]["error"]), "mend it there")
     value = item["input"]
     if item["type"] == "literal_error":
         known = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")

@@ -7,7 +7,7 @@ probabilities of full size ever exist.
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
@@ -30,6 +30,8 @@ from panorgan.nnunet.preprocess import Preprocessed, network_grid, preprocess_im
 from panorgan.problems import Problem, Problems
 from panorgan.tables import write_text
 from panorgan.volumes import Volume, VolumeError, from_canonical, read_image, write_label
+
+REPORT = "report.json"
 
 
 def sliding_window_logits(
@@ -231,14 +233,14 @@ def predict_files(
         A file or a folder.
     out
         Folder of the label maps ``CASE.nii.gz`` and of ``report.json``; made if need be. Nothing
-        in it is overwritten.
+        in it is overwritten; what an earlier call with the same model has labelled is left out.
     say
         Gets a line a case.
 
     Returns
     -------
     dict
-        The report: the model's checksum, and seconds and memory of every case.
+        The report: the model's checksum and classes, and seconds and memory of every case.
 
     Raises
     ------
@@ -248,36 +250,69 @@ def predict_files(
     """
     out = Path(out)
     found = _images(Path(images))
-    targets = [*(out / f"{case}.nii.gz" for case in found), out / "report.json"]
-    if there := [path for path in targets if path.exists()]:
-        cure = "name another folder with -o, or remove it"
-        raise Problems.one("exists already", cure, file=there[0])
+    if out.exists() and any(out.samefile(path.parent) for path in found.values()):
+        raise Problems.one("holds the images", "name another folder with -o", file=out)
+    card = predictor.model.card
+    report: dict[str, Any] = {
+        "model": card.get("checksum"),
+        "classes": dict(enumerate(predictor.model.plan["panorgan"]["classes"], 1)),
+        "precision": predictor.precision,
+        "tile_step": predictor.tile_step,
+        "cases": {},
+    }
+    if card.get("phantom"):
+        report["note"] = "trained on a phantom, not for clinical use"
+        say(f"the model was {report['note']}")
+    report = json.loads(json.dumps(report)) | {"cases": _done_before(out, report)}
+    for case in found:
+        path = out / f"{case}.nii.gz"
+        if path.exists() and case not in report["cases"]:
+            cure = "name another folder with -o, or remove it"
+            raise Problems.one("exists already", cure, file=path)
     out.mkdir(parents=True, exist_ok=True)
-    reports, problems = {}, []
+    problems: list[Problem] = []
     for case, path in found.items():
+        if case in report["cases"] and (out / f"{case}.nii.gz").exists():
+            say(f"{case}: labelled before")
+            continue
         try:
             volume = read_image(path)
+            label = predictor.predict(volume)
         except VolumeError as error:
             problems.append(Problem(case, str(path), error.cause, error.cure))
             continue
-        try:
-            label = predictor.predict(volume)
         except Problems as error:
             problems += (replace(p, case=case, file=str(path)) for p in error.problems)
             continue
         write_label(out / f"{case}.nii.gz", label, volume)
-        reports[case] = predictor.last_report
-        say(f"{case}: {reports[case]['total_s']:.1f} s")
-    report = {
-        "model": predictor.model.card.get("checksum"),
-        "precision": predictor.precision,
-        "tile_step": predictor.tile_step,
-        "cases": reports,
-    }
-    write_text(out / "report.json", json.dumps(report, indent=1))
+        report["cases"][case] = predictor.last_report
+        write_text(out / REPORT, json.dumps(report, indent=1))
+        say(f"{case}: {predictor.last_report['total_s']:.1f} s")
     if problems:
         raise Problems(problems)
     return report
+
+
+def _done_before(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Cases that an earlier call has labelled in the same way.
+
+    Raises
+    ------
+    Problems
+        If the folder is of another model or another way of prediction.
+    """
+    path = out / REPORT
+    if not path.exists():
+        return {}
+    try:
+        before = json.loads(path.read_text())
+        same = all(before[key] == report[key] for key in ("model", "precision", "tile_step"))
+    except (ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        cause = "is of another model, precision or step"
+        raise Problems.one(cause, "name another folder with -o", file=path)
+    return before["cases"]
 
 
 def _images(path: Path) -> dict[str, Path]:

@@ -20,12 +20,27 @@ def stop(error: Problems) -> None:
     sys.exit("\n".join(map(str, error.problems)))
 
 
+ORGANS = "pseudo_labels.organs"
+
+
 def check_organs(source: str) -> None:
     """Problems if `pseudo_labels.organs` is neither a known word nor a folder."""
-    if source not in ("cases", MARGINAL) and not Path(source).is_dir():
-        cause = f"'{source}' is no folder"
-        cure = f"write cases, {MARGINAL} or the path of a trained model"
-        raise Problems.one(cause, cure, case="config", file="pseudo_labels.organs")
+    if source in ("cases", MARGINAL):
+        return
+    cure = f"write cases, {MARGINAL} or the path of a trained model"
+    if not source or not Path(source).is_dir():
+        raise Problems.one(f"'{source}' is no folder", cure, case="config", file=ORGANS)
+    depths = ("", "*/", "*/*/", "*/*/*/")
+    names = ("plans.json", "plans.pkl")
+    if not any(any(Path(source).glob(depth + name)) for depth in depths for name in names):
+        raise Problems.one(f"'{source}' holds no model", cure, case="config", file=ORGANS)
+
+
+def check_plan_file(recipe: str, plan: str | None) -> None:
+    """Problems if a recipe's `plan` is no file."""
+    if plan is not None and not Path(plan).is_file():
+        cure = "write the path of a plans.json, or null"
+        raise Problems.one(f"'{plan}' is no file", cure, case="config", file=f"{recipe}.plan")
 
 
 class Run:
@@ -36,6 +51,8 @@ class Run:
             self.config: Config = load_config(raw)
             load_labels(self.config.labels)
             check_organs(self.config.pseudo_labels.organs)
+            for name in ("teacher", "student"):
+                check_plan_file(name, getattr(self.config, name).plan)
         except Problems as error:
             stop(error)
         self.folder = f"results/{self.config.run}"

@@ -85,6 +85,17 @@ def test_what_swaps_left_and_right_is_not_mirrored():
     assert "the patch has no axis 2" in refused(teacher={"training": mirrored(training, 2)})
 
 
+def test_nothing_is_named_twice():
+    assert "variants names one twice" in refused(student={"variants": ["stage2", "stage2"]})
+    assert "seeds names one twice" in refused(student={"seeds": [0, 1, 0]})
+
+
+def test_the_first_stage_keeps_the_size():
+    network = load_config({}).student.network.model_dump()
+    strides = [[1, 2, 2], *network["strides"][1:]]
+    assert "keeps the size" in refused(student={"network": network | {"strides": strides}})
+
+
 def mirrored(training: dict, axis: int) -> dict:
     return training | {"augmentation": training["augmentation"] | {"mirror_axes": [axis]}}
 

@@ -132,7 +132,7 @@ class TestModel:
 
     def test_wrong_folders_are_a_line(self, describe, folder, tmp_path):
         assert "no such model folder" in describe(tmp_path / "none")
-        assert "plans.json is missing" in describe(tmp_path)
+        assert f"is no model folder; is it {folder}?" in describe(tmp_path)
         assert "no such model folder" in describe(folder / "card.json")
         assert "--config is for a recipe" in describe(folder, "--config", "x.yaml")
 

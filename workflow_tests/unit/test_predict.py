@@ -453,6 +453,29 @@ class TestFiles:
             )
         assert not (tmp_path / "out").exists()
 
+    def test_it_goes_on_where_it_was(self, images, tmp_path, models):
+        predictor = predictor_by_intensity(models, "3d isotropic")
+        broken = images / "b.nii.gz"
+        whole = broken.read_bytes()
+        broken.write_bytes(whole[:-20])
+        with pytest.raises(Problems):
+            predict_files(images, tmp_path / "out", predictor)
+        first = (tmp_path / "out/a.nii.gz").stat()
+        broken.write_bytes(whole)
+        lines = []
+        report = predict_files(images, tmp_path / "out", predictor, lines.append)
+        assert report["cases"].keys() == {"a", "b"}
+        assert lines[0] == "a: labelled before"
+        assert (tmp_path / "out/a.nii.gz").stat() == first
+        other = predictor_by_intensity(models, "3d isotropic")
+        other.tile_step = 0.25
+        with pytest.raises(Problems, match="another model, precision or step"):
+            predict_files(images, tmp_path / "out", other)
+
+    def test_labels_do_not_go_among_the_images(self, images, models):
+        with pytest.raises(Problems, match="holds the images"):
+            predict_files(images, images, predictor_by_intensity(models, "3d isotropic"))
+
     def test_two_files_of_a_case(self, images, tmp_path, models):
         (images / "b_0000.nii.gz").write_bytes((images / "b.nii.gz").read_bytes())
         with pytest.raises(Problems, match=r"same case as b\.nii\.gz"):

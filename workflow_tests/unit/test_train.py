@@ -544,9 +544,10 @@ class TestProblems:
                 run(tmp_path, cases, looked_at, recipe)
         (problem,) = caught.value.problems
         assert problem.case == "case-2"
-        assert "was killed by signal" in problem.cause
-        cure = "shared memory" if number == signal.SIGBUS else "lower training.workers"
-        assert cure in problem.cure
+        # Which of torch's two watches comes first is chance.
+        assert re.search("was killed by signal|exited unexpectedly", problem.cause)
+        assert "shared memory" in problem.cure
+        assert "lower training.workers" in problem.cure
         model = run(tmp_path, cases, looked_at, recipe)
         assert checksum(model) == checksum(whole)
         assert curve(model) == curve(whole)

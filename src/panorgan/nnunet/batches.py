@@ -215,10 +215,10 @@ def naming_dead_loaders(*batches: Batches | None) -> Iterator[None]:
         if not (dead := DEAD_LOADER.match(str(error))):
             raise
         print(error)
-        if "shared memory" in dead[2]:
-            cure = "give the container more shared memory (docker: --shm-size=8g)"
-        else:
-            cure = "give the job more memory (mem_mb) or lower training.workers of this network"
+        cure = (
+            "give the job more memory (mem_mb), in a container also more shared memory (docker: "
+            "--shm-size=8g), or lower training.workers of this network"
+        )
         cases = [
             next((case for part in batches if part and (case := part.read_last(pid))), "")
             for pid in map(int, dead[1].split(","))

@@ -112,9 +112,11 @@ def _find(source: Path) -> _Found:
         for depth in ("*", "*/*", "*/*/*")
         for name in (PLANS, version1.PLANS)
         for path in source.glob(f"{depth}/{name}")
+        # A run's plans lie beside its models too.
+        if name != PLANS or (path.parent / WEIGHTS).is_file() or any(path.parent.glob("fold_*"))
     ]
     if not places:
-        cause = f"holds no model: neither {PLANS} nor {version1.PLANS}"
+        cause = "holds no model of panorgan, nnU-Net 2 or nnU-Net 1"
         raise Problems.one(cause, "name the folder of a trained model", file=source)
     if len(places) > 1:
         listed = ", ".join(str(place.relative_to(source)) for place in sorted(places))

@@ -66,7 +66,7 @@ def resolve_precision(requested: str, device: torch.device) -> str:
             raise Problems.one(cause, "use a newer GPU, or set precision to fp16 in the config")
         return requested
     if requested == "fp16":
-        raise Problems.one("precision fp16 needs a GPU", "set precision to auto in the config")
+        raise Problems.one("precision fp16 needs a GPU", "take precision auto")
     if requested == "auto":
         return "bf16" if _cpu_has_bf16() else "fp32"
     return requested

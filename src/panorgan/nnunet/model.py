@@ -131,6 +131,11 @@ def load_model(folder: str | Path) -> Model:
         raise Problems.one("there is no such model folder", "check the path", file=folder)
     for name in (PLANS, DATASET, CARD, WEIGHTS):
         if not (folder / name).is_file():
+            if inside := sorted(path.parent for path in folder.glob(f"*/{WEIGHTS}")):
+                raise Problems.one("is no model folder", f"is it {inside[0]}?", file=folder)
+            if name in (PLANS, WEIGHTS) and _is_foreign(folder):
+                conversion = f"`panorgan convert {folder} -o NEW` first"
+                raise Problems.one("is a model of nnU-Net", conversion, file=folder)
             raise Problems.one(f"{name} is missing in this model folder", cure, file=folder)
     plan, dataset_json, card = (_read_json(folder / name, cure) for name in (PLANS, DATASET, CARD))
     try:
@@ -138,6 +143,9 @@ def load_model(folder: str | Path) -> Model:
     except (SafetensorError, OSError) as error:
         cause = f"the weights cannot be read ({error})"
         raise Problems.one(cause, cure, file=folder / WEIGHTS) from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise Problems.one(f"its weights are not all numbers ({name})", cure, file=folder)
     if tensor_checksum(tensors) != card.get("checksum"):
         cause = "the weights are not those that the model's card describes"
         raise Problems.one(cause, cure, file=folder / WEIGHTS)
@@ -152,8 +160,17 @@ def load_model(folder: str | Path) -> Model:
     return Model(network.eval(), plan, dataset_json, card)
 
 
+def _is_foreign(folder: Path) -> bool:
+    """Whether a folder looks like one of nnU-Net's."""
+    patterns = ("plans.pkl", "fold_*", "all/*.model")
+    return any(any(folder.glob(pattern)) for pattern in patterns)
+
+
 def _read_json(path: Path, cure: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Problems.one(f"cannot be read ({error})", cure, file=path) from None
+    if not isinstance(content, dict):
+        raise Problems.one("is damaged: no JSON object", cure, file=path)
+    return content

@@ -105,5 +105,9 @@ def _refusal(name: str, path: Path) -> Problems:
 
 
 def _unreadable(error: Exception, path: Path) -> Problems:
+    if "weights_only" in str(error):
+        # torch's own words are about how to open the file all the same.
+        cause = "cannot be read: it is damaged, or holds more than tensors; nothing of it was run"
+        return Problems.one(cause, f"ask where it comes from; else {DAMAGED}", file=path)
     reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
     return Problems.one(f"cannot be read ({' '.join(reason.split())[:120]})", DAMAGED, file=path)

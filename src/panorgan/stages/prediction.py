@@ -130,6 +130,9 @@ def _translation(model: str, labels: Labels) -> np.ndarray:
         cause = f"it knows classes that the class table has not: {', '.join(foreign)}"
         cure = "convert it with `panorgan convert --classes`, naming them as the table does"
         raise Problems.one(cause, cure, file=model)
+    if not {*names} & {organ.name for organ in labels.organs}:
+        cause = f"it knows no organ, only {', '.join(names)}"
+        raise Problems.one(cause, "name another model in pseudo_labels.organs", file=model)
     return np.array([0, *(labels.by_name(name).value for name in names)], np.uint8)
 
 
