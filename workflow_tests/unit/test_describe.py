@@ -134,7 +134,10 @@ class TestModel:
         assert "no such model folder" in describe(tmp_path / "none")
         assert f"is no model folder; is it {folder}?" in describe(tmp_path)
         assert "no such model folder" in describe(folder / "card.json")
-        assert "--config is for a recipe" in describe(folder, "--config", "x.yaml")
+
+    def test_a_config_is_for_a_recipe(self, folder, capsys):
+        assert main(["describe", str(folder), "--config", "x.yaml"]) == 2
+        assert "--config is for a recipe" in capsys.readouterr().err
 
     def test_damage_is_a_line(self, describe, folder):
         weights = bytearray((folder / "weights.safetensors").read_bytes())
