@@ -6,6 +6,7 @@ import pty
 import sys
 import termios
 from math import nan
+from select import select
 from types import ModuleType
 
 import pytest
@@ -127,17 +128,25 @@ class TestBar:
     def terminal(self):
         master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (24, 80))
+
+        def shown(last: str) -> str:
+            """What comes, which the kernel hands over in parts, up to a text."""
+            text = ""
+            while last not in text and select([master], [], [], 10.0)[0]:
+                text += os.read(master, 10_000).decode()
+            return text
+
         with os.fdopen(slave, "w") as console:
-            yield console, lambda: os.read(master, 10_000).decode()
+            yield console, shown
         os.close(master)
 
     def test_on_a_terminal(self, terminal, tmp_path):
         console, shown = terminal
         seen = watch(tmp_path, console)
-        seen._bar.mininterval = 0.0
+        seen._bar.mininterval, seen._bar.miniters, seen._bar.dynamic_miniters = 0.0, 1, False
         for iteration in range(1, 4):
             seen.batch_done(2, iteration, [0.5, 0.25])
-        text = shown()
+        text = shown("3/4 [")
         assert "epoch 3 of 5:  75%" in text
         assert "3/4" in text
         assert "loss=0.3750" in text
