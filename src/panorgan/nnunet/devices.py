@@ -10,6 +10,9 @@ import torch
 from panorgan.job import visible_gpus
 from panorgan.problems import Problem, Problems
 
+GPU_FILES = "nvidia[0-9]*"
+"""Names of NVIDIA GPUs below /dev."""
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 GPU_IS_FULL = (
@@ -32,7 +35,9 @@ def pick_device(name: str | torch.device) -> torch.device:
         days of a training on the CPU by mistake would be worse than an end.
     """
     if name == "auto":
-        if (gpus := visible_gpus()) and not torch.cuda.is_available():
+        # A scheduler's number alone is no GPU: the driver's files are there too.
+        there = any(Path("/dev").glob(GPU_FILES))
+        if there and (gpus := visible_gpus()) and not torch.cuda.is_available():
             cause = f"there is a GPU ({', '.join(gpus)}), but PyTorch cannot use it"
             cure = (
                 "look at nvidia-smi and for a PyTorch that fits the driver (python -m "
