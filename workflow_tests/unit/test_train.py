@@ -655,6 +655,24 @@ class TestProblems:
         assert problem.case == "case-2"
         assert "cannot be read" in problem.cause
 
+    def test_no_loader_outlives_its_training(self, tmp_path, cases, looked_at, monkeypatch):
+        """Loaders ignore signals: left alone, they would keep the process from ending."""
+        original, steps = Trainer.train_step, []
+
+        def fail(trainer, batch):
+            steps.append(original(trainer, batch))
+            if len(steps) == ITERATIONS + 2:
+                assert len(multiprocessing.active_children()) == 2
+                raise RuntimeError("a step that fails")
+            return steps[-1]
+
+        monkeypatch.setattr(Trainer, "train_step", fail)
+        # What is caught holds on to all that failed.
+        with pytest.raises(RuntimeError, match="a step that fails") as caught:
+            run(tmp_path, cases, looked_at, teacher(workers=1))
+        assert caught.tb
+        assert not multiprocessing.active_children()
+
 
 @pytest.fixture
 def trainer_of(tmp_path):

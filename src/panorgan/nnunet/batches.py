@@ -9,7 +9,7 @@ import random
 import re
 import signal
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
@@ -170,8 +170,10 @@ class _Guarded(Dataset):
 
 def in_order(
     batches: Batches, first: int, last: int, *, workers: int, pin_memory: bool
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Batches number `first` to `last` - 1, made ahead by `workers` processes if any.
+
+    Close it when no more of them are wanted: the processes ignore signals and end with it alone.
 
     Raises
     ------

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from math import nan
 from pathlib import Path
@@ -214,12 +214,21 @@ def _run(
     """The epochs that are left."""
     recipe = trainer.training
     epochs, iterations = recipe["epochs"], recipe["iterations"]
+    look = recipe["validation_iterations"] if to_look_at else 0
+    pin_memory = trainer.device.type == "cuda"
     coming = in_order(
         batches,
         progress.epoch * iterations + progress.iteration,
         epochs * iterations,
         workers=recipe["workers"],
-        pin_memory=trainer.device.type == "cuda",
+        pin_memory=pin_memory,
+    )
+    to_come = in_order(
+        to_look_at,
+        progress.epoch * look,
+        epochs * look,
+        workers=min(recipe["workers"], 1),
+        pin_memory=pin_memory,
     )
     under_way: deque[StepLoss] = deque()
 
@@ -231,18 +240,8 @@ def _run(
         progress.losses.append(loss)
         watch.batch_done(progress.epoch, len(progress.losses), progress.losses)
 
-    look = recipe["validation_iterations"] if to_look_at else 0
-    to_come = iter(())
-    if look:
-        to_come = in_order(
-            to_look_at,
-            progress.epoch * look,
-            epochs * look,
-            workers=min(recipe["workers"], 1),
-            pin_memory=trainer.device.type == "cuda",
-        )
     saved = time.monotonic()
-    with _stop_signals() as stop:
+    with _stop_signals() as stop, closing(coming), closing(to_come):
         while progress.epoch < epochs:
             started = time.monotonic() - progress.seconds
             trainer.network.train()
