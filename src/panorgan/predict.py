@@ -23,6 +23,7 @@ from nnunetv2.inference.sliding_window_prediction import (
 )
 from torch.nn.functional import interpolate
 
+from panorgan.describe import ON_A_PHANTOM
 from panorgan.nnunet.devices import autocast, memory_problem, pick_device, resolve_precision
 from panorgan.nnunet.model import load_model
 from panorgan.nnunet.plans import SOFTMAX, configuration_of
@@ -253,17 +254,17 @@ def predict_files(
     if out.exists() and any(out.samefile(path.parent) for path in found.values()):
         raise Problems.one("holds the images", "name another folder with -o", file=out)
     card = predictor.model.card
+    classes = predictor.model.plan["panorgan"]["classes"]
     report: dict[str, Any] = {
         "model": card.get("checksum"),
-        "classes": dict(enumerate(predictor.model.plan["panorgan"]["classes"], 1)),
+        "classes": {str(value): name for value, name in enumerate(classes, 1)},
         "precision": predictor.precision,
         "tile_step": predictor.tile_step,
-        "cases": {},
     }
     if card.get("phantom"):
-        report["note"] = "trained on a phantom, not for clinical use"
-        say(f"the model was {report['note']}")
-    report = json.loads(json.dumps(report)) | {"cases": _done_before(out, report)}
+        report["note"] = ON_A_PHANTOM
+        say(f"the model was {ON_A_PHANTOM}")
+    report["cases"] = _done_before(out, report)
     for case in found:
         path = out / f"{case}.nii.gz"
         if path.exists() and case not in report["cases"]:

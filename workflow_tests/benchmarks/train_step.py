@@ -117,11 +117,16 @@ def stock_steps(folder: Path, device) -> Any:
     """Loader and step of nnU-Net's own trainer."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+    from panorgan.nnunet.stock import plain_unet
+
     plan = json.loads((folder / DATASET / "plans.json").read_text())
     dataset_json = json.loads((folder / DATASET / "dataset.json").read_text())
     name, configuration = configuration_of(plan)
     if name != "2d":
-        configuration["architecture"] = plain_unet(configuration["architecture"]["arch_kwargs"])
+        own = configuration["architecture"]["arch_kwargs"]
+        configuration["architecture"] = plain_unet(
+            own["features"], own["kernel_sizes"], own["strides"], own["convs_per_stage"]
+        )
     plan["continue_training"] = False
     trainer = nnUNetTrainer(plan, name, "all", dataset_json, device)
     trainer.initialize()
@@ -131,31 +136,6 @@ def stock_steps(folder: Path, device) -> Any:
     compiled = "compiled" if trainer._do_i_compile() else "not compiled"
     precision = "fp16" if device.type == "cuda" else "fp32"
     return loader, trainer.train_step, f"{precision}, {compiled}"
-
-
-def plain_unet(own: Mapping[str, Any]) -> dict[str, Any]:
-    """nnU-Net's network for the same features, kernels and strides, with its usual arguments."""
-    stages, convolutions = len(own["features"]), own["convs_per_stage"]
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": own["features"],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": own["kernel_sizes"],
-            "strides": own["strides"],
-            "n_conv_per_stage": [convolutions] * stages,
-            "n_conv_per_stage_decoder": [convolutions] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
 
 
 def our_steps(folder: Path, device, augment_on: str, precision: str) -> Any:
@@ -177,7 +157,15 @@ def our_steps(folder: Path, device, augment_on: str, precision: str) -> Any:
     workers, pin = trainer.training["workers"], device.type == "cuda"
     loader = in_order(batches, 0, 10**6, workers=workers, pin_memory=pin)
     trainer.network.train()
-    return loader, trainer.train_step, f"{trainer.precision}, {trainer.setting}"
+    under_way = []
+
+    def step(batch: Any) -> None:
+        """As the training does: a step's loss is waited for once the next is under way."""
+        under_way.append(trainer.train_step(batch))
+        if len(under_way) > 1:
+            float(under_way.pop(0))
+
+    return loader, step, f"{trainer.precision}, {trainer.setting}"
 
 
 def measure(way: str, folder: Path, arguments: argparse.Namespace) -> None:
@@ -210,7 +198,11 @@ def measure(way: str, folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def turn(loader: Iterator, step: Any, steps: int) -> dict[str, float]:
-    """Both trainers wait for the loss in every step, so the clock need not wait for the GPU."""
+    """Every step waits for a loss, ours for that before it: the clock need not wait for the GPU.
+
+    A turn of ours therefore begins with the end of the step before it, and leaves its last to the
+    next turn.
+    """
     waited, start = 0.0, time.perf_counter()
     for _ in range(steps):
         asked = time.perf_counter()

@@ -14,11 +14,11 @@ from panorgan.nnunet.estimate import (
     ALLOWANCE,
     Living,
     check_training_memory,
-    deep_supervision_sizes,
     training_memory,
 )
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.model import network_of
+from panorgan.nnunet.plans import deep_supervision_sizes
 from panorgan.problems import Problems
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -361,9 +361,9 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
     with pytest.raises(Problems, match="finds no GPU"):
         devices.pick_device("cuda")
     monkeypatch.setattr(devices, "visible_gpus", lambda: ["0"])
-    monkeypatch.setattr(devices, "GPU_FILES", "none")
+    monkeypatch.setattr(devices, "gpu_files", list)
     assert devices.pick_device("auto") == CPU
-    monkeypatch.setattr(devices, "GPU_FILES", "null")
+    monkeypatch.setattr(devices, "gpu_files", lambda: ["/dev/nvidia0"])
     with pytest.raises(Problems, match=r"there is a GPU \(0\), but PyTorch cannot use it"):
         devices.pick_device("auto")
 

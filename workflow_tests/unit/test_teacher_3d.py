@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from panorgan.config import Config, Network, Teacher, load_config, merge, read_config_file
 from panorgan.estimates import gb, parameters
 from panorgan.labels import load_labels
-from panorgan.nnunet.estimate import deep_supervision_sizes, training_memory
+from panorgan.nnunet.estimate import training_memory
 from panorgan.nnunet.model import load_model, network_of
-from panorgan.nnunet.plans import make_dataset_json, make_plan
+from panorgan.nnunet.plans import deep_supervision_sizes, make_dataset_json, make_plan
 from panorgan.nnunet.preprocess import preprocess_image, save
 from panorgan.nnunet.train import train
 from panorgan.predict import Predictor

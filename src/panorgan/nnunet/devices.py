@@ -7,11 +7,8 @@ from pathlib import Path
 
 import torch
 
-from panorgan.job import visible_gpus
+from panorgan.job import gpu_files, visible_gpus
 from panorgan.problems import Problem, Problems
-
-GPU_FILES = "nvidia[0-9]*"
-"""Names of NVIDIA GPUs below /dev."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,8 +33,7 @@ def pick_device(name: str | torch.device) -> torch.device:
     """
     if name == "auto":
         # A scheduler's number alone is no GPU: the driver's files are there too.
-        there = any(Path("/dev").glob(GPU_FILES))
-        if there and (gpus := visible_gpus()) and not torch.cuda.is_available():
+        if gpu_files() and (gpus := visible_gpus()) and not torch.cuda.is_available():
             cause = f"there is a GPU ({', '.join(gpus)}), but PyTorch cannot use it"
             cure = (
                 "look at nvidia-smi and for a PyTorch that fits the driver (python -m "

@@ -23,7 +23,7 @@ from panorgan.nnunet.devices import autocast, resolve_precision
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.model import network_of
 from panorgan.nnunet.optimizers import make_optimizer
-from panorgan.nnunet.plans import configuration_of
+from panorgan.nnunet.plans import configuration_of, deep_supervision_sizes
 from panorgan.problems import Problems
 
 ALLOWANCE = 2**30
@@ -139,17 +139,6 @@ def _optimizer(network: nn.Module, settings: Mapping[str, Any]) -> torch.optim.O
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return optimizer
-
-
-def deep_supervision_sizes(plan: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """Spatial size of each output of a network in training, the full resolution first."""
-    configuration = configuration_of(plan)[1]
-    size = list(configuration["patch_size"])
-    sizes = []
-    for strides in configuration["architecture"]["arch_kwargs"]["strides"][:-1]:
-        size = [-(-n // stride) for n, stride in zip(size, strides, strict=True)]
-        sizes.append(tuple(size))
-    return sizes
 
 
 class Living(TorchDispatchMode):

@@ -137,7 +137,7 @@ def load_model(folder: str | Path) -> Model:
                 conversion = f"`panorgan convert {folder} -o NEW` first"
                 raise Problems.one("is a model of nnU-Net", conversion, file=folder)
             raise Problems.one(f"{name} is missing in this model folder", cure, file=folder)
-    plan, dataset_json, card = (_read_json(folder / name, cure) for name in (PLANS, DATASET, CARD))
+    plan, dataset_json, card = (read_json(folder / name, cure) for name in (PLANS, DATASET, CARD))
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -166,11 +166,18 @@ def _is_foreign(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
-def _read_json(path: Path, cure: str) -> dict[str, Any]:
+def read_json(path: Path, cure: str, wrong: str = "is damaged: no JSON object") -> dict[str, Any]:
+    """Read a file of a model's folder; `wrong` is said if it holds no JSON object.
+
+    Raises
+    ------
+    Problems
+        If it cannot be read, or for `wrong`; with the cure.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Problems.one(f"cannot be read ({error})", cure, file=path) from None
     if not isinstance(content, dict):
-        raise Problems.one("is damaged: no JSON object", cure, file=path)
+        raise Problems.one(wrong, cure, file=path)
     return content

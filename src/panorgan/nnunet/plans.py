@@ -135,6 +135,17 @@ def configuration_of(plan: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, configuration
 
 
+def deep_supervision_sizes(plan: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Spatial size of each output of a network in training, the full resolution first."""
+    configuration = configuration_of(plan)[1]
+    size = list(configuration["patch_size"])
+    sizes = []
+    for strides in configuration["architecture"]["arch_kwargs"]["strides"][:-1]:
+        size = [-(-n // stride) for n, stride in zip(size, strides, strict=True)]
+        sizes.append(tuple(size))
+    return sizes
+
+
 def check_plan(path: str | Path) -> dict[str, Any]:
     """Read a plan that is to be used as it is.
 

@@ -4,7 +4,7 @@ A plan names classes by path, and nnU-Net imports and calls whatever it names. H
 of dynamic_network_architectures and the layers of torch.nn are known.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynamic_network_architectures.architectures.unet import (
@@ -45,6 +45,44 @@ def stock_network(
     arguments["deep_supervision"] = False
     cls = UNETS[name.rpartition(".")[2]]
     return cls(input_channels=input_channels, num_classes=num_classes, **arguments)
+
+
+def plain_unet(
+    features: Sequence[int],
+    kernel_sizes: Sequence[Sequence[int]],
+    strides: Sequence[Sequence[int]],
+    convs: int,
+) -> dict[str, Any]:
+    """A plan's ``architecture`` of nnU-Net's plain U-Net with its usual arguments.
+
+    Parameters
+    ----------
+    features, kernel_sizes, strides
+        Of each encoder stage.
+    convs
+        Convolutions in a stage.
+    """
+    stages, dim = len(features), len(kernel_sizes[0])
+    return {
+        "network_class_name": f"{PACKAGE}architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": features,
+            "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+            "kernel_sizes": kernel_sizes,
+            "strides": strides,
+            "n_conv_per_stage": [convs] * stages,
+            "n_conv_per_stage_decoder": [convs] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
 
 
 def _layer(path: str) -> type[nn.Module]:

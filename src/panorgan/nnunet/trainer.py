@@ -24,7 +24,7 @@ from panorgan.nnunet.device_augmentation import BatchAugmentation
 from panorgan.nnunet.devices import autocast
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.optimizers import make_optimizer
-from panorgan.nnunet.plans import configuration_of
+from panorgan.nnunet.plans import configuration_of, deep_supervision_sizes
 
 Folders = Mapping[str, str | Path]
 Unknown = Mapping[str, Collection[int]] | None
@@ -110,13 +110,9 @@ class Trainer(nnUNetTrainer):
         return False
 
     def _get_deep_supervision_scales(self) -> list[list[float]]:
-        """nnU-Net's, for patches too whose size is no multiple of the strides.
-
-        A level's size is rounded up, as the network does.
-        """
-        totals = np.cumprod(self.configuration_manager.pool_op_kernel_sizes, axis=0)[:-1]
-        size = np.array(self.patch_size)
-        return [(-(-size // total) / size).tolist() for total in totals]
+        """nnU-Net's, for patches too whose size is no multiple of the strides."""
+        sizes = deep_supervision_sizes(self.plans_manager.plans)
+        return (np.array(sizes) / self.patch_size).tolist()
 
     def initialize(self, precision: str, augment_on: str = "workers") -> None:
         """Build network, optimizer and loss; the weights come from torch's global generator.

@@ -24,17 +24,19 @@ from panorgan.nnunet.model import (
     PLANS,
     Model,
     network_of,
+    read_json,
     tensor_checksum,
     tensors_of,
 )
 from panorgan.nnunet.pickles import DAMAGED, load_tensors
 from panorgan.nnunet.plans import NETWORK_CLASSES, ORIENTATION, SOFTMAX, STORED, configuration_of
-from panorgan.nnunet.stock import is_stock, stock_network
+from panorgan.nnunet.stock import is_stock, plain_unet, stock_network
 from panorgan.problems import Problems
 from panorgan.tables import replacing, write_text
 
 CHECKPOINT = "checkpoint_final.pth"
 TRAINER = "nnUNetTrainer"
+NOT_ITS = "is not what nnU-Net 2 writes"
 NORMALISATIONS = (
     "CTNormalization",
     "ZScoreNormalization",
@@ -83,7 +85,7 @@ def read_nnunet2(
     Problems
         If a file is missing or damaged, or the model is none that we can run.
     """
-    plan, dataset_json = _read_json(folder / PLANS), _read_json(folder / DATASET)
+    plan, dataset_json = (read_json(folder / name, DAMAGED, NOT_ITS) for name in (PLANS, DATASET))
     saved = load_tensors(checkpoint)
     state = {
         re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor
@@ -99,7 +101,7 @@ def read_nnunet2(
             cause = "is an exported model of panorgan, which names its classes"
             raise Problems.one(cause, "leave out --classes", file=folder)
         if (folder / CARD).is_file():
-            written = _read_json(folder / CARD)
+            written = read_json(folder / CARD, DAMAGED, NOT_ITS)
             if written.get("checksum") == tensor_checksum(tensors_of(own.network)):
                 card = written
         own.card = card
@@ -202,30 +204,15 @@ def _with_plain_network(plan: Mapping[str, Any]) -> dict[str, Any]:
     name, configuration = configuration_of(plan)
     own = configuration["architecture"]
     arguments = own["arch_kwargs"]
-    kernels, convs = arguments["kernel_sizes"], arguments["convs_per_stage"]
-    stages, dim = len(kernels), len(kernels[0])
+    kernels = arguments["kernel_sizes"]
     # The decoder of a level has the encoder's kernel of the level below it.
     below = [*kernels[1:], kernels[-1]]
-    plain = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": arguments["features"],
-            "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
-            "kernel_sizes": [list(map(max, *pair)) for pair in zip(kernels, below, strict=True)],
-            "strides": arguments["strides"],
-            "n_conv_per_stage": [convs] * stages,
-            "n_conv_per_stage_decoder": [convs] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    plain = plain_unet(
+        arguments["features"],
+        [list(map(max, *pair)) for pair in zip(kernels, below, strict=True)],
+        arguments["strides"],
+        arguments["convs_per_stage"],
+    )
     return {
         **plan,
         "configurations": {name: configuration | {"architecture": plain}},
@@ -346,13 +333,3 @@ def _class_names(
 
 def _refuse(cause: str, folder: Path) -> None:
     raise Problems.one(cause, "it cannot be converted", file=folder)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Problems.one(f"cannot be read ({error})", DAMAGED, file=path) from None
-    if not isinstance(content, dict):
-        raise Problems.one("is not what nnU-Net 2 writes", DAMAGED, file=path)
-    return content

@@ -26,13 +26,7 @@ def fuse_partial(manifest: str, shard: str, out: ShardOutput, *, labels_file: st
 
     def compute(name: str, folder: Path) -> Result:
         entry = labelled[name]
-        partial = entry.read_label()
-        like = _one_grid(name, entry.frame(), partial)
-        fused = fuse_stage1(partial.array, None, entry.states, labels)
-        result = _write(folder, name, fused, like, labels)
-        result.details["specks"] = specks(fused, labels, like.grid.voxel_ml)
-        result.row[UNKNOWNS] = _text(entry.unknown)
-        return result
+        return _fuse_label(entry, None, entry.unknown, folder, labels)
 
     run_shard(
         [
@@ -68,19 +62,8 @@ def fuse_tumours(
 
     def compute(name: str, folder: Path) -> Result:
         entry = entries[name]
-        partial = entry.read_label() if entry.label else None
         tumour = read_label(tumours.file(name, LABEL)) if needs_tumour(entry, labels) else None
-        like = _one_grid(name, entry.frame(), partial, tumour)
-        fused = fuse_stage1(
-            partial.array if partial else None,
-            tumour.array if tumour else None,
-            entry.states,
-            labels,
-        )
-        result = _write(folder, name, fused, like, labels)
-        result.details["specks"] = specks(fused, labels, like.grid.voxel_ml)
-        result.row[UNKNOWNS] = _text(_unknown_organs(entry, labels))
-        return result
+        return _fuse_label(entry, tumour, _unknown_organs(entry, labels), folder, labels)
 
     def inputs(entry: Entry) -> dict[str, object]:
         needed = needs_tumour(entry, labels)
@@ -99,6 +82,24 @@ def fuse_tumours(
         columns=[UNKNOWNS],
         details={**DETAILS, "specks": SPECKS},
     )
+
+
+def _fuse_label(
+    entry: Entry, tumour: Volume | None, unknown: Iterable[int], folder: Path, labels: Labels
+) -> Result:
+    """A case's own label, if it has one, and a tumour pseudo-label."""
+    partial = entry.read_label() if entry.label else None
+    like = _one_grid(entry.case, entry.frame(), partial, tumour)
+    fused = fuse_stage1(
+        partial.array if partial else None,
+        tumour.array if tumour else None,
+        entry.states,
+        labels,
+    )
+    result = _write(folder, entry.case, fused, like, labels)
+    result.details["specks"] = specks(fused, labels, like.grid.voxel_ml)
+    result.row[UNKNOWNS] = _text(unknown)
+    return result
 
 
 def fuse_organs(
