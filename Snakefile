@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.config import MARGINAL, labels_of, students
+from panorgan.config import MARGINAL, labels_of
 from panorgan.job import report_problems
 from panorgan.stages import VERSIONS
 from panorgan.workflow import Run

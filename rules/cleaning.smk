@@ -14,20 +14,6 @@ rule free_preprocessed:
         mem_mb=1000,
         runtime=60,
     params:
-        data={
-            f"{run.folder}/teacher/preprocessed": [
-                f"{run.folder}/teacher/seed-{settings.teacher.seed}/model"
-            ],
-            **{
-                f"{run.folder}/round-1/student/{labels}/preprocessed": [
-                    f"{run.folder}/round-1/student/{variant}/seed-{seed}/model"
-                    for variant, seed in students(settings)
-                    if labels_of(variant) == labels
-                ]
-                for labels in sorted(
-                    {labels_of(variant) for variant, _ in students(settings)}
-                )
-            },
-        },
+        data=run.preprocessed,
     script:
         "../scripts/free_preprocessed.py"

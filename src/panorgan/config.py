@@ -7,6 +7,7 @@ description here is the documentation that a user reads there.
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,9 @@ Axes = Annotated[list[Positive], Field(min_length=2, max_length=3)]
 Spacing = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=3)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+Variant = Literal["partial", "marginal", "stage1", "stage2", "gated", "noise"]
 
 
 class Section(BaseModel):
@@ -44,6 +48,14 @@ class Manifest(Section):
     min_ml: NotNegative = Field(
         0.0, description="a class below this volume in a label does not count as annotated"
     )
+    speck_ml: NotNegative = Field(
+        0.05, description="an annotated class below this volume is listed as a suspect"
+    )
+    max_repair_mm: NotNegative = Field(
+        0.5,
+        description="a sheared header is mended, in a copy, if that moves no corner further; 0: "
+        "never",
+    )
 
 
 class Selection(Section):
@@ -51,6 +63,7 @@ class Selection(Section):
 
     min_tumour_ml: NotNegative = Field(0.0, description="cases with less tumour are left out")
     exclude: list[str] = Field([], description="names of cases that are left out")
+    negatives: bool = Field(False, description="tumour-free cases train the teacher too")
 
 
 class PseudoLabels(Section):
@@ -60,6 +73,62 @@ class PseudoLabels(Section):
         "cases",
         description="cases: the case table's column `organs`; marginal: a student of this run that "
         "learns organs from the partial labels; else the folder of a model",
+    )
+
+
+class TumourGate(Section):
+    """Which pieces of tumour pseudo-labels are trusted."""
+
+    min_ml: NotNegative = Field(0.1, description="smaller pieces are removed")
+    hu: Range = Field([-20.0, 200.0], description="pieces with a mean outside are removed")
+    max_distance_mm: NotNegative = Field(
+        10.0, description="pieces further from every organ are ignored"
+    )
+    min_mean_probability: Probability = Field(0.7, description="pieces below are ignored")
+    min_max_probability: Probability = Field(0.9, description="pieces below are ignored")
+
+
+class OrganGate(Section):
+    """Which pieces of organ pseudo-labels are trusted; outliers are judged among all cases."""
+
+    min_share: Probability = Field(
+        0.1,
+        description="pieces beside an organ's largest are removed below this share of it, and "
+        "ignored above",
+    )
+    max_volume_deviation: NotNegative = Field(
+        5.0, description="robust standard deviations of log volume; beyond, the organ is ignored"
+    )
+    max_position_deviation: NotNegative = Field(
+        5.0, description="the same of its place among the other organs"
+    )
+    max_doubtful: Probability = Field(
+        0.5, description="a case with a larger share of its organs ignored is not learnt from"
+    )
+
+
+class Gate(Section):
+    """What of the pseudo-labels students of the variant `gated` learn from."""
+
+    tumour: TumourGate = Field(TumourGate(), description="")
+    organs: OrganGate = Field(OrganGate(), description="")
+    quantile: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
+        None,
+        description="thresholds of tumours are set where this share of the annotated tumours, "
+        "found by teachers that did not train on their case, would be lost; null: those above",
+    )
+    max_instability: NotNegative = Field(
+        1.0, description="cases whose pseudo-labels change more between rounds are not learnt from"
+    )
+
+
+class Fusion(Section):
+    """Who wins where a pseudo-tumour meets an annotated organ."""
+
+    order: Literal["reference", "annotated-first", "inside-organs"] = Field(
+        "reference",
+        description="reference: the pseudo-tumour; annotated-first: the organ; inside-organs: the "
+        "pseudo-tumour, but only where it lies in or touches an organ",
     )
 
 
@@ -223,12 +292,11 @@ class Student(Recipe):
     seeds: Annotated[list[int], Field(min_length=1)] = Field(
         [0], description="one student is trained for each"
     )
-    variants: Annotated[
-        list[Literal["partial", "marginal", "stage1", "stage2"]], Field(min_length=1)
-    ] = Field(
+    variants: Annotated[list[Variant], Field(min_length=1)] = Field(
         ["stage2"],
         description="labels to train on: partial, marginal (partial, but what is unknown in a case "
-        "is not learnt as background), stage1 (partial + tumour), stage2 (also organs)",
+        "is not learnt as background), stage1 (partial + tumour), stage2 (also organs), gated "
+        "(stage2 without what the gate does not trust), noise (stage2 with shuffled organs)",
     )
     spacing_mm: Spacing = Field([4.0, 1.2, 1.2], description="target spacing")
     patch_size: Axes = Field([32, 128, 192], description="in voxels of the target spacing")
@@ -282,6 +350,18 @@ class Evaluation(Section):
     )
 
 
+class Ablation(Section):
+    """What `snakemake ablation` compares: students that differ in their labels only."""
+
+    arms: Annotated[list[Variant | Literal["rounds"]], Field(min_length=1)] = Field(
+        ["partial", "marginal", "stage1", "stage2", "gated", "rounds", "noise"],
+        description="variants of the student; rounds: stage2 after several rounds",
+    )
+    seeds: Annotated[list[int], Field(min_length=1)] = Field([0, 1, 2], description="of each arm")
+    rounds: Annotated[int, Field(ge=2)] = Field(2, description="of the arm `rounds`")
+    samples: Positive = Field(2000, description="bootstrap samples of cases and seeds")
+
+
 class Phantom(Section):
     """The demo's synthetic CTs; with this section the run writes them itself."""
 
@@ -301,6 +381,9 @@ class Config(Section):
     cases: str = Field("data/cases.tsv", description="the case table (panorgan init writes one)")
     labels: str = Field("config/labels.yaml", description="the class table")
     sources: str = Field("config/sources.yaml", description="what each data set annotates")
+    corrections: str | None = Field(
+        None, description="a table of your corrections, which win: see config/README.md"
+    )
     bad_cases: Literal["stop", "exclude"] = Field(
         "stop", description="what happens when a case cannot be used"
     )
@@ -309,23 +392,142 @@ class Config(Section):
     selection: Selection = Field(Selection(), description="")
     teacher: Teacher = Field(Teacher(), description="")
     pseudo_labels: PseudoLabels = Field(PseudoLabels(), description="")
+    gate: Gate = Field(Gate(), description="")
+    fusion: Fusion = Field(Fusion(), description="")
     student: Student = Field(Student(), description="")
+    rounds: Positive = Field(
+        1,
+        description="from the second on the students of stage2 and gated make the pseudo-labels "
+        "that the next ones learn",
+    )
+    folds: Positive = Field(
+        5,
+        description="no case is labelled again by a network that trained on it: so many are "
+        "trained for that, each without a part of the cases; 1: one network labels all",
+    )
     prediction: Prediction = Field(Prediction(), description="")
     evaluation: Evaluation = Field(Evaluation(), description="")
+    ablation: Ablation = Field(Ablation(), description="")
     phantom: Phantom | None = Field(None, description="")
+
+    @model_validator(mode="after")
+    def _quantiles_are_cross_fitted(self) -> "Config":
+        if self.gate.quantile is not None and self.folds < 2:
+            raise ValueError("gate.quantile needs folds of 2 or more")
+        return self
 
 
 MARGINAL = "marginal"
 """Variant of a student, and the value of `pseudo_labels.organs` that makes it label organs."""
+ITERATED = ("stage2", "gated")
+"""Variants that go on in later rounds."""
+ROUNDS = "rounds"
+"""The arm of an ablation that is stage2 after several rounds."""
 
 
-def students(config: Config) -> list[tuple[str, int]]:
-    """Variant and seed of every student that a run trains, that for organ pseudo-labels too."""
-    wanted = [(v, seed) for v in config.student.variants for seed in config.student.seeds]
-    organs = (MARGINAL, config.student.seeds[0])
-    if config.pseudo_labels.organs == MARGINAL and organs not in wanted:
-        wanted.append(organs)
-    return wanted
+@dataclass(frozen=True)
+class Member:
+    """A network among those that differ in seed and cases only, as paths name it.
+
+    `fold` is the part of the cases, from 1 to `folds`, that it does not train on; 0 is none.
+    """
+
+    seed: int
+    fold: int = 0
+    folds: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.seed}-fold-{self.fold}of{self.folds}" if self.fold else str(self.seed)
+
+    @classmethod
+    def parse(cls, text: str) -> "Member":
+        """The inverse of `str`: of the wildcard ``seed``."""
+        seed, _, fold = text.partition("-fold-")
+        return cls(int(seed), *map(int, fold.split("of"))) if fold else cls(int(seed))
+
+
+MEMBER = r"-?\d+(-fold-\d+of\d+)?"
+"""Regular expression of a member's name."""
+
+
+def members(seed: int, folds: int) -> list[Member]:
+    """Networks of which each case has one that did not train on it; one alone if `folds` is 1."""
+    if folds == 1:
+        return [Member(seed)]
+    return [Member(seed, fold, folds) for fold in range(1, folds + 1)]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A student of the run: its round, the labels it learns from, and its member's name."""
+
+    round: int
+    variant: str
+    seed: str
+
+    @property
+    def place(self) -> str:
+        """Its part of paths: ``round-1/KIND/stage2/seed-0`` for a kind such as ``student``."""
+        return f"round-{self.round}/{{}}/{self.variant}/seed-{self.seed}"
+
+    @property
+    def labels(self) -> str:
+        """Which fused labels it learns from."""
+        return labels_of(self.variant)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        number = f", round {self.round}" if self.round > 1 else ""
+        return f"{self.variant}{number}, seed {self.seed}"
+
+
+def students(config: Config) -> list[Arm]:
+    """The students that are a run's result, those of the first round first."""
+    return [
+        Arm(number, variant, str(seed))
+        for number in range(1, config.rounds + 1)
+        for variant in config.student.variants
+        if number == 1 or variant in ITERATED
+        for seed in config.student.seeds
+    ]
+
+
+def relabellers(config: Config) -> list[Arm]:
+    """The students that make the pseudo-labels of a run's later rounds."""
+    return [
+        Arm(number, variant, str(member))
+        for number in range(1, config.rounds)
+        for variant in config.student.variants
+        if variant in ITERATED
+        for member in members(config.student.seeds[0], config.folds)
+    ]
+
+
+def trained_students(config: Config) -> list[Arm]:
+    """Every student that a run trains, those that only make pseudo-labels too."""
+    organs = []
+    if config.pseudo_labels.organs == MARGINAL:
+        organs = [Arm(1, MARGINAL, str(config.student.seeds[0]))]
+    return list(dict.fromkeys([*students(config), *organs, *relabellers(config)]))
+
+
+def teachers(config: Config) -> list[Member]:
+    """Every teacher that a run trains: the one, and those that judge the gate's thresholds."""
+    one = Member(config.teacher.seed)
+    return [one, *members(one.seed, config.folds)] if config.gate.quantile else [one]
+
+
+def ablation_arms(config: Config) -> dict[str, list[Arm]]:
+    """The students of each arm of the ablation, one a seed."""
+
+    def of(arm: str) -> tuple[int, str]:
+        return (config.ablation.rounds, ITERATED[0]) if arm == ROUNDS else (1, arm)
+
+    return {
+        arm: [Arm(*of(arm), str(seed)) for seed in config.ablation.seeds]
+        for arm in config.ablation.arms
+    }
 
 
 def labels_of(variant: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from panorgan.config import MARGINAL, Config, labels_of, students
+from panorgan.config import MARGINAL, Config, students, teachers, trained_students
 from panorgan.estimates import (
     KEPT_CHECKPOINTS,
     LABEL_MAP_SHARE,
@@ -134,10 +134,10 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
     organs = []
     if config.pseudo_labels.organs != "cases":
         organs = [entry for entry in training if wants_organs(entry, labels)]
-    variants = len({labels_of(variant) for variant, _ in students(config)})
-    scored = len(config.student.variants) * len(config.student.seeds)
-
-    trained = students(config)
+    trained = trained_students(config)
+    variants = len({(arm.round, arm.labels) for arm in trained})
+    scored = len(students(config))
+    taught_by = len(teachers(config))
     teacher, student = config.teacher.model_dump(), config.student.model_dump()
     of_teacher = parameters(teacher["network"], classes=2)
     of_student = parameters(student["network"], classes=1 + len(labels.values))
@@ -177,15 +177,15 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
         ),
         (
             "Checkpoints of all trainings",
-            KEPT_CHECKPOINTS * (1 + len(trained)),
-            checkpoints_bytes(of_teacher, teacher["training"]["optimizer"])
+            KEPT_CHECKPOINTS * (taught_by + len(trained)),
+            taught_by * checkpoints_bytes(of_teacher, teacher["training"]["optimizer"])
             + len(trained) * checkpoints_bytes(of_student, student["training"]["optimizer"]),
             1,
         ),
         (
             "Models",
-            1 + len(trained),
-            model_bytes(of_teacher) + len(trained) * model_bytes(of_student),
+            taught_by + len(trained),
+            taught_by * model_bytes(of_teacher) + len(trained) * model_bytes(of_student),
             1,
         ),
         (
@@ -218,12 +218,15 @@ def memory_needs(entries: Sequence[Entry], config: Config) -> list[dict[str, Any
 
 def training_hours(config: Config) -> list[dict[str, str]]:
     """What is known of the time that each training still needs: training, text."""
-    run, teacher = config.run, config.teacher
+    run = config.run
     root = Path("results") / run
-    slots = {"Teacher": (root / f"teacher/seed-{teacher.seed}/model", teacher)}
-    for variant, seed in students(config):
-        folder = root / f"round-1/student/{variant}/seed-{seed}/model"
-        slots[f"Student, {variant}, seed {seed}"] = (folder, config.student)
+    slots = {
+        f"Teacher, seed {member}": (root / f"teacher/seed-{member}/model", config.teacher)
+        for member in teachers(config)
+    }
+    for arm in trained_students(config):
+        folder = root / arm.place.format("student") / "model"
+        slots[f"Student, {arm.title}"] = (folder, config.student)
     rows = []
     for name, (folder, recipe) in slots.items():
         epochs = recipe.training.epochs

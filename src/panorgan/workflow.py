@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from panorgan.cases import Case, read_cases, shard_names, shard_of
-from panorgan.config import MARGINAL, Config, labels_of, load_config
+from panorgan.config import (
+    MARGINAL,
+    Config,
+    labels_of,
+    load_config,
+    teachers,
+    trained_students,
+)
 from panorgan.labels import load_labels
 from panorgan.problems import Problems
 from panorgan.store import file_checksum, key_of
@@ -86,6 +93,20 @@ class Run:
     def digest(self, *shards: str) -> str:
         """A hash of the case table's lines of some shards: other lines don't rerun their jobs."""
         return key_of([[astuple(case) for case in self.cases[shard]] for shard in shards])
+
+    @property
+    def preprocessed(self) -> dict[str, list[str]]:
+        """Every folder of preprocessed data, and the models that learn from it."""
+        found: dict[str, list[str]] = {
+            f"{self.folder}/teacher/preprocessed": [
+                f"{self.folder}/teacher/seed-{member}/model" for member in teachers(self.config)
+            ]
+        }
+        for arm in trained_students(self.config):
+            data = f"{self.folder}/round-{arm.round}/student/{arm.labels}/preprocessed"
+            model = f"{self.folder}/{arm.place.format('student')}/model"
+            found.setdefault(data, []).append(model)
+        return found
 
     @staticmethod
     def of_labels(pattern: str, shards: Sequence[str] = ()) -> Callable[[Any], Any]:
