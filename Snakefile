@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.config import MARGINAL, labels_of
+from panorgan.config import MARGINAL, MEMBER, NOISE
 from panorgan.job import report_problems
 from panorgan.stages import VERSIONS
 from panorgan.workflow import Run
@@ -31,19 +31,23 @@ pathvars:
 
 wildcard_constraints:
     shard=r"(train|evaluation)-\d+",
-    labels=r"partial|stage[12]",
-    variant=r"partial|marginal|stage[12]",
-    seed=r"-?\d+",
+    round=r"[1-9]\d*",
+    labels=r"partial|stage[12]|gated|noise",
+    variant=r"partial|marginal|stage[12]|gated|noise",
+    origin=r"teacher|stage2|gated",
+    seed=MEMBER,
 
 
 include: "rules/cases.smk"
 include: "rules/teacher.smk"
 include: "rules/pseudo_labels.smk"
+include: "rules/gate.smk"
 include: "rules/fusion.smk"
 include: "rules/student.smk"
 include: "rules/prediction.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
+include: "rules/ablation.smk"
 include: "rules/cleaning.smk"
 
 
@@ -52,6 +56,7 @@ localrules:
     preflight,
     teacher,
     labels,
+    ablation,
     free_preprocessed,
 
 
@@ -74,20 +79,28 @@ rule teacher:
         rules.score_teacher.output,
 
 
-# The fused labels that the students learn from.
+# The fused labels that the students of the first round learn from.
 rule labels:
     input:
-        expand(
-            "<results>/round-1/fusion/{labels}/{shard}.tsv",
-            labels=sorted({*map(labels_of, settings.student.variants)}),
-            shard=run.train_shards,
-        ),
+        [
+            f"{run.folder}/round-1/fusion/{labels}/{shard}.tsv"
+            for number, labels in run.fused
+            for shard in run.train_shards
+            if number == 1
+        ],
+
+
+# What each step of the method brings: students that differ in their labels only, compared.
+rule ablation:
+    input:
+        rules.write_ablation.output,
 
 
 onsuccess:
     for name in (
         "logs/write_preflight.log",
         "logs/free_preprocessed.log",
+        "ablation.md",
         "summary.txt",
     ):
         said = Path(run.folder, name)

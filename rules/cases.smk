@@ -52,6 +52,7 @@ rule index_cases:
         cases=lambda wildcards: run.digest(wildcards.shard),
         sizes=lambda wildcards: run.sizes(wildcards.shard),
         tables=run.tables_digest(),
+        max_repair_mm=settings.manifest.max_repair_mm,
     script:
         "../scripts/index_cases.py"
 
@@ -59,12 +60,15 @@ rule index_cases:
 rule write_manifest:
     input:
         cases=ancient(settings.cases),
+        corrections=ancient(settings.corrections or []),
         index=expand("<results>/cases/index/{shard}.tsv", shard=run.shards),
         problems=expand("<results>/cases/index/{shard}.problems.tsv", shard=run.shards),
     output:
         manifest="<results>/cases/manifest.tsv",
         excluded="<results>/cases/excluded.tsv",
         suspects="<results>/cases/suspects.tsv",
+        corrected="<results>/cases/corrected.tsv",
+        repaired="<results>/cases/repaired.tsv",
     log:
         text="<logs>/write_manifest.log",
         problems="<logs>/write_manifest.problems.tsv",
@@ -80,7 +84,10 @@ rule write_manifest:
     params:
         cases=lambda wildcards: run.digest(*run.shards),
         tables=run.tables_digest(),
+        corrections=run.corrections_digest,
         min_ml=settings.manifest.min_ml,
+        speck_ml=settings.manifest.speck_ml,
+        excluded_names=settings.selection.exclude,
         bad_cases=settings.bad_cases,
     script:
         "../scripts/write_manifest.py"

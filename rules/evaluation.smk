@@ -7,13 +7,13 @@ rule score_cases:
         predictions=rules.predict_cases.output.table,
         prediction_folder=ancient(rules.predict_cases.output.folder),
     output:
-        table="<results>/round-1/scores/{variant}/seed-{seed}/{shard}.tsv",
-        scores="<results>/round-1/scores/{variant}/seed-{seed}/{shard}.scores.tsv",
+        table="<results>/round-{round}/scores/{variant}/seed-{seed}/{shard}.tsv",
+        scores="<results>/round-{round}/scores/{variant}/seed-{seed}/{shard}.scores.tsv",
     log:
-        text="<logs>/score_cases/{variant}/seed-{seed}/{shard}.log",
-        problems="<logs>/score_cases/{variant}/seed-{seed}/{shard}.problems.tsv",
+        text="<logs>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.log",
+        problems="<logs>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.problems.tsv",
     benchmark:
-        "<benchmarks>/score_cases/{variant}/seed-{seed}/{shard}.tsv"
+        "<benchmarks>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
     threads: 1
@@ -33,17 +33,17 @@ rule summarise_scores:
     input:
         manifest=rules.write_manifest.output.manifest,
         scores=expand(
-            "<results>/round-1/scores/{{variant}}/seed-{{seed}}/{shard}.scores.tsv",
+            "<results>/round-{{round}}/scores/{{variant}}/seed-{{seed}}/{shard}.scores.tsv",
             shard=run.evaluation_shards,
         ),
     output:
-        cases="<results>/round-1/scores/{variant}/seed-{seed}/{split}/cases.csv",
-        summary="<results>/round-1/scores/{variant}/seed-{seed}/{split}/summary.json",
+        cases="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/cases.csv",
+        summary="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/summary.json",
     log:
-        text="<logs>/summarise_scores/{variant}/seed-{seed}/{split}.log",
-        problems="<logs>/summarise_scores/{variant}/seed-{seed}/{split}.problems.tsv",
+        text="<logs>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.log",
+        problems="<logs>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.problems.tsv",
     benchmark:
-        "<benchmarks>/summarise_scores/{variant}/seed-{seed}/{split}.tsv"
+        "<benchmarks>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.tsv"
     wildcard_constraints:
         split="validation|test",
     conda:

@@ -1,6 +1,8 @@
 # Fusion: partial labels + tumour pseudo-labels (stage 1), then organ pseudo-labels (stage 2).
 # Makes a full label and a map of where each voxel's label is from, for every training case; and the
 # same without pseudo-labels (partial), for students that learn from the annotations alone.
+# Later rounds, and the variants `gated` and `noise`, are fused in one pass.
+ruleorder: fuse_partial > fuse_stage1 > fuse_stage2 > fuse_cases
 
 
 rule fuse_partial:
@@ -35,6 +37,8 @@ rule fuse_stage1:
         manifest=rules.write_manifest.output.manifest,
         tumours=rules.predict_tumours.output.table,
         tumour_folder=ancient(rules.predict_tumours.output.folder),
+        organs=run.pseudo_labels("organs", ".tsv"),
+        organ_folder=ancient(run.pseudo_labels("organs", "")),
     output:
         table="<results>/round-1/fusion/stage1/{shard}.tsv",
         composition="<results>/round-1/fusion/stage1/{shard}.composition.tsv",
@@ -55,6 +59,7 @@ rule fuse_stage1:
         runtime=60,
     params:
         version=VERSIONS["fuse"],
+        order=settings.fusion.order,
     script:
         "../scripts/fuse_stage1.py"
 
@@ -62,13 +67,12 @@ rule fuse_stage1:
 rule fuse_stage2:
     input:
         manifest=rules.write_manifest.output.manifest,
+        corrections=ancient(settings.corrections or []),
+        corrected=lambda wildcards: run.corrected(wildcards.shard),
         stage1=rules.fuse_stage1.output.table,
         stage1_folder=ancient(rules.fuse_stage1.output.folder),
-        # The case table's organ pseudo-labels are the manifest's.
-        organs=[] if organs_from_cases else rules.predict_organs.output.table,
-        organ_folder=(
-            [] if organs_from_cases else ancient(rules.predict_organs.output.folder)
-        ),
+        organs=run.pseudo_labels("organs", ".tsv"),
+        organ_folder=ancient(run.pseudo_labels("organs", "")),
     output:
         table="<results>/round-1/fusion/stage2/{shard}.tsv",
         composition="<results>/round-1/fusion/stage2/{shard}.composition.tsv",
@@ -88,5 +92,44 @@ rule fuse_stage2:
         runtime=60,
     params:
         version=VERSIONS["fuse"],
+        corrections=lambda wildcards: run.corrections(wildcards.shard),
     script:
         "../scripts/fuse_stage2.py"
+
+
+rule fuse_cases:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        corrections=ancient(settings.corrections or []),
+        corrected=lambda wildcards: run.corrected(wildcards.shard),
+        tumours=run.pseudo_labels("tumour", ".tsv"),
+        tumour_folder=ancient(run.pseudo_labels("tumour", "")),
+        organs=run.pseudo_labels("organs", ".tsv"),
+        organ_folder=ancient(run.pseudo_labels("organs", "")),
+        decisions=run.decisions,
+    output:
+        table="<results>/round-{round}/fusion/{labels}/{shard}.tsv",
+        composition="<results>/round-{round}/fusion/{labels}/{shard}.composition.tsv",
+        conflicts="<results>/round-{round}/fusion/{labels}/{shard}.conflicts.tsv",
+        specks="<results>/round-{round}/fusion/{labels}/{shard}.specks.tsv",
+        folder=directory("<results>/round-{round}/fusion/{labels}/{shard}"),
+    log:
+        text="<logs>/fuse_cases/round-{round}/{labels}/{shard}.log",
+        problems="<logs>/fuse_cases/round-{round}/{labels}/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/fuse_cases/round-{round}/{labels}/{shard}.tsv"
+    conda:
+        "../envs/panorgan.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime=60,
+    params:
+        version=VERSIONS["fuse"],
+        order=settings.fusion.order,
+        tumour_value=run.tumour_value,
+        shuffle_seed=lambda wildcards: 0 if wildcards.labels == NOISE else None,
+        corrections=lambda wildcards: run.corrections(wildcards.shard),
+    script:
+        "../scripts/fuse_cases.py"

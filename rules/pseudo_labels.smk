@@ -1,19 +1,18 @@
-# The teacher's tumours: pseudo-labels for the training cases in which tumours are unknown,
-# and its predictions of the validation cases, on which it is scored first.
-# Organs, where they don't come with the cases: by a student that has learnt from the partial labels,
-# or by a model that was given.
-organs_from_cases = settings.pseudo_labels.organs == "cases"
-
-
+# Pseudo-labels: labels that nobody drew.
+# In the first round the teacher's tumours, for the training cases in which tumours are unknown, and
+# organs, where they don't come with the cases: by a student that has learnt from the partial labels,
+# or by a model that was given. In later rounds all classes by the students of the round before.
+# Each table of labels has one beside it of their components: volume, probability, HU, place.
 rule predict_tumours:
     input:
         manifest=rules.write_manifest.output.manifest,
-        model_table=f"<results>/teacher/seed-{settings.teacher.seed}/model.tsv",
-        model=ancient(f"<results>/teacher/seed-{settings.teacher.seed}/model"),
+        model_tables=f"<results>/teacher/seed-{settings.teacher.seed}/model.tsv",
+        models=ancient(f"<results>/teacher/seed-{settings.teacher.seed}/model"),
         # Only the order matters: what the teacher is worth is known before it is used.
         scores=rules.score_teacher.output.summary,
     output:
         table="<results>/round-1/pseudo_labels/tumour/{shard}.tsv",
+        components="<results>/round-1/pseudo_labels/tumour/{shard}.components.tsv",
         efficiency="<results>/round-1/pseudo_labels/tumour/{shard}.efficiency.tsv",
         folder=directory("<results>/round-1/pseudo_labels/tumour/{shard}"),
     log:
@@ -32,6 +31,7 @@ rule predict_tumours:
         version=VERSIONS["predict"],
         prediction=settings.prediction.model_dump(),
         wanted="unknown tumours",
+        members=[str(settings.teacher.seed)],
     script:
         "../scripts/predict_cases.py"
 
@@ -39,8 +39,8 @@ rule predict_tumours:
 use rule predict_tumours as predict_validation_tumours with:
     input:
         manifest=rules.write_manifest.output.manifest,
-        model_table="<results>/teacher/seed-{seed}/model.tsv",
-        model=ancient("<results>/teacher/seed-{seed}/model"),
+        model_tables="<results>/teacher/seed-{seed}/model.tsv",
+        models=ancient("<results>/teacher/seed-{seed}/model"),
     output:
         table="<results>/teacher/seed-{seed}/predictions/{shard}.tsv",
         efficiency="<results>/teacher/seed-{seed}/predictions/{shard}.efficiency.tsv",
@@ -54,6 +54,7 @@ use rule predict_tumours as predict_validation_tumours with:
         version=VERSIONS["predict"],
         prediction=settings.prediction.model_dump(),
         wanted="known tumours",
+        members=lambda wildcards: [wildcards.seed],
 
 
 if settings.pseudo_labels.organs == MARGINAL:
@@ -91,10 +92,11 @@ rule import_organ_model:
 use rule predict_tumours as predict_organs with:
     input:
         manifest=rules.write_manifest.output.manifest,
-        model_table=f"{organ_model}.tsv",
-        model=ancient(organ_model),
+        model_tables=f"{organ_model}.tsv",
+        models=ancient(organ_model),
     output:
         table="<results>/round-1/pseudo_labels/organs/{shard}.tsv",
+        components="<results>/round-1/pseudo_labels/organs/{shard}.components.tsv",
         efficiency="<results>/round-1/pseudo_labels/organs/{shard}.efficiency.tsv",
         folder=directory("<results>/round-1/pseudo_labels/organs/{shard}"),
     log:
@@ -106,4 +108,51 @@ use rule predict_tumours as predict_organs with:
         version=VERSIONS["predict"],
         prediction=settings.prediction.model_dump(),
         wanted="unknown organs",
+        members=[str(settings.student.seeds[0])],
         translate=True,
+
+
+# The training cases in which tumours are known and which the network did not train on: they tell
+# what its tumours are worth.
+use rule predict_tumours as predict_known_tumours with:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        model_tables=run.models("judges", ".tsv"),
+        models=ancient(run.models("judges", "")),
+    output:
+        table="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.tsv",
+        components="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.components.tsv",
+        efficiency="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.efficiency.tsv",
+        folder=directory("<results>/round-{round}/pseudo_labels/known/{origin}/{shard}"),
+    log:
+        text="<logs>/predict_known_tumours/round-{round}/{origin}/{shard}.log",
+        problems="<logs>/predict_known_tumours/round-{round}/{origin}/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/predict_known_tumours/round-{round}/{origin}/{shard}.tsv"
+    params:
+        version=VERSIONS["predict"],
+        prediction=settings.prediction.model_dump(),
+        wanted="known tumours in training",
+        members=lambda wildcards: [str(member) for member in run.judges(wildcards)],
+
+
+use rule predict_tumours as relabel_cases with:
+    input:
+        manifest=rules.write_manifest.output.manifest,
+        model_tables=run.models("makers", ".tsv"),
+        models=ancient(run.models("makers", "")),
+    output:
+        table="<results>/round-{round}/pseudo_labels/{origin}/{shard}.tsv",
+        components="<results>/round-{round}/pseudo_labels/{origin}/{shard}.components.tsv",
+        efficiency="<results>/round-{round}/pseudo_labels/{origin}/{shard}.efficiency.tsv",
+        folder=directory("<results>/round-{round}/pseudo_labels/{origin}/{shard}"),
+    log:
+        text="<logs>/relabel_cases/round-{round}/{origin}/{shard}.log",
+        problems="<logs>/relabel_cases/round-{round}/{origin}/{shard}.problems.tsv",
+    benchmark:
+        "<benchmarks>/relabel_cases/round-{round}/{origin}/{shard}.tsv"
+    params:
+        version=VERSIONS["predict"],
+        prediction=settings.prediction.model_dump(),
+        wanted="unknown classes",
+        members=lambda wildcards: [str(member) for member in run.makers(wildcards)],

@@ -6,78 +6,28 @@ rule write_report:
         manifest=rules.write_manifest.output.manifest,
         excluded=rules.write_manifest.output.excluded,
         suspects=rules.write_manifest.output.suspects,
+        corrected=rules.write_manifest.output.corrected,
+        repaired=rules.write_manifest.output.repaired,
         selection=expand("<results>/teacher/labels/{shard}.tsv", shard=run.train_shards),
         teacher_scores=rules.score_teacher.output.cases,
         teacher_summary=rules.score_teacher.output.summary,
         teacher=ancient(f"<results>/teacher/seed-{settings.teacher.seed}/model"),
         teacher_table=f"<results>/teacher/seed-{settings.teacher.seed}/model.tsv",
-        stage1_composition=expand(
-            "<results>/round-1/fusion/stage1/{shard}.composition.tsv",
-            shard=run.train_shards,
-        ),
-        composition=expand(
-            "<results>/round-1/fusion/stage2/{shard}.composition.tsv",
-            shard=run.train_shards,
-        ),
-        conflicts=expand(
-            "<results>/round-1/fusion/{stage}/{shard}.conflicts.tsv",
-            stage=["stage1", "stage2"],
-            shard=run.train_shards,
-        ),
-        specks=expand(
-            "<results>/round-1/fusion/stage1/{shard}.specks.tsv",
-            shard=run.train_shards,
-        ),
-        fused=expand(
-            "<results>/round-1/fusion/stage2/{shard}.tsv", shard=run.train_shards
-        ),
-        fused_folders=ancient(
-            expand("<results>/round-1/fusion/stage2/{shard}", shard=run.train_shards)
-        ),
-        students=ancient(
-            expand(
-                "<results>/round-1/student/{variant}/seed-{seed}/model",
-                variant=settings.student.variants,
-                seed=settings.student.seeds,
-            )
-        ),
-        student_tables=expand(
-            "<results>/round-1/student/{variant}/seed-{seed}/model.tsv",
-            variant=settings.student.variants,
-            seed=settings.student.seeds,
-        ),
-        scores=expand(
-            "<results>/round-1/scores/{variant}/seed-{seed}/{split}/cases.csv",
-            variant=settings.student.variants,
-            seed=settings.student.seeds,
-            split=["validation", "test"],
-        ),
-        summaries=expand(
-            "<results>/round-1/scores/{variant}/seed-{seed}/{split}/summary.json",
-            variant=settings.student.variants,
-            seed=settings.student.seeds,
-            split=["validation", "test"],
-        ),
-        predictions=expand(
-            "<results>/round-1/predictions/{variant}/seed-{seed}/{shard}.tsv",
-            variant=settings.student.variants,
-            seed=settings.student.seeds,
-            shard=run.evaluation_shards,
-        ),
-        prediction_folders=ancient(
-            expand(
-                "<results>/round-1/predictions/{variant}/seed-{seed}/{shard}",
-                variant=settings.student.variants,
-                seed=settings.student.seeds,
-                shard=run.evaluation_shards,
-            )
-        ),
-        efficiency=expand(
-            "<results>/round-1/predictions/{variant}/seed-{seed}/{shard}.efficiency.tsv",
-            variant=settings.student.variants,
-            seed=settings.student.seeds,
-            shard=run.evaluation_shards,
-        ),
+        decisions=run.of_origins("decisions.tsv"),
+        gate_cases=run.of_origins("cases.tsv"),
+        gate_summaries=run.of_origins("summary.json"),
+        composition=run.of_fused("{shard}.composition.tsv"),
+        conflicts=run.of_fused("{shard}.conflicts.tsv"),
+        specks=run.of_fused("{shard}.specks.tsv", but="stage2"),
+        fused=run.of_fused("{shard}.tsv"),
+        fused_folders=ancient(run.of_fused("{shard}")),
+        students=ancient(run.of_arms("student", "model")),
+        student_tables=run.of_arms("student", "model.tsv"),
+        scores=run.of_arms("scores", "{split}/cases.csv"),
+        summaries=run.of_arms("scores", "{split}/summary.json"),
+        predictions=run.of_arms("predictions", "{shard}.tsv"),
+        prediction_folders=ancient(run.of_arms("predictions", "{shard}")),
+        efficiency=run.of_arms("predictions", "{shard}.efficiency.tsv"),
     output:
         report="<results>/report.html",
         picture="<results>/overlay.png",

@@ -6,16 +6,16 @@
 rule measure_student:
     input:
         manifest=rules.write_manifest.output.manifest,
-        fused="<results>/round-1/fusion/{labels}/{shard}.tsv",
-        fused_folder=ancient("<results>/round-1/fusion/{labels}/{shard}"),
+        fused="<results>/round-{round}/fusion/{labels}/{shard}.tsv",
+        fused_folder=ancient("<results>/round-{round}/fusion/{labels}/{shard}"),
     output:
-        table="<results>/round-1/student/{labels}/histograms/{shard}.tsv",
-        folder=directory("<results>/round-1/student/{labels}/histograms/{shard}"),
+        table="<results>/round-{round}/student/{labels}/histograms/{shard}.tsv",
+        folder=directory("<results>/round-{round}/student/{labels}/histograms/{shard}"),
     log:
-        text="<logs>/measure_student/{labels}/{shard}.log",
-        problems="<logs>/measure_student/{labels}/{shard}.problems.tsv",
+        text="<logs>/measure_student/round-{round}/{labels}/{shard}.log",
+        problems="<logs>/measure_student/round-{round}/{labels}/{shard}.problems.tsv",
     benchmark:
-        "<benchmarks>/measure_student/{labels}/{shard}.tsv"
+        "<benchmarks>/measure_student/round-{round}/{labels}/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
     threads: 1
@@ -33,24 +33,24 @@ rule plan_student:
     input:
         manifest=rules.write_manifest.output.manifest,
         histograms=expand(
-            "<results>/round-1/student/{{labels}}/histograms/{shard}.tsv",
+            "<results>/round-{{round}}/student/{{labels}}/histograms/{shard}.tsv",
             shard=run.train_shards,
         ),
         histogram_folders=ancient(
             expand(
-                "<results>/round-1/student/{{labels}}/histograms/{shard}",
+                "<results>/round-{{round}}/student/{{labels}}/histograms/{shard}",
                 shard=run.train_shards,
             )
         ),
         frozen=settings.student.plan or [],
     output:
-        plans="<results>/round-1/student/{labels}/plans.json",
-        dataset="<results>/round-1/student/{labels}/dataset.json",
+        plans="<results>/round-{round}/student/{labels}/plans.json",
+        dataset="<results>/round-{round}/student/{labels}/dataset.json",
     log:
-        text="<logs>/plan_student/{labels}.log",
-        problems="<logs>/plan_student/{labels}.problems.tsv",
+        text="<logs>/plan_student/round-{round}/{labels}.log",
+        problems="<logs>/plan_student/round-{round}/{labels}.problems.tsv",
     benchmark:
-        "<benchmarks>/plan_student/{labels}.tsv"
+        "<benchmarks>/plan_student/round-{round}/{labels}.tsv"
     conda:
         "../envs/panorgan.yaml"
     threads: 1
@@ -71,22 +71,22 @@ rule preprocess_student:
         # Validation cases keep their own labels: they are never fused.
         fused=branch(
             lambda wildcards: wildcards.shard in run.train_shards,
-            then="<results>/round-1/fusion/{labels}/{shard}.tsv",
+            then="<results>/round-{round}/fusion/{labels}/{shard}.tsv",
             otherwise=[],
         ),
         fused_folder=branch(
             lambda wildcards: wildcards.shard in run.train_shards,
-            then=ancient("<results>/round-1/fusion/{labels}/{shard}"),
+            then=ancient("<results>/round-{round}/fusion/{labels}/{shard}"),
             otherwise=[],
         ),
     output:
-        table="<results>/round-1/student/{labels}/preprocessed/{shard}.tsv",
-        folder=directory("<results>/round-1/student/{labels}/preprocessed/{shard}"),
+        table="<results>/round-{round}/student/{labels}/preprocessed/{shard}.tsv",
+        folder=directory("<results>/round-{round}/student/{labels}/preprocessed/{shard}"),
     log:
-        text="<logs>/preprocess_student/{labels}/{shard}.log",
-        problems="<logs>/preprocess_student/{labels}/{shard}.problems.tsv",
+        text="<logs>/preprocess_student/round-{round}/{labels}/{shard}.log",
+        problems="<logs>/preprocess_student/round-{round}/{labels}/{shard}.problems.tsv",
     benchmark:
-        "<benchmarks>/preprocess_student/{labels}/{shard}.tsv"
+        "<benchmarks>/preprocess_student/round-{round}/{labels}/{shard}.tsv"
     conda:
         "../envs/panorgan.yaml"
     threads: 1
@@ -102,36 +102,38 @@ rule preprocess_student:
 
 rule train_student:
     input:
-        plans=run.of_labels("<results>/round-1/student/{labels}/plans.json"),
-        dataset=run.of_labels("<results>/round-1/student/{labels}/dataset.json"),
+        # Only for the cases that a fold leaves out.
+        manifest=ancient(rules.write_manifest.output.manifest),
+        plans=run.of_labels("<results>/round-{round}/student/{labels}/plans.json"),
+        dataset=run.of_labels("<results>/round-{round}/student/{labels}/dataset.json"),
         training=run.of_labels(
-            "<results>/round-1/student/{labels}/preprocessed/{shard}.tsv",
+            "<results>/round-{round}/student/{labels}/preprocessed/{shard}.tsv",
             run.train_shards,
         ),
         training_folders=ancient(
             run.of_labels(
-                "<results>/round-1/student/{labels}/preprocessed/{shard}",
+                "<results>/round-{round}/student/{labels}/preprocessed/{shard}",
                 run.train_shards,
             )
         ),
         validation=run.of_labels(
-            "<results>/round-1/student/{labels}/preprocessed/{shard}.tsv",
+            "<results>/round-{round}/student/{labels}/preprocessed/{shard}.tsv",
             run.evaluation_shards,
         ),
         validation_folders=ancient(
             run.of_labels(
-                "<results>/round-1/student/{labels}/preprocessed/{shard}",
+                "<results>/round-{round}/student/{labels}/preprocessed/{shard}",
                 run.evaluation_shards,
             )
         ),
     output:
-        table="<results>/round-1/student/{variant}/seed-{seed}/model.tsv",
-        model=directory("<results>/round-1/student/{variant}/seed-{seed}/model"),
+        table="<results>/round-{round}/student/{variant}/seed-{seed}/model.tsv",
+        model=directory("<results>/round-{round}/student/{variant}/seed-{seed}/model"),
     log:
-        text="<logs>/train_student/{variant}/seed-{seed}.log",
-        problems="<logs>/train_student/{variant}/seed-{seed}.problems.tsv",
+        text="<logs>/train_student/round-{round}/{variant}/seed-{seed}.log",
+        problems="<logs>/train_student/round-{round}/{variant}/seed-{seed}.problems.tsv",
     benchmark:
-        "<benchmarks>/train_student/{variant}/seed-{seed}.tsv"
+        "<benchmarks>/train_student/round-{round}/{variant}/seed-{seed}.tsv"
     retries: 2
     conda:
         "../envs/panorgan.yaml"

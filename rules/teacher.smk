@@ -24,6 +24,7 @@ rule select_tumour_cases:
         version=VERSIONS["select"],
         min_tumour_ml=settings.selection.min_tumour_ml,
         exclude=settings.selection.exclude,
+        negatives=settings.selection.negatives,
     script:
         "../scripts/select_tumour_cases.py"
 
@@ -87,6 +88,8 @@ rule preprocess_teacher:
 
 rule train_teacher:
     input:
+        # Only for the cases that a fold leaves out.
+        manifest=ancient(rules.write_manifest.output.manifest),
         plans=rules.plan_teacher.output.plans,
         dataset=rules.plan_teacher.output.dataset,
         training=expand(

@@ -419,7 +419,9 @@ class Config(Section):
 
 MARGINAL = "marginal"
 """Variant of a student, and the value of `pseudo_labels.organs` that makes it label organs."""
-ITERATED = ("stage2", "gated")
+GATED, NOISE = "gated", "noise"
+"""Variants of a student."""
+ITERATED = ("stage2", GATED)
 """Variants that go on in later rounds."""
 ROUNDS = "rounds"
 """The arm of an ablation that is stage2 after several rounds."""

@@ -3,22 +3,30 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from panorgan.cases import Case, read_cases, shard_names, shard_of
 from panorgan.config import (
+    GATED,
     MARGINAL,
+    Arm,
     Config,
+    Member,
+    ablation_arms,
     labels_of,
     load_config,
+    members,
+    students,
     teachers,
     trained_students,
 )
+from panorgan.corrections import Correction, read_corrections
 from panorgan.labels import load_labels
 from panorgan.problems import Problems
+from panorgan.selection import TUMOUR
 from panorgan.store import file_checksum, key_of
 
 
@@ -27,7 +35,14 @@ def stop(error: Problems) -> None:
     sys.exit("\n".join(map(str, error.problems)))
 
 
+def _round(wildcards: Any) -> int:
+    return int(wildcards.get("round", 1))
+
+
 ORGANS = "pseudo_labels.organs"
+EVALUATED = ("validation", "test")
+TEACHER = "teacher"
+"""Who makes the pseudo-labels of the first round."""
 
 
 def check_organs(source: str) -> None:
@@ -56,7 +71,7 @@ class Run:
     def __init__(self, raw: Mapping[str, Any]):
         try:
             self.config: Config = load_config(raw)
-            load_labels(self.config.labels)
+            self.labels = load_labels(self.config.labels)
             check_organs(self.config.pseudo_labels.organs)
             for name in ("teacher", "student"):
                 check_plan_file(name, getattr(self.config, name).plan)
@@ -108,20 +123,147 @@ class Run:
             found.setdefault(data, []).append(model)
         return found
 
+    @property
+    def fused(self) -> list[tuple[int, str]]:
+        """Round and labels of every fusion that a student of the run learns from, or that is on
+        the way there."""
+        found = {(arm.round, arm.labels) for arm in students(self.config)}
+        return sorted(found | {(1, "stage1") for one in found if one == (1, "stage2")})
+
+    def of_fused(self, end: str, but: str = "") -> list[str]:
+        """Files of all fusions of the run: `end` may have ``{shard}``."""
+        return [
+            f"{self.folder}/round-{number}/fusion/{labels}/{end.format(shard=shard)}"
+            for number, labels in self.fused
+            for shard in self.train_shards
+            if (number, labels) != (1, but)
+        ]
+
+    def of_origins(self, name: str) -> list[str]:
+        """Files of the gate of every round."""
+        later = {(arm.round, arm.variant) for arm in students(self.config) if arm.round > 1}
+        return [
+            f"{self.folder}/round-{number}/gate/{origin}/{name}"
+            for number, origin in [(1, TEACHER), *sorted(later)]
+        ]
+
+    def of_arms(self, kind: str, end: str) -> list[str]:
+        """Files of all students of the run: `end` may have ``{split}`` or ``{shard}``."""
+        return [
+            f"{self.folder}/{arm.place.format(kind)}/{end.format(split=split, shard=shard)}"
+            for arm in students(self.config)
+            for split in (EVALUATED if "{split}" in end else [""])
+            for shard in (self.evaluation_shards if "{shard}" in end else [""])
+        ]
+
     @staticmethod
     def of_labels(pattern: str, shards: Sequence[str] = ()) -> Callable[[Any], Any]:
         """Input function of a student: a path, or one a shard, of the labels its variant learns.
 
-        `pattern` has the wildcards ``{labels}`` and, with shards, ``{shard}``.
+        `pattern` has the wildcards ``{round}``, ``{labels}`` and, with shards, ``{shard}``.
         """
 
         def paths(wildcards: Any) -> str | list[str]:
-            labels = labels_of(wildcards.variant)
+            found = {"round": wildcards.round, "labels": labels_of(wildcards.variant)}
             if shards:
-                return [pattern.format(labels=labels, shard=shard) for shard in shards]
-            return pattern.format(labels=labels)
+                return [pattern.format(shard=shard, **found) for shard in shards]
+            return pattern.format(**found)
 
         return paths
+
+    @staticmethod
+    def origin(wildcards: Any) -> str:
+        """Who made the pseudo-labels of a gate or of fused labels: the teacher, or a variant."""
+        if _round(wildcards) == 1:
+            return TEACHER
+        return wildcards.get("origin") or wildcards.labels
+
+    def pseudo_labels(self, kind: str, end: str) -> Callable[[Any], Any]:
+        """Input function of a shard: its `tumours` or `organs` of a round, ended by `end`.
+
+        No path for organs that the case table names.
+        """
+        return lambda wildcards: self._pseudo_labels(kind, _round(wildcards), wildcards, end)
+
+    def earlier(self, kind: str, end: str) -> Callable[[Any], list[str]]:
+        """The same of up to two rounds before, the last first."""
+
+        def paths(wildcards: Any) -> list[str]:
+            last = _round(wildcards) - 1
+            rounds = range(last, max(0, last - 2), -1)
+            found = (self._pseudo_labels(kind, number, wildcards, end) for number in rounds)
+            return [path for path in found if path]
+
+        return paths
+
+    def _pseudo_labels(self, kind: str, number: int, wildcards: Any, end: str) -> Any:
+        folder = f"{self.folder}/round-{number}/pseudo_labels"
+        if number > 1:
+            return f"{folder}/{self.origin(wildcards)}/{wildcards.shard}{end}"
+        if kind == "organs" and self.config.pseudo_labels.organs == "cases":
+            return []
+        return f"{folder}/{kind}/{wildcards.shard}{end}"
+
+    def decisions(self, wildcards: Any) -> Any:
+        """The gate's decisions, for the labels that obey them."""
+        if wildcards.labels != GATED:
+            return []
+        folder = f"{self.folder}/round-{wildcards.round}/gate/{self.origin(wildcards)}"
+        return f"{folder}/decisions.tsv"
+
+    @cached_property
+    def _corrections(self) -> dict[str, Correction]:
+        if self.config.corrections is None:
+            return {}
+        try:
+            found = read_corrections(self.config.corrections, self.labels)
+        except Problems as error:
+            stop(error)
+        return found
+
+    @property
+    def corrections_digest(self) -> str:
+        """A hash of what is corrected in the manifest: labels are not, they are for fusion."""
+        stated = [replace(found, label="") for found in self._corrections.values()]
+        return key_of([astuple(correction) for correction in stated])
+
+    def corrections(self, shard: str) -> list[str]:
+        """The corrected labels of a shard: case and path."""
+        names = (case.case for case in self.cases[shard])
+        found = (self._corrections.get(name) for name in names)
+        return [f"{one.case}: {one.label}" for one in found if one and one.label]
+
+    def corrected(self, shard: str) -> list[str]:
+        """The files of a shard's corrected labels."""
+        return [text.partition(": ")[2] for text in self.corrections(shard)]
+
+    def makers(self, wildcards: Any) -> list[Member]:
+        """Members of the network that made a round's pseudo-labels."""
+        if _round(wildcards) == 1:
+            return [Member(self.config.teacher.seed)]
+        return members(self.config.student.seeds[0], self.config.folds)
+
+    def judges(self, wildcards: Any) -> list[Member]:
+        """Members that are judged on the training cases in which tumours are known."""
+        if _round(wildcards) > 1 or self.config.gate.quantile is None:
+            return self.makers(wildcards)
+        return members(self.config.teacher.seed, self.config.folds)
+
+    def models(self, who: str, end: str) -> Callable[[Any], list[str]]:
+        """Input function: the `makers` or `judges` of a round, ended by `end`."""
+
+        def paths(wildcards: Any) -> list[str]:
+            number, found = _round(wildcards), getattr(self, who)(wildcards)
+            if number == 1:
+                return [f"{self.folder}/teacher/seed-{member}/model{end}" for member in found]
+            arms = (Arm(number - 1, wildcards.origin, str(member)) for member in found)
+            return [f"{self.folder}/{arm.place.format('student')}/model{end}" for arm in arms]
+
+        return paths
+
+    def tumour_value(self, wildcards: Any) -> int:
+        """The value of tumours in a round's pseudo-labels."""
+        return TUMOUR if _round(wildcards) == 1 else self.labels.tumour.value
 
     @property
     def phantom_files(self) -> list[str]:
@@ -140,6 +282,16 @@ class Run:
             for case in cases
             for path in case_files(case).values()
         ]
+
+    @property
+    def ablation(self) -> dict[str, list[str]]:
+        """The scores of each arm of the ablation, one a seed."""
+        return {
+            arm: [
+                f"{self.folder}/{one.place.format('scores')}/validation/cases.csv" for one in found
+            ]
+            for arm, found in ablation_arms(self.config).items()
+        }
 
     def tables_digest(self) -> str:
         """A hash of the class and source tables."""

@@ -1,0 +1,20 @@
+"""Decide what of a round's pseudo-labels is trusted."""
+
+from panorgan.job import job
+from panorgan.stages.gating import decide
+
+with job(snakemake):
+    files = snakemake.input
+    decide(
+        files.manifest,
+        files.components,
+        files.cases,
+        files.known,
+        files.known_cases,
+        labels_file=snakemake.config["labels"],
+        settings=snakemake.params.gate,
+        negatives=snakemake.params.negatives,
+        decisions=snakemake.output.decisions,
+        case_table=snakemake.output.cases,
+        summary=snakemake.output.summary,
+    )
