@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.config import MARGINAL, MEMBER, NOISE
+from panorgan.config import MARGINAL, MEMBER, NOISE, fused_labels
 from panorgan.job import report_problems
 from panorgan.stages import VERSIONS
 from panorgan.workflow import Run
@@ -84,7 +84,7 @@ rule labels:
     input:
         [
             f"{run.folder}/round-1/fusion/{labels}/{shard}.tsv"
-            for number, labels in run.fused
+            for number, labels in fused_labels(settings)
             for shard in run.train_shards
             if number == 1
         ],

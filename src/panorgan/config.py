@@ -520,6 +520,13 @@ def teachers(config: Config) -> list[Member]:
     return [one, *members(one.seed, config.folds)] if config.gate.quantile else [one]
 
 
+def fused_labels(config: Config) -> list[tuple[int, str]]:
+    """Round and name of all labels that are fused in a run: students learn them, or stage 2 is
+    made from them."""
+    found = {(arm.round, arm.labels) for arm in trained_students(config)}
+    return sorted(found | {(1, "stage1") for one in found if one == (1, "stage2")})
+
+
 def ablation_arms(config: Config) -> dict[str, list[Arm]]:
     """The students of each arm of the ablation, one a seed."""
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from panorgan.config import MARGINAL, Config, students, teachers, trained_students
+from panorgan.config import (
+    MARGINAL,
+    Config,
+    fused_labels,
+    students,
+    teachers,
+    trained_students,
+)
 from panorgan.estimates import (
     KEPT_CHECKPOINTS,
     LABEL_MAP_SHARE,
@@ -136,6 +143,7 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
         organs = [entry for entry in training if wants_organs(entry, labels)]
     trained = trained_students(config)
     variants = len({(arm.round, arm.labels) for arm in trained})
+    fusions = len(fused_labels(config))
     scored = len(students(config))
     taught_by = len(teachers(config))
     teacher, student = config.teacher.model_dump(), config.student.model_dump()
@@ -164,9 +172,9 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
         ),
         ("Organ pseudo-labels", len(organs), maps(organs), LABEL_MAP_SHARE),
         (
-            "Fused labels and source maps, two stages",
-            4 * len(training),
-            4 * maps(training),
+            "Fused labels and source maps",
+            2 * fusions * len(training),
+            2 * fusions * maps(training),
             LABEL_MAP_SHARE,
         ),
         (

@@ -16,6 +16,7 @@ from panorgan.config import (
     Config,
     Member,
     ablation_arms,
+    fused_labels,
     labels_of,
     load_config,
     members,
@@ -123,18 +124,11 @@ class Run:
             found.setdefault(data, []).append(model)
         return found
 
-    @property
-    def fused(self) -> list[tuple[int, str]]:
-        """Round and labels of every fusion that a student of the run learns from, or that is on
-        the way there."""
-        found = {(arm.round, arm.labels) for arm in students(self.config)}
-        return sorted(found | {(1, "stage1") for one in found if one == (1, "stage2")})
-
     def of_fused(self, end: str, but: str = "") -> list[str]:
         """Files of all fusions of the run: `end` may have ``{shard}``."""
         return [
             f"{self.folder}/round-{number}/fusion/{labels}/{end.format(shard=shard)}"
-            for number, labels in self.fused
+            for number, labels in fused_labels(self.config)
             for shard in self.train_shards
             if (number, labels) != (1, but)
         ]
