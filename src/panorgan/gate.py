@@ -9,6 +9,7 @@ threshold is kept. The pages of `docs/gate.md` say why each test is what it is.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from panorgan.config import Gate, OrganGate
-from panorgan.labels import Label, Labels
+from panorgan.labels import Labels
 from panorgan.problems import Problem, Problems
 from panorgan.tables import read_table, write_table
 
@@ -83,7 +84,7 @@ class Component:
     @property
     def hits(self) -> bool:
         """Whether at least half of it is annotated tumour."""
-        return self.hit_ml is not None and self.hit_ml >= self.ml / 2
+        return bool(self.hit_ml) and self.hit_ml >= self.ml / 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -232,15 +233,10 @@ def partners(labels: Labels) -> list[tuple[int, int]]:
     """Values of organs that come in pairs: (right, left)."""
     sided: dict[str, dict[str, int]] = defaultdict(dict)
     for label in labels.organs:
-        if side := side_of(label):
+        if side := getattr(label, "side", None):
             stem = "_".join(part for part in label.name.split("_") if part != side)
             sided[stem][side] = label.value
     return [(pair["right"], pair["left"]) for pair in sided.values() if len(pair) == 2]
-
-
-def side_of(label: Label) -> str | None:
-    """The side of the body on which an organ is, if it has a partner on the other one."""
-    return getattr(label, "side", None)
 
 
 def judge_organs(
@@ -438,7 +434,7 @@ def instability(maps: Sequence[np.ndarray]) -> float:
         raise ValueError(f"maps differ in shape: {', '.join(str(one.shape) for one in maps)}")
     changes = (
         np.count_nonzero(one != later) / max(np.count_nonzero(later), 1)
-        for one, later in zip(maps, maps[1:], strict=False)
+        for one, later in pairwise(maps)
     )
     return float(sum(changes) / (len(maps) - 1))
 
@@ -471,7 +467,7 @@ def judge_cases(
         if changed is not None and changed > settings.max_instability:
             shown = _shown(changed, 2, settings.max_instability)
             dropped[case] = f"instability {shown}, above {settings.max_instability:.9g}"
-        elif count >= MIN_DOUBTFUL and count > most * len(judged):
+        elif count >= MIN_DOUBTFUL and count / len(judged) > most:
             dropped[case] = f"{count} of {len(judged)} organs are doubtful, more than {most:.9g}"
     return dropped
 
@@ -529,7 +525,7 @@ def doubts(
 
 
 def ranking(rows: Iterable[Mapping[str, str]], count: int = 10) -> list[Mapping[str, str]]:
-    """The most doubtful of the rows of a table of cases, the worst first; not those without doubt."""
+    """The most doubtful rows of a table of cases, the worst first; none without any doubt."""
     doubtful = [row for row in rows if float(row["doubt"]) > 0]
     return sorted(doubtful, key=lambda row: (-float(row["doubt"]), row["case"]))[:count]
 
@@ -646,9 +642,10 @@ def _describe_false(who: str, summary: Mapping[str, Any]) -> list[str]:
             f"{who.lower()} marks false ones could not be measured."
         ]
     if not count:
+        reason = " (selection.negatives)" if summary["negatives"] else ""
         return [
-            f"{_cases(trained, 'tumour-free')} trained {who.lower()} itself: how often it marks "
-            "false tumours could not be measured."
+            f"{who} trained on all tumour-free cases ({trained}){reason}: how often it marks false "
+            "tumours could not be measured."
         ]
     before, after = false["before"], false["after"]
     lines = [
@@ -667,7 +664,7 @@ def _describe_false(who: str, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _describe_found(who: str, found: Mapping[str, Any]) -> list[str]:
-    if not found["cases"]:
+    if not found["ml"]:
         return []
     before, after = found["before"], found["after"]
     return [
@@ -696,8 +693,8 @@ def _describe_thresholds(summary: Mapping[str, Any]) -> str:
     used, measured = summary["thresholds"], summary["measured_on"]
     text = (
         f"Tumours: at least {used['min_ml']:.4g} ml, mean HU {used['min_hu']:.4g} to "
-        f"{used['max_hu']:.4g}, at most {used['max_distance_mm']:.4g} mm from an organ, probability "
-        f"at least {used['min_mean_probability']:.4g} (mean) and "
+        f"{used['max_hu']:.4g}, at most {used['max_distance_mm']:.4g} mm from an organ, "
+        f"probability at least {used['min_mean_probability']:.4g} (mean) and "
         f"{used['min_max_probability']:.4g} (maximum)"
     )
     if not measured:

@@ -65,7 +65,7 @@ def decide(
         The files to write; equal input gives equal bytes. The summary has ``origin``,
         ``negatives``, ``quantile``, ``thresholds``, ``measured_on`` (pieces behind each threshold
         that is a quantile), ``cases`` (``keep`` and ``drop``), ``pieces`` (of ``tumour`` and
-        ``organ``: pieces and ml by action), ``tumour_free_cases`` (training cases without any
+        ``organ`` that fusion takes: pieces and ml by action), ``tumour_free_cases`` (training cases without any
         tumour), ``false_positives``, ``found`` and ``organs_not_judged``.
     origin
         Who made the pseudo-labels: ``teacher``, or the variant of a student.
@@ -88,9 +88,10 @@ def decide(
     organ_decisions = judge_organs(organs, gate.organs, partners(labels))
     used = _used(entries.values(), labels)
     final = [_if_used(one, used) for one in (*judge_tumours(tumours, limits), *organ_decisions)]
+    taken = [one for one in final if (one.case, one.value) in used]
     changes = {row["case"]: _instability(row) for row in rows}
     dropped = judge_cases(changes, organ_decisions, gate)
-    scores = doubts(changes, final, tumours, labels.tumour.value)
+    scores = doubts(changes, taken, tumours, labels.tumour.value)
     verdicts = judge_tumours(judged, limits)
     seen = [entries[row["case"]] for row in known_rows]
     result = {
@@ -101,8 +102,8 @@ def decide(
         "measured_on": dict(limits.measured),
         "cases": {KEEP: len(changes) - len(dropped), DROP: len(dropped)},
         "pieces": {
-            "tumour": count_actions(one for one in final if one.value == labels.tumour.value),
-            "organ": count_actions(one for one in final if one.value != labels.tumour.value),
+            "tumour": count_actions(one for one in taken if one.value == labels.tumour.value),
+            "organ": count_actions(one for one in taken if one.value != labels.tumour.value),
         },
         "tumour_free_cases": sum(_is_free(entry, labels) for entry in entries.values()),
         "false_positives": false_positives(
