@@ -634,9 +634,9 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _describe_false(who: str, summary: Mapping[str, Any]) -> list[str]:
-    false, trained = summary["false_positives"], summary["tumour_free_cases"]
+    false, free = summary["false_positives"], summary["tumour_free_cases"]
     count = false["cases"]
-    if not trained:
+    if not free:
         return [
             "There is no training case that is known to be free of tumours everywhere: how often "
             f"{who.lower()} marks false ones could not be measured."
@@ -644,7 +644,7 @@ def _describe_false(who: str, summary: Mapping[str, Any]) -> list[str]:
     if not count:
         reason = " (selection.negatives)" if summary["negatives"] else ""
         return [
-            f"{who} trained on all tumour-free cases ({trained}){reason}: how often it marks false "
+            f"{who} trained on all tumour-free cases ({free}){reason}: how often it marks false "
             "tumours could not be measured."
         ]
     before, after = false["before"], false["after"]
@@ -658,8 +658,8 @@ def _describe_false(who: str, summary: Mapping[str, Any]) -> list[str]:
             "Tumour-free cases were negatives in training (selection.negatives); each was judged "
             "by a network that did not train on it."
         )
-    if count < trained:
-        lines.append(f"{_cases(trained - count, 'further tumour-free')} could not be judged.")
+    if count < free:
+        lines.append(f"{_cases(free - count, 'further tumour-free')} could not be judged.")
     return lines
 
 

@@ -64,9 +64,9 @@ def decide(
     decisions, case_table, summary
         The files to write; equal input gives equal bytes. The summary has ``origin``,
         ``negatives``, ``quantile``, ``thresholds``, ``measured_on`` (pieces behind each threshold
-        that is a quantile), ``cases`` (``keep`` and ``drop``), ``pieces`` (of ``tumour`` and
-        ``organ`` that fusion takes: pieces and ml by action), ``tumour_free_cases`` (training cases without any
-        tumour), ``false_positives``, ``found`` and ``organs_not_judged``.
+        that is a quantile), ``cases`` (``keep`` and ``drop``), ``pieces`` (those that fusion takes,
+        of ``tumour`` and ``organ``: pieces and ml by action), ``tumour_free_cases`` (training cases
+        without any tumour), ``false_positives``, ``found`` and ``organs_not_judged``.
     origin
         Who made the pseudo-labels: ``teacher``, or the variant of a student.
 
