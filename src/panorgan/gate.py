@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from panorgan.config import Gate, OrganGate
-from panorgan.labels import Labels
 from panorgan.problems import Problem, Problems
 from panorgan.tables import read_table, write_table
 
@@ -227,16 +226,6 @@ def _shown(value: float, digits: int, *limits: float) -> str:
     while digits < 9 and any(float(f"{value:.{digits}f}") == limit for limit in limits):
         digits += 1
     return f"{value:.{digits}f}"
-
-
-def partners(labels: Labels) -> list[tuple[int, int]]:
-    """Values of organs that come in pairs: (right, left)."""
-    sided: dict[str, dict[str, int]] = defaultdict(dict)
-    for label in labels.organs:
-        if side := getattr(label, "side", None):
-            stem = "_".join(part for part in label.name.split("_") if part != side)
-            sided[stem][side] = label.value
-    return [(pair["right"], pair["left"]) for pair in sided.values() if len(pair) == 2]
 
 
 def judge_organs(

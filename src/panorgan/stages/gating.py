@@ -21,7 +21,6 @@ from panorgan.gate import (
     judge_cases,
     judge_organs,
     judge_tumours,
-    partners,
     thresholds,
     write_cases,
     write_decisions,
@@ -85,7 +84,8 @@ def decide(
     _only_training([*pieces, *judged], [*rows, *known_rows], entries)
 
     limits = thresholds(gate, judged)
-    organ_decisions = judge_organs(organs, gate.organs, partners(labels))
+    pairs = [(right.value, left.value) for right, left in getattr(labels, "pairs", ())]
+    organ_decisions = judge_organs(organs, gate.organs, pairs)
     used = _used(entries.values(), labels)
     final = [_if_used(one, used) for one in (*judge_tumours(tumours, limits), *organ_decisions)]
     taken = [one for one in final if (one.case, one.value) in used]
@@ -170,7 +170,7 @@ def _used(entries: Iterable[Entry], labels: Labels) -> set[tuple[str, int]]:
     """Classes of cases that are filled with pseudo-labels."""
     used = set()
     for entry in entries:
-        used |= {(entry.case, value) for value in entry.unknown if value != labels.tumour.value}
+        used |= {(entry.case, value) for value in entry.unknown}
         if needs_tumour(entry, labels):
             used.add((entry.case, labels.tumour.value))
     return used
