@@ -803,6 +803,14 @@ def test_eight_cases_are_enough_for_an_organ_to_be_judged(run):
     assert len(run.summary()["organs_not_judged"]) == 5
 
 
+def test_a_tumour_that_fusion_takes_beside_annotated_ones_is_judged(run, monkeypatch):
+    monkeypatch.setattr(gating, "needs_tumour", lambda entry, labels: entry.case == "sick")
+    run.cases["sick"] = None
+    run.pieces.append(tumour("sick", 1, mean=0.1))
+    run.decide()
+    assert read_decisions(run.folder / "out/decisions.tsv")["sick"][2] == {(TUMOUR, 1): IGNORE}
+
+
 def test_swapped_kidneys_are_found_by_the_class_tables_pairs(run, monkeypatch):
     pair = (LABELS.by_name("right_kidney"), LABELS.by_name("left_kidney"))
     sided = type("Sided", (Labels,), {"pairs": property(lambda labels: [pair])})
