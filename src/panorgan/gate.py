@@ -228,6 +228,10 @@ def _shown(value: float, digits: int, *limits: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def _ml(volume: float) -> str:
+    return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.3g} ml"
+
+
 def judge_organs(
     pieces: Iterable[Component], settings: OrganGate, pairs: Sequence[tuple[int, int]] = ()
 ) -> list[Decision]:
@@ -273,9 +277,9 @@ def judge_organs(
 
 def _judge_rest(piece: Component, first: Component, least: float) -> tuple[str, str]:
     share = piece.ml / first.ml if first.ml else 1.0
-    reason = f"{_shown(share, 2, least)} of the largest piece"
+    reason = f"{_ml(piece.ml)} beside a piece of {_ml(first.ml)}"
     if share < least:
-        return CLEAN, f"{reason}, below {least:.9g}"
+        return CLEAN, f"{reason}, below {least:.9g} of it"
     return IGNORE, f"{reason}: an organ is in one piece"
 
 
@@ -311,7 +315,7 @@ def _missized(
         for piece, deviation in zip(found, robust_z(volumes, LOG_VOLUME_FLOOR), strict=True):
             cut_off = deviation < 0 and piece.at_border
             if abs(deviation) > most and not cut_off:
-                reason = f"{piece.ml:.3g} ml where {usual:.3g} ml are usual"
+                reason = f"{_ml(piece.ml)} where {_ml(usual)} are usual"
                 doubts[piece.case, value] = f"{reason} ({_beyond(abs(deviation), most)})"
     return doubts
 
@@ -502,7 +506,7 @@ def doubts(
             whole = ml + kept[case][value, name]
             if whole > 0:
                 score += ml / whole
-                why.append(f"{ml:.3g} of {whole:.3g} ml {name} ignored")
+                why.append(f"{_ml(ml)} of {_ml(whole)} {name} ignored")
         if least.get(case, 1.0) < 1:
             score += 1 - least[case]
             why.append(f"least sure tumour kept has mean probability {least[case]:.2f}")
@@ -639,8 +643,8 @@ def _describe_false(who: str, summary: Mapping[str, Any]) -> list[str]:
     before, after = false["before"], false["after"]
     lines = [
         f"{who} marks false tumours in {before['cases']} of {_cases(count, 'tumour-free')} "
-        f"(median {before['median_ml']:.3g} ml, most {before['max_ml']:.3g} ml); after the gate in "
-        f"{after['cases']} (median {after['median_ml']:.3g} ml, most {after['max_ml']:.3g} ml)."
+        f"(median {_ml(before['median_ml'])}, most {_ml(before['max_ml'])}); after the gate in "
+        f"{after['cases']} (median {_ml(after['median_ml'])}, most {_ml(after['max_ml'])})."
     ]
     if summary["negatives"]:
         lines.append(

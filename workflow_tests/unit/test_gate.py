@@ -299,8 +299,8 @@ def test_the_largest_piece_stays_small_ones_go_and_others_are_ignored():
     ]
     decisions = judge_organs(pieces, OrganGate())
     assert [one.action for one in decisions] == [KEEP, IGNORE, IGNORE, CLEAN]
-    assert decisions[1].reason == "0.40 of the largest piece: an organ is in one piece"
-    assert decisions[3].reason == "0.099 of the largest piece, below 0.1"
+    assert decisions[1].reason == "400 ml beside a piece of 1000 ml: an organ is in one piece"
+    assert decisions[3].reason == "99 ml beside a piece of 1000 ml, below 0.1 of it"
 
 
 CENTRES = {
@@ -343,7 +343,7 @@ def test_an_organ_of_unusual_size_is_ignored(ml):
     assert set(found) == {("c03", LIVER)}
     # The robust standard deviation is below its floor of 0.1.
     deviation = abs(np.log(ml) - np.log(usual)) / 0.1
-    words = f"{ml:.3g} ml where {usual:.3g} ml are usual"
+    words = f"{ml:.0f} ml where {usual:.0f} ml are usual"
     assert found["c03", LIVER].startswith(f"{words} ({deviation:.1f} robust standard deviations")
 
 
@@ -591,7 +591,7 @@ def test_doubt_adds_ignored_shares_the_least_sure_tumour_and_instability():
     score, why = found["a"]
     assert score == pytest.approx(2 / 8 + 1 + (1 - 0.8) + 0.4)
     assert why == (
-        "2 of 8 ml tumour ignored; 100 of 100 ml liver ignored; "
+        "2 ml of 8 ml tumour ignored; 100 ml of 100 ml liver ignored; "
         "least sure tumour kept has mean probability 0.80; instability 0.40"
     )
     assert found["b"] == found["c"] == (0, "")
