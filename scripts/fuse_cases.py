@@ -16,7 +16,7 @@ with job(snakemake):
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
         order=settings.order,
-        decisions=files.get("decisions") or "",
+        decisions=next(iter(files.decisions), ""),
         shuffle_seed=settings.shuffle_seed,
         corrections=snakemake.config["corrections"] or "",
     )

@@ -13,6 +13,7 @@ with job(snakemake):
         files.known_cases,
         labels_file=snakemake.config["labels"],
         settings=snakemake.params.gate,
+        origin=snakemake.wildcards.origin,
         negatives=snakemake.params.negatives,
         decisions=snakemake.output.decisions,
         case_table=snakemake.output.cases,

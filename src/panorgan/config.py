@@ -80,9 +80,9 @@ class TumourGate(Section):
     """Which pieces of tumour pseudo-labels are trusted."""
 
     min_ml: NotNegative = Field(0.1, description="smaller pieces are removed")
-    hu: Range = Field([-20.0, 200.0], description="pieces with a mean outside are removed")
+    hu: Range = Field([-50.0, 250.0], description="pieces with a mean outside are removed")
     max_distance_mm: NotNegative = Field(
-        10.0, description="pieces further from every organ are ignored"
+        50.0, description="pieces further from every organ are ignored"
     )
     min_mean_probability: Probability = Field(0.7, description="pieces below are ignored")
     min_max_probability: Probability = Field(0.9, description="pieces below are ignored")

@@ -198,12 +198,12 @@ class Run:
             return []
         return f"{folder}/{kind}/{wildcards.shard}{end}"
 
-    def decisions(self, wildcards: Any) -> Any:
-        """The gate's decisions, for the labels that obey them."""
+    def decisions(self, wildcards: Any) -> list[str]:
+        """The gate's decisions on pieces and on cases, for the labels that obey them."""
         if wildcards.labels != GATED:
             return []
         folder = f"{self.folder}/round-{wildcards.round}/gate/{self.origin(wildcards)}"
-        return f"{folder}/decisions.tsv"
+        return [f"{folder}/decisions.tsv", f"{folder}/cases.tsv"]
 
     @cached_property
     def _corrections(self) -> dict[str, Correction]:
