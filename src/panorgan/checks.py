@@ -45,8 +45,8 @@ class CaseFacts:
         Voxels of each value but 0 that occurs in the label.
     image_hash, label_hash, organs_hash
         `voxel_hash` of the volumes; empty where the case has none.
-    shifts
-        mm by which a corner moved at most, of each volume whose header was mended.
+    repairs
+        Of each volume whose header was mended: why, and by how many mm a corner moved at most.
     """
 
     image: Volume | None
@@ -56,7 +56,7 @@ class CaseFacts:
     image_hash: str
     label_hash: str
     organs_hash: str
-    shifts: dict[str, float]
+    repairs: dict[str, tuple[str, float]]
 
 
 def inspect_case(
@@ -87,7 +87,7 @@ def inspect_case(
     named = {"image": image, "label": label, "organs": organs}
     files = {kind: Path(path) for kind, path in named.items() if path is not None}
     volumes: dict[str, Volume] = {}
-    shifts: dict[str, float] = {}
+    repairs: dict[str, tuple[str, float]] = {}
     faults: list[tuple[str, str, str]] = []
     for kind, path in files.items():
         twin = path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz"
@@ -95,9 +95,9 @@ def inspect_case(
             cause = f"stands beside {twin}, and some programs read that one instead"
             faults.append((kind, cause, "remove one of the two"))
         try:
-            volumes[kind], shift = _read(kind, path, max_repair_mm)
-            if shift is not None:
-                shifts[kind] = shift
+            volumes[kind], repair = _read(kind, path, max_repair_mm)
+            if repair:
+                repairs[kind] = repair
         except VolumeError as error:
             faults.append((kind, error.cause, error.cure))
 
@@ -121,13 +121,13 @@ def inspect_case(
         **{kind: volumes.get(kind) for kind in named},
         label_values=counts.get("label", {}),
         **{f"{kind}_hash": hashes.get(kind, "") for kind in named},
-        shifts=shifts,
+        repairs=repairs,
     )
     return facts, []
 
 
-def _read(kind: str, path: Path, max_repair_mm: float) -> tuple[Volume, float | None]:
-    """A volume, and how far a corner moved if its header had to be mended."""
+def _read(kind: str, path: Path, max_repair_mm: float) -> tuple[Volume, tuple[str, float] | None]:
+    """A volume, and why its header had to be mended and by how many mm, if it had to be."""
     read, mend = (read_image, mend_image) if kind == "image" else (read_label, mend_label)
     try:
         return read(path), None
@@ -145,7 +145,7 @@ def _read(kind: str, path: Path, max_repair_mm: float) -> tuple[Volume, float | 
             f"manifest.max_repair_mm ({max_repair_mm:g})"
         )
         raise VolumeError(cause, refusal.cure)
-    return volume, shift
+    return volume, (refusal.cause, shift)
 
 
 def _counts(array: np.ndarray) -> dict[int, int]:
@@ -310,7 +310,7 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
         facts, wrong = inspect_case(case.name, *files, labels, most)
         problems += wrong
         if facts:
-            problems += _repairs(case, facts.shifts, most)
+            problems += _repairs(case, facts.repairs, most)
         if facts and facts.image:
             images.append((case.name, str(case.image), case.split, facts.image_hash))
     across, inside = find_duplicates(images)
@@ -318,11 +318,15 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
     return checked, sorted({*problems, *across, *inside})
 
 
-def _repairs(case: FoundCase, shifts: dict[str, float], most: float) -> Iterator[Problem]:
-    """Headers that the workflow mends, so that they don't stop it."""
-    for kind, shift in shifts.items():
-        cause = f"its header is refused: the workflow mends it in a copy, by up to {shift:.3g} mm"
-        cure = f"mend it to have it read elsewhere; bound: manifest.max_repair_mm ({most:g})"
+def _repairs(
+    case: FoundCase, repairs: dict[str, tuple[str, float]], most: float
+) -> Iterator[Problem]:
+    """Headers that other programs refuse, but not the workflow."""
+    for kind, (cause, shift) in repairs.items():
+        cure = (
+            f"the workflow mends this in a copy, which moves a corner by {shift:.3g} mm (it may be "
+            f"manifest.max_repair_mm: {most:g})"
+        )
         yield Problem(case.name, str(getattr(case, kind)), cause, cure)
 
 
