@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from panorgan.labels import Labels
+from panorgan.labels import ABSENT, ANNOTATED, STATES, UNKNOWN, Labels
 from panorgan.problems import Problem, Problems
 from panorgan.tables import read_table
-
-ANNOTATED, ABSENT, UNKNOWN = STATES = ("annotated", "absent", "unknown")
-"""What may be known of a class in a case."""
 
 COLUMNS = ("case", *STATES, "tumour_scope", "label", "note")
 CORRECTED_COLUMNS = ("case", "what", "before", "after", "note")
@@ -160,18 +157,6 @@ def read_corrections(path: str | Path, labels: Labels) -> dict[str, Correction]:
     if problems:
         raise Problems(problems)
     return corrections
-
-
-def check_cases(corrections: Mapping[str, Correction], cases: Mapping[str, object]) -> None:
-    """Problems if a corrected case is none of the case table's."""
-    problems = []
-    for name, correction in corrections.items():
-        if name not in cases:
-            near = get_close_matches(name, cases, n=1)
-            cure = f"did you mean '{near[0]}'?" if near else "remove the line"
-            problems.append(Problem(name, correction.file, "is no case of the case table", cure))
-    if problems:
-        raise Problems(problems)
 
 
 def _header_faults(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from panorgan.problems import Problems
 
+ANNOTATED, ABSENT, UNKNOWN = STATES = ("annotated", "absent", "unknown")
+"""What may be known of a class in a case: the label has it, it is not there, nobody looked."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 

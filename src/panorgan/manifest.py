@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from panorgan.cases import SCOPE, Case
-from panorgan.corrections import ABSENT, ANNOTATED, UNKNOWN, Correction, scope_text
-from panorgan.labels import Labels, read_yaml
+from panorgan.corrections import Correction, scope_text
+from panorgan.labels import ABSENT, ANNOTATED, UNKNOWN, Labels, read_yaml
 from panorgan.problems import Problem, Problems
 from panorgan.sides import Point, doubtful_sides
 from panorgan.tables import read_table, write_table
