@@ -166,6 +166,15 @@ class Entry:
             states[self.tumour] = UNKNOWN
         return tuple(value for value, state in sorted(states.items()) if state == UNKNOWN)
 
+    @property
+    def unjudged(self) -> tuple[int, ...]:
+        """Values of the classes of which a prediction cannot be judged by the label, ascending.
+
+        The unknown ones, and the tumour if annotators did not look for it everywhere.
+        """
+        scoped = set() if self.scope is None else {self.tumour}
+        return tuple(sorted({*self.unknown, *scoped}))
+
     def volume_ml(self, value: int) -> float:
         """Annotated volume of a class."""
         return self.label_values.get(value, 0) * float(self.facts["voxel_ml"])

@@ -32,6 +32,8 @@ def reason_against(
         return "has no tumour"
     if state == ABSENT and entry.scope is not None:
         return f"has no tumour in {scope_text(entry.scope, labels)}, elsewhere nobody looked"
+    if not entry.label:
+        return "has no label"
     if entry.case in exclude:
         return "named in selection.exclude"
     volume = entry.volume_ml(tumour)

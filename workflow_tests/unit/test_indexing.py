@@ -12,7 +12,7 @@ from panorgan.cases import Case, write_cases
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import read_manifest
 from panorgan.problems import Problems
-from panorgan.selection import needs_tumour, wants_organs
+from panorgan.selection import needs_tumour, reason_against, wants_organs
 from panorgan.stages.cases import collect_manifest, index_cases
 from panorgan.stages.teacher import select_tumour_cases
 from panorgan.store import ShardOutput
@@ -296,3 +296,55 @@ def test_negatives_teach_an_empty_label(project):
     validation = picked["evaluation-00", True]
     assert validation["known"]["status"] == "ok"
     assert validation["half"]["reason"] == "tumour is not annotated everywhere"
+
+
+@pytest.mark.real_data
+def test_real_cts(real_data, project):
+    place = real_data / "geometry"
+    for name in ("crop_LPS", "crop_oblique12x7z", "shear_sform"):
+        files = [str(place / f"{name}{ending}.nii.gz") for ending in ("_0000", "")]
+        project.cases.append(Case(name, *files, "train", name))
+    lps = read_label(place / "crop_LPS.nii.gz")
+    flipped = project.folder / "flipped.nii.gz"
+    write_label(flipped, lps.array[:, :, ::-1], lps)
+    files = [str(place / "crop_thick6mm_0000.nii.gz"), str(place / "crop_thick6mm.nii.gz")]
+    project.cases.append(Case("thick", *files, "train", "thick"))
+    project.cases.append(
+        Case("zz", str(place / "crop_LPS_0000.nii.gz"), str(flipped), "train", "x")
+    )
+    project.index()
+    entries = project.collect(bad_cases="exclude")
+    assert set(entries) == {"crop_LPS", "crop_oblique12x7z", "thick", "zz"}
+    excluded = read_table(project.folder / "excluded.tsv")
+    assert len(excluded) == 2
+    assert all("move a corner by 3.92 mm" in row["cause"] for row in excluded)
+    # The oblique crop has the voxels of the plain one; beside that only the flipped label is odd.
+    wrong = [row for row in project.suspects() if "same image" not in row[2]]
+    assert [(case, file) for case, file, _ in wrong] == [("zz", "flipped.nii.gz")]
+    assert wrong[0][2].startswith("the label seems to be mirrored: right_kidney, left_kidney, ")
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("case", "ml"),
+    [
+        ("00061", (313.26, 282.52, 110.99)),
+        ("00062", (247.54, 241.10, 4.63)),
+        ("00113", (211.25, 219.64, 150.76)),
+        ("00152", (194.18, 193.85, 9.49)),
+    ],
+)
+def test_real_tumours_are_selected_by_their_volume(real_data, project, case, ml):
+    path = real_data / f"labels_only/kits19_case_{case}_flare.nii.gz"
+    label = read_label(path)
+    image = str(project.folder / "image.nii.gz")
+    noise = np.zeros(label.array.shape, np.int16)
+    noise[0, 0, 0] = 1
+    write_image(image, noise, label)
+    project.cases.append(Case("k", image, str(path), "train", "kits"))
+    project.index()
+    entry = project.collect()["k"]
+    assert project.suspects() == []
+    assert [entry.volume_ml(value) for value in (2, 13, 14)] == pytest.approx(ml, abs=0.006)
+    assert reason_against(entry, LABELS, ml[2] - 0.006, ()) == ""
+    assert "is below selection.min_tumour_ml" in reason_against(entry, LABELS, ml[2] + 0.006, ())

@@ -234,6 +234,8 @@ def test_an_annotated_tumour_with_a_scope_stays_known_and_gets_a_pseudo_label():
     found = entry("2:8 14:8", source="scoped")
     assert (found.states[14], found.scope) == (ANNOTATED, KIDNEYS)
     assert 14 not in found.unknown
+    assert 14 in found.unjudged
+    assert entry("2:8 14:8", source="kidneys").unjudged == found.unknown
     assert needs_tumour(found, LABELS)
     assert not needs_tumour(entry("2:8 14:8", source="scoped", split="validation"), LABELS)
     assert reason_against(found, LABELS, 0.0, ()) == ""
@@ -367,3 +369,17 @@ def test_values_have_the_names_of_the_challenge():
         "left_kidney",
     ]
     assert [(right.value, left.value) for right, left in LABELS.pairs] == [(2, 13), (7, 8)]
+
+
+def test_an_unlabelled_case_that_is_said_to_be_free_of_tumours_is_no_negative():
+    (found,), _, _ = build_manifest(
+        [case(label="")],
+        {"a": facts(values="")},
+        {"a": "t"},
+        SOURCES,
+        LABELS,
+        0.0,
+        corrections={"a": Correction("a", absent="tumour")},
+    )
+    assert not needs_tumour(found, LABELS)
+    assert reason_against(found, LABELS, 0.0, (), negatives=True) == "has no label"
