@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
@@ -13,10 +13,11 @@ from panorgan.labels import Labels
 from panorgan.problems import Problem, Problems
 from panorgan.tables import read_table, write_table
 
-COLUMNS = ("case", "image", "label", "split", "source", "patient", "annotated", "organs")
+SCOPE = "tumour_scope"
+COLUMNS = ("case", "image", "label", "split", "source", "patient", "annotated", "organs", SCOPE)
 REQUIRED = ("case", "image", "label", "split", "source")
 SPLITS = ("train", "validation", "test")
-ENDINGS = ("_seg", "_source")
+ENDINGS = ("_seg", "_source", "_image", "_label", "_organs", "_automatic")
 """What names of files add to the case's name: no name of a case may end so."""
 CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
@@ -26,7 +27,8 @@ class Case:
     """One line of the case table, with paths that can be opened from the working directory.
 
     `label` and `organs` (the organ pseudo-label) are empty where there is none; `annotated` is
-    the text as typed: class names or values, `all`, `none`, or empty for the source's rule.
+    the text as typed: class names or values, `all`, `none`, or empty for the source's rule;
+    `tumour_scope` likewise lists the organs in which annotators looked for tumours.
     """
 
     case: str
@@ -37,6 +39,7 @@ class Case:
     patient: str = ""
     annotated: str = ""
     organs: str = ""
+    tumour_scope: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -103,26 +106,40 @@ def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
         yield f"split is '{row['split']}'", f"it must be one of {', '.join(SPLITS)}"
     if not row["source"]:
         yield "has no source", "name its data set in the column source"
+    annotated, scope = row.get("annotated", ""), row.get(SCOPE, "")
     try:
-        labels.parse(row.get("annotated", ""))
+        looked_for = labels.parse(annotated)
     except ValueError as error:
         yield f"annotated: {error}", "mend the column annotated"
+    else:
+        if scope and (not row["label"] or (annotated and labels.tumour not in looked_for)):
+            cure = f"empty its {SCOPE}, or add {labels.tumour_name} to its annotated classes"
+            yield f"has a {SCOPE}, but {labels.tumour_name} is not annotated in it", cure
+    try:
+        labels.parse_scope(scope)
+    except ValueError as error:
+        yield f"{SCOPE}: {error}", f"mend the column {SCOPE}"
     if row["split"] == "validation" and not row["label"]:
         yield "is a validation case without a label", "add its label or use the split test"
 
 
 def write_cases(table: str | Path, cases: Iterable[Case]) -> None:
-    """Write a case table; paths become relative to its folder."""
+    """Write a case table; paths become relative to its folder.
+
+    The column `tumour_scope` is left out where no case has one.
+    """
+    cases = list(cases)
+    columns = COLUMNS if any(case.tumour_scope for case in cases) else COLUMNS[:-1]
     folder = Path(table).absolute().parent
 
     def row(case: Case) -> dict[str, str]:
-        values = asdict(case)
+        values = {column: getattr(case, column) for column in columns}
         for column in ("image", "label", "organs"):
             if values[column]:
                 values[column] = os.path.relpath(Path(values[column]).absolute(), folder)
         return values
 
-    write_table(table, COLUMNS, map(row, cases))
+    write_table(table, columns, map(row, cases))
 
 
 def shard_names(kind: str, count: int) -> list[str]:

@@ -9,9 +9,18 @@ from re import fullmatch
 import numpy as np
 
 from panorgan.cases import read_cases
+from panorgan.config import Manifest
 from panorgan.labels import Labels
 from panorgan.problems import Problem, Problems
-from panorgan.volumes import Volume, VolumeError, read_image, read_label, voxel_hash
+from panorgan.volumes import (
+    Volume,
+    VolumeError,
+    mend_image,
+    mend_label,
+    read_image,
+    read_label,
+    voxel_hash,
+)
 
 SUFFIXES = (".nii.gz", ".nii")
 IMAGE_ENDING = "_0000"
@@ -36,6 +45,8 @@ class CaseFacts:
         Voxels of each value but 0 that occurs in the label.
     image_hash, label_hash, organs_hash
         `voxel_hash` of the volumes; empty where the case has none.
+    repairs
+        Of each volume whose header was mended: why, and by how many mm a corner moved at most.
     """
 
     image: Volume | None
@@ -45,10 +56,16 @@ class CaseFacts:
     image_hash: str
     label_hash: str
     organs_hash: str
+    repairs: dict[str, tuple[str, float]]
 
 
 def inspect_case(
-    case: str, image: Path | None, label: Path | None, organs: Path | None, labels: Labels
+    case: str,
+    image: Path | None,
+    label: Path | None,
+    organs: Path | None,
+    labels: Labels,
+    max_repair_mm: float = 0.0,
 ) -> tuple[CaseFacts | None, list[Problem]]:
     """Read and check a case's volumes.
 
@@ -58,6 +75,8 @@ def inspect_case(
         Its name, for the problems.
     image, label, organs
         Its CT, its label map and its organ pseudo-label; None where it has none.
+    max_repair_mm
+        Headers are mended if that moves no corner further; 0: never.
 
     Returns
     -------
@@ -65,10 +84,10 @@ def inspect_case(
         None if there is a problem.
     problems
     """
-    reading = {"image": (image, read_image), "label": (label, read_label)}
-    reading["organs"] = (organs, read_label)
-    files = {kind: Path(path) for kind, (path, _) in reading.items() if path is not None}
+    named = {"image": image, "label": label, "organs": organs}
+    files = {kind: Path(path) for kind, path in named.items() if path is not None}
     volumes: dict[str, Volume] = {}
+    repairs: dict[str, tuple[str, float]] = {}
     faults: list[tuple[str, str, str]] = []
     for kind, path in files.items():
         twin = path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz"
@@ -76,7 +95,9 @@ def inspect_case(
             cause = f"stands beside {twin}, and some programs read that one instead"
             faults.append((kind, cause, "remove one of the two"))
         try:
-            volumes[kind] = reading[kind][1](path)
+            volumes[kind], repair = _read(kind, path, max_repair_mm)
+            if repair:
+                repairs[kind] = repair
         except VolumeError as error:
             faults.append((kind, error.cause, error.cure))
 
@@ -97,11 +118,34 @@ def inspect_case(
         return None, [Problem(case, str(files[kind]), *fault) for kind, *fault in faults]
     hashes = {kind: voxel_hash(volume) for kind, volume in volumes.items()}
     facts = CaseFacts(
-        **{kind: volumes.get(kind) for kind in reading},
+        **{kind: volumes.get(kind) for kind in named},
         label_values=counts.get("label", {}),
-        **{f"{kind}_hash": hashes.get(kind, "") for kind in reading},
+        **{f"{kind}_hash": hashes.get(kind, "") for kind in named},
+        repairs=repairs,
     )
     return facts, []
+
+
+def _read(kind: str, path: Path, max_repair_mm: float) -> tuple[Volume, tuple[str, float] | None]:
+    """A volume, and why its header had to be mended and by how many mm, if it had to be."""
+    read, mend = (read_image, mend_image) if kind == "image" else (read_label, mend_label)
+    try:
+        return read(path), None
+    except VolumeError as error:
+        if not max_repair_mm:
+            raise
+        refusal = error
+    try:
+        volume, shift = mend(path)
+    except VolumeError:
+        raise refusal from None
+    if shift > max_repair_mm:
+        cause = (
+            f"{refusal.cause}; to mend that would move a corner by {shift:.3g} mm, more than "
+            f"manifest.max_repair_mm ({max_repair_mm:g})"
+        )
+        raise VolumeError(cause, refusal.cure)
+    return volume, (refusal.cause, shift)
 
 
 def _counts(array: np.ndarray) -> dict[int, int]:
@@ -260,14 +304,30 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
     problems += _labels_without_image(paired, below)
     problems += [problem for case in paired for problem in _extra_files(case)]
     images = []
+    most = Manifest().max_repair_mm
     for case in listed + paired:
-        facts, wrong = inspect_case(case.name, case.image, case.label, case.organs, labels)
+        files = (case.image, case.label, case.organs)
+        facts, wrong = inspect_case(case.name, *files, labels, most)
         problems += wrong
+        if facts:
+            problems += _repairs(case, facts.repairs, most)
         if facts and facts.image:
             images.append((case.name, str(case.image), case.split, facts.image_hash))
     across, inside = find_duplicates(images)
     checked = sum(len(case.files) for case in listed + paired)
     return checked, sorted({*problems, *across, *inside})
+
+
+def _repairs(
+    case: FoundCase, repairs: dict[str, tuple[str, float]], most: float
+) -> Iterator[Problem]:
+    """Headers that other programs refuse, but not the workflow."""
+    for kind, (cause, shift) in repairs.items():
+        cure = (
+            f"the workflow mends this in a copy, which moves a corner by {shift:.3g} mm (it may be "
+            f"manifest.max_repair_mm: {most:g})"
+        )
+        yield Problem(case.name, str(getattr(case, kind)), cause, cure)
 
 
 def _from_table(path: Path, labels: Labels) -> Iterator[FoundCase]:

@@ -4,12 +4,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from panorgan.problems import Problems
+
+ANNOTATED, ABSENT, UNKNOWN = STATES = ("annotated", "absent", "unknown")
+"""What may be known of a class in a case: the label has it, it is not there, nobody looked."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -25,6 +28,7 @@ class Label(BaseModel):
     tolerance_mm: Annotated[float, Field(gt=0)]
     crop_slices: bool
     colour: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+    side: Literal["left", "right"] | None = None
 
 
 class Labels(BaseModel):
@@ -66,6 +70,16 @@ class Labels(BaseModel):
     def organs(self) -> tuple[Label, ...]:
         return tuple(label for label in self.labels if label.name != self.tumour_name)
 
+    @property
+    def pairs(self) -> tuple[tuple[Label, Label], ...]:
+        """Right and left partners, such as ``right_kidney`` and ``left_kidney``."""
+        found = {label.name: label for label in self.labels if label.side == "left"}
+        return tuple(
+            (label, found[partner])
+            for label in self.labels
+            if label.side == "right" and (partner := label.name.replace("right", "left")) in found
+        )
+
     def by_value(self, value: int) -> Label:
         """The class of a value; KeyError if there is none."""
         return next_or_key_error((lb for lb in self.labels if lb.value == value), value)
@@ -90,6 +104,25 @@ class Labels(BaseModel):
         if text == "all":
             return self.labels
         return tuple(self._parse_one(part.strip()) for part in text.split(","))
+
+    def parse_scope(self, text: str) -> tuple[int, ...] | None:
+        """Values of the organs in which annotators looked for tumours, from a list as typed.
+
+        ``all`` and an empty text are everywhere: None.
+
+        Raises
+        ------
+        ValueError
+            If a part is no class or the tumour itself, or the list is ``none``.
+        """
+        if text.strip() in ("", "all"):
+            return None
+        scope = tuple(sorted({label.value for label in self.parse(text)}))
+        if not scope:
+            raise ValueError("'none' is no scope; leave it empty for everywhere")
+        if self.tumour.value in scope:
+            raise ValueError(f"'{self.tumour_name}' is no organ; name those searched for tumours")
+        return scope
 
     def _parse_one(self, part: str) -> Label:
         known = {label.name: label for label in self.labels}

@@ -4,16 +4,18 @@ A class of a case is *annotated* (labelled wherever it is), *absent* (annotators
 none) or *unknown*. Selection, fusion and scores derive from this table alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from panorgan.cases import Case
-from panorgan.labels import Labels, read_yaml
+from panorgan.cases import SCOPE, Case
+from panorgan.corrections import Correction, scope_text
+from panorgan.labels import ABSENT, ANNOTATED, UNKNOWN, Labels, read_yaml
 from panorgan.problems import Problem, Problems
+from panorgan.sides import Point, doubtful_sides
 from panorgan.tables import read_table, write_table
 from panorgan.volumes import (
     Volume,
@@ -25,7 +27,6 @@ from panorgan.volumes import (
     voxel_hash,
 )
 
-ANNOTATED, ABSENT, UNKNOWN = "annotated", "absent", "unknown"
 FACTS = (
     "orientation",
     "shape_zyx",
@@ -36,11 +37,18 @@ FACTS = (
     "label_hash",
     "organs_hash",
     "label_values",
+    "repaired",
 )
 """What the index records of a case; shape and spacing are those of the canonical (RAS) array."""
 
+WHEREABOUTS = ("midline_mm", "centres_mm", "organ_centres_mm")
+"""What it records beside these, to find organs on the wrong side: RAS mm."""
+
 PLACES = ("case", "split", "shard", "source", "patient", "image", "label", "organs")
 SUSPECT_COLUMNS = ("case", "file", "cause")
+
+
+Listed = list[str | int] | str
 
 
 class Source(BaseModel):
@@ -48,7 +56,10 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    annotated: Annotated[list[str | int] | str, Field(description="class names, `all` or `none`")]
+    annotated: Annotated[Listed, Field(description="class names, `all` or `none`")]
+    tumour_scope: Annotated[
+        Listed, Field(description="organs in which tumours were looked for; `all`: everywhere")
+    ] = "all"
 
 
 class Sources(BaseModel):
@@ -59,29 +70,62 @@ class Sources(BaseModel):
     sources: dict[str, Source] = {}
 
 
-def load_sources(path: str | Path, labels: Labels) -> dict[str, list[str]]:
-    """Names of the annotated classes of every data set that has a rule.
+@dataclass(frozen=True)
+class Rule:
+    """What the annotators of a data set looked for.
+
+    Attributes
+    ----------
+    annotated
+        Names of classes.
+    scope
+        Values of the organs in which they looked for tumours; None: everywhere.
+    """
+
+    annotated: tuple[str, ...]
+    scope: tuple[int, ...] | None = None
+
+
+def load_sources(path: str | Path, labels: Labels) -> dict[str, Rule]:
+    """The rule of every data set that has one.
 
     Raises
     ------
     Problems
-        If the file is missing, no YAML, breaks its form or names an unknown class.
+        If the file is missing, no YAML, breaks its form, names an unknown class, or has a scope
+        of tumours without tumours.
     """
-    rules = read_yaml(Path(path), Sources, "sources")
-    named = {}
-    for name, rule in rules.sources.items():
-        listed = rule.annotated
-        text = listed if isinstance(listed, str) else ",".join(map(str, listed))
+    rules = read_yaml(Path(path), Sources, "sources").sources
+    known: dict[str, Rule] = {}
+    problems = []
+    for name, rule in rules.items():
         try:
-            named[name] = [label.name for label in labels.parse(text)]
+            annotated = tuple(label.name for label in labels.parse(_text(rule.annotated)))
+            scope = labels.parse_scope(_text(rule.tumour_scope) or "none")
         except ValueError as error:
-            raise Problems.one(f"{name}: {error}", "mend it", file=path) from None
-    return named
+            problems.append(Problem("", str(path), f"{name}: {error}", "mend it"))
+            continue
+        if scope is not None and labels.tumour_name not in annotated:
+            cause = f"{name}: has a tumour_scope, but {labels.tumour_name} is not annotated"
+            cure = f"remove the scope, or add {labels.tumour_name} to `annotated`"
+            problems.append(Problem("", str(path), cause, cure))
+        known[name] = Rule(annotated, scope)
+    if problems:
+        raise Problems(problems)
+    return known
+
+
+def _text(listed: Listed) -> str:
+    return listed if isinstance(listed, str) else ",".join(map(str, listed))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the manifest."""
+    """One line of the manifest.
+
+    `scope` holds the values of the organs in which annotators looked for tumours; None:
+    everywhere, or nowhere if the tumour is unknown. `tumour` is the tumour's value.
+    """
 
     case: str
     split: str
@@ -93,6 +137,8 @@ class Entry:
     organs: str
     facts: Mapping[str, str]
     states: Mapping[int, str]
+    scope: tuple[int, ...] | None = None
+    tumour: int = 0
 
     @property
     def label_values(self) -> dict[int, int]:
@@ -111,8 +157,23 @@ class Entry:
 
     @property
     def unknown(self) -> tuple[int, ...]:
-        """Values of the classes that nobody looked for, ascending."""
-        return tuple(value for value, state in sorted(self.states.items()) if state == UNKNOWN)
+        """Values of the classes that may be where the label says nothing, ascending.
+
+        Nobody looked for them; or it is the tumour, and where they looked there was none.
+        """
+        states = dict(self.states)
+        if self.scope is not None and states[self.tumour] == ABSENT:
+            states[self.tumour] = UNKNOWN
+        return tuple(value for value, state in sorted(states.items()) if state == UNKNOWN)
+
+    @property
+    def unjudged(self) -> tuple[int, ...]:
+        """Values of the classes of which a prediction cannot be judged by the label, ascending.
+
+        The unknown ones, and the tumour if annotators did not look for it everywhere.
+        """
+        scoped = set() if self.scope is None else {self.tumour}
+        return tuple(sorted({*self.unknown, *scoped}))
 
     def volume_ml(self, value: int) -> float:
         """Annotated volume of a class."""
@@ -166,57 +227,124 @@ def parse_values(text: str) -> dict[int, int]:
     return {int(value): int(count) for value, count in (pair.split(":") for pair in text.split())}
 
 
+def centres_text(centres: Mapping[int, Point]) -> str:
+    """Centres by value as a table's field, e.g. ``1:66.1,185.5,392.3``."""
+    return " ".join(
+        f"{value}:{','.join(f'{place:.1f}' for place in centre)}"
+        for value, centre in sorted(centres.items())
+    )
+
+
+def parse_centres(text: str) -> dict[int, Point]:
+    """The inverse of `centres_text`."""
+    pairs = (pair.split(":") for pair in text.split())
+    return {int(value): tuple(map(float, centre.split(","))) for value, centre in pairs}
+
+
 def class_states(
     case: Case,
     values: Mapping[int, int],
     voxel_ml: float,
-    sources: Mapping[str, Sequence[str]],
+    sources: Mapping[str, Rule],
     labels: Labels,
     min_ml: float,
-) -> tuple[dict[int, str], list[str]]:
-    """The state of every class of a case, and what looks suspicious.
+    speck_ml: float = 0.0,
+    settled: Collection[int] = (),
+) -> tuple[dict[int, str], tuple[int, ...] | None, list[str]]:
+    """The state of every class of a case, the scope of its tumours, and what looks suspicious.
 
     What annotators looked for comes from the case's own `annotated`, else from its source's rule,
     else validation and test cases are taken for fully annotated; of these classes the missing
     ones are absent. Without any rule the values that occur with `min_ml` are annotated and no
-    class is absent.
+    class is absent. The scope likewise comes from the case's own `tumour_scope`, else from its
+    source's rule.
+
+    Parameters
+    ----------
+    values
+        Voxels of every value that occurs in the case's label.
+    sources
+        The rules by name of the data set.
+    min_ml
+        The least volume with which a class without a rule counts as annotated.
+    speck_ml
+        An annotated class below it is a suspect.
+    settled
+        Values of classes that a person has looked at: they are no suspects.
+
+    Returns
+    -------
+    states
+        By value.
+    scope
+        Values of organs; None for everywhere, and where nobody looked for tumours.
+    suspects
+        A sentence each.
+
+    Raises
+    ------
+    Problems
+        If the case has a scope of its own, but nobody looked for tumours.
     """
     states = dict.fromkeys(labels.values, UNKNOWN)
     suspects: list[str] = []
     if not case.label:
-        return states, suspects
-    looked_for: list[str] | None = None
+        return states, None, suspects
+    looked_for: Sequence[str] | None = None
+    expected = ""
+    rule = sources.get(case.source)
     if case.annotated:
         looked_for = [label.name for label in labels.parse(case.annotated)]
-    elif case.source in sources:
-        looked_for = list(sources[case.source])
+        expected = "named in the case's `annotated`, but missing in its label"
+    elif rule:
+        looked_for = rule.annotated
+        expected = f"annotated in {case.source}, but missing in this case"
     elif case.split != "train":
-        looked_for = list(labels.names)
+        looked_for = labels.names
+    missing = []
     for label in labels.labels:
         volume = values.get(label.value, 0) * voxel_ml
-        if looked_for is None:
-            if volume > 0 and volume >= min_ml:
-                states[label.value] = ANNOTATED
-            elif volume > 0:
-                suspects.append(f"only {volume:.3f} ml of {label.name}: not taken as annotated")
-        elif label.name in looked_for:
-            states[label.value] = ANNOTATED if volume > 0 else ABSENT
+        doubts = suspects if label.value not in settled else []
+        if looked_for is not None and label.name not in looked_for:
+            if volume > 0:
+                doubts.append(
+                    f"{volume:.3f} ml of {label.name}, which is not annotated in this case: left "
+                    "out"
+                )
+        elif looked_for is None and 0 < volume < min_ml:
+            doubts.append(f"only {volume:.3f} ml of {label.name}: not taken as annotated")
         elif volume > 0:
-            suspects.append(
-                f"{volume:.3f} ml of {label.name}, which is not annotated in this case: left out"
-            )
-    return states, suspects
+            states[label.value] = ANNOTATED
+            if volume < speck_ml:
+                doubts.append(f"only {volume:.3f} ml of {label.name}: a speck?")
+        elif looked_for is not None:
+            states[label.value] = ABSENT
+            if label != labels.tumour and label.value not in settled:
+                missing.append(label.name)
+    if missing and expected:
+        suspects.append(f"{', '.join(missing)}: {expected}")
+    if states[labels.tumour.value] == UNKNOWN:
+        if case.tumour_scope:
+            cause = f"has a {SCOPE}, but nothing says that annotators looked for tumours in it"
+            cure = f"add {labels.tumour_name} to its column `annotated`, or empty its {SCOPE}"
+            raise Problems.one(cause, cure, case=case.case)
+        return states, None, suspects
+    if case.tumour_scope:
+        return states, labels.parse_scope(case.tumour_scope), suspects
+    return states, rule.scope if rule else None, suspects
 
 
 def build_manifest(
     cases: Iterable[Case],
     facts: Mapping[str, Mapping[str, str]],
     shards: Mapping[str, str],
-    sources: Mapping[str, Sequence[str]],
+    sources: Mapping[str, Rule],
     labels: Labels,
     min_ml: float,
-) -> tuple[list[Entry], list[dict[str, str]]]:
-    """Entries of the usable cases, sorted by name, and the suspects.
+    speck_ml: float = 0.0,
+    corrections: Mapping[str, Correction] | None = None,
+) -> tuple[list[Entry], list[dict[str, str]], list[dict[str, str]]]:
+    """Entries of the usable cases, sorted by name, the suspects, and what corrections changed.
 
     Parameters
     ----------
@@ -226,21 +354,53 @@ def build_manifest(
         What the index recorded of each usable case; cases without facts are left out.
     shards
         The shard of each case.
+    sources, labels, min_ml, speck_ml
+        As in `class_states`.
+    corrections
+        By case; they win.
+
+    Returns
+    -------
+    entries
+    suspects
+        Rows with `SUSPECT_COLUMNS`.
+    corrected
+        Rows with `CORRECTED_COLUMNS`.
+
+    Raises
+    ------
+    Problems
+        Scopes and corrections that contradict what else is known, of all cases.
     """
-    entries, suspects = [], []
+    entries, suspects, corrected = [], [], []
+    problems: list[Problem] = []
+    corrections = corrections or {}
     for case in sorted(cases, key=lambda case: case.case):
         if case.case not in facts:
             continue
         fact = facts[case.case]
-        states, doubts = class_states(
-            case,
-            parse_values(fact["label_values"]),
-            float(fact["voxel_ml"]),
-            sources,
-            labels,
-            min_ml,
-        )
+        values, voxel_ml = parse_values(fact["label_values"]), float(fact["voxel_ml"])
+        correction = corrections.get(case.case, Correction(case.case))
+        settled = correction.states(labels)
+        try:
+            states, scope, doubts = class_states(
+                case, values, voxel_ml, sources, labels, min_ml, speck_ml, settled
+            )
+            states, scope, changes = correction.apply(
+                states, scope, values, labels, labelled=bool(case.label)
+            )
+        except Problems as error:
+            problems += error.problems
+            continue
+        corrected += changes
+        midline = float(fact["midline_mm"]) if fact["midline_mm"] else None
+        annotated = [value for value, state in states.items() if state == ANNOTATED]
+        centres = parse_centres(fact["centres_mm"])
+        doubts += doubtful_sides(centres, midline, labels, annotated)
         suspects += [{"case": case.case, "file": case.label, "cause": doubt} for doubt in doubts]
+        centres = parse_centres(fact["organ_centres_mm"])
+        doubts = doubtful_sides(centres, midline, labels, labels.values)
+        suspects += [{"case": case.case, "file": case.organs, "cause": doubt} for doubt in doubts]
         entries.append(
             Entry(
                 case=case.case,
@@ -253,9 +413,13 @@ def build_manifest(
                 organs=case.organs,
                 facts={key: fact[key] for key in FACTS},
                 states=states,
+                scope=scope,
+                tumour=labels.tumour.value,
             )
         )
-    return entries, suspects
+    if problems:
+        raise Problems(problems)
+    return entries, suspects, corrected
 
 
 def same_images(
@@ -301,10 +465,11 @@ def write_manifest(path: str | Path, entries: Iterable[Entry], labels: Labels) -
     rows = (
         {place: getattr(entry, place) for place in PLACES}
         | {label.name: entry.states[label.value] for label in labels.labels}
+        | {SCOPE: scope_text(entry.scope, labels)}
         | dict(entry.facts)
         for entry in entries
     )
-    write_table(path, (*PLACES, *labels.names, *FACTS), rows)
+    write_table(path, (*PLACES, *labels.names, SCOPE, *FACTS), rows)
 
 
 def read_manifest(
@@ -316,6 +481,8 @@ def read_manifest(
             **{place: row[place] for place in PLACES},
             facts={fact: row[fact] for fact in FACTS},
             states={label.value: row[label.name] for label in labels.labels},
+            scope=labels.parse_scope(row[SCOPE]),
+            tumour=labels.tumour.value,
         )
         for row in read_table(path)
         if (not shard or row["shard"] == shard) and (not split or row["split"] == split)

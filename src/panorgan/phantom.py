@@ -159,7 +159,7 @@ def partial_label(patient: "Patient", group: Group) -> np.ndarray:
     """
     if group.split != "train":
         return patient.truth
-    names = load_sources(config_folder() / "sources.yaml", load_labels())[group.source]
+    names = load_sources(config_folder() / "sources.yaml", load_labels())[group.source].annotated
     full = patient.truth if "tumour" in names else patient.organs
     return np.where(np.isin(full, [VALUES[name] for name in names]), full, 0).astype(np.uint8)
 

@@ -136,7 +136,10 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
     validation = [entry for entry in entries if entry.split == "validation"]
     evaluation = [entry for entry in entries if entry.split != "train"]
     shown = [entry for entry in validation if shows_tumours(entry, labels)]
-    taught = [entry for entry in training if not reason_against(entry, labels, 0.0, ())] + shown
+    negatives = config.selection.negatives
+    taught = [
+        entry for entry in training if not reason_against(entry, labels, 0.0, (), negatives)
+    ] + shown
     pseudo = [entry for entry in training if needs_tumour(entry, labels)]
     organs = []
     if config.pseudo_labels.organs != "cases":

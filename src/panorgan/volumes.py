@@ -9,7 +9,7 @@ contradictory geometry. Networks see volumes in one orientation, RAS; `to_canoni
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from gzip import BadGzipFile
@@ -53,6 +53,9 @@ GEOMETRY_FIELDS = (
 MAX_SHEAR = 3e-4
 """Largest dot product of two axes' unit vectors; SimpleITK's bound too."""
 
+SINGULAR = 1e-6
+"""Below this determinant three axes' unit vectors lie in a plane."""
+
 MAX_SPACING_ERROR = 1e-3
 """Relative; between pixdim and the affine, and between two spacings that count as equal."""
 
@@ -71,6 +74,10 @@ class VolumeError(Exception):
         super().__init__(f"{cause}; {cure}")
         self.cause = cause
         self.cure = cure
+
+
+class Sheared(VolumeError):
+    """A file whose axes are not perpendicular."""
 
 
 # ---------------------------------------------------------------------------------------------
@@ -304,18 +311,108 @@ def geometry_hash(volume: Volume) -> str:
     return blake2b(repr(fields).encode(), digest_size=10).hexdigest()
 
 
+def mend_image(path: str | Path) -> tuple[Volume, float]:
+    """Read a CT as `read_image`, but with a header that is mended where it can be.
+
+    Axes that are not perpendicular become the nearest ones that are (the orthogonal factor of the
+    polar decomposition) with the spacing of pixdim, and the volume's centre stays where it is. An
+    orientation matrix that places no voxel (zero, singular, NaN) gives way to a valid qform. Of
+    headers in which nothing says which of two meanings is right, none is mended.
+
+    Returns
+    -------
+    volume
+        Its header is one that every reader takes in the same way.
+    shift_mm
+        How far the corner voxel moved that moved most; 0 for a sound header, and for a matrix that
+        placed nothing.
+
+    Raises
+    ------
+    VolumeError
+        As `read_image`, if the header cannot be mended or something else is wrong.
+    """
+    return _mend(path, _as_image)
+
+
+def mend_label(path: str | Path) -> tuple[Volume, float]:
+    """Read a label map as `read_label`, but with a mended header: see `mend_image`."""
+    return _mend(path, _as_label)
+
+
+def _mend(
+    path: str | Path, convert: Callable[[np.ndarray, "Scaling"], np.ndarray]
+) -> tuple[Volume, float]:
+    data = _content(path)
+    header, shift = _mended(_header(bytes(data[:HEADER_BYTES])))
+    grid = _grid(header)
+    return Volume(convert(_numbers(data, header, grid), _scaling(header)), grid, header), shift
+
+
+def _mended(header: Nifti1Header) -> tuple[Nifti1Header, float]:
+    """A header with a geometry that `_grid` takes, and the largest shift of a corner in mm."""
+    try:
+        _grid(header)
+    except VolumeError as error:
+        refusal = error
+    else:
+        return header, 0.0
+    mended = header.copy()
+    if header["sform_code"] > 0 and not _places_voxels(header.get_sform()):
+        mended["sform_code"] = 0
+        try:
+            _grid(mended)
+        except VolumeError:
+            raise refusal from None
+        affine = _affine(mended)
+        code, shift = int(header["qform_code"]), 0.0
+    elif header["sform_code"] > 0 and isinstance(refusal, Sheared):
+        before = header.get_sform()
+        spacing = header["pixdim"][1:4].astype(np.float64)
+        left, _, right = np.linalg.svd(before[:3, :3] / spacing)
+        affine = before.copy()
+        affine[:3, :3] = left @ right * spacing
+        size = header["dim"][1:4].astype(np.float64)
+        centre = (size - 1) / 2
+        affine[:3, 3] += (before - affine)[:3, :3] @ centre
+        # Opposite corners move alike, and the shift is linear between corners.
+        corners = centre[:, None] * np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1]])
+        shift = float(np.linalg.norm((before - affine)[:3, :3] @ corners, axis=0).max())
+        shift *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+        code = int(header["sform_code"])
+    else:
+        raise refusal
+    pixdim = mended["pixdim"][1:4].copy()
+    mended.set_qform(affine, code)
+    mended.set_sform(affine, code)
+    mended["pixdim"][1:4] = pixdim  # set_qform has written its own
+    return mended, shift
+
+
+def _places_voxels(affine: np.ndarray) -> bool:
+    """Whether an affine gives every voxel a place of its own."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not np.isfinite(lengths).all() or lengths.min() == 0:
+        return False
+    return abs(np.linalg.det(affine[:3, :3] / lengths)) >= SINGULAR
+
+
 Scaling = tuple[float, float] | None
 """Slope and intercept, or None if numbers are meant as they are stored."""
 
 
 def _read(path: str | Path) -> tuple[np.ndarray, Scaling, Grid, Nifti1Header]:
     """Stored numbers (z, y, x), how to scale them, and the geometry."""
-    data = _file_bytes(path)
-    if data.startswith(GZIP_MAGIC):
-        data = _unzip(data)
+    data = _content(path)
     header = _header(bytes(data[:HEADER_BYTES]))
     grid = _grid(header)
     return _numbers(data, header, grid), _scaling(header), grid, header
+
+
+def _content(path: str | Path) -> bytes | memoryview:
+    """A file's content, decompressed."""
+    data = _file_bytes(path)
+    return _unzip(data) if data.startswith(GZIP_MAGIC) else data
 
 
 def _file_bytes(path: str | Path, most: int = -1) -> bytes:
@@ -408,13 +505,13 @@ def _grid(header: Nifti1Header) -> Grid:
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all():
         raise VolumeError("its orientation matrix holds NaN or infinity", MEND_HEADER)
-    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+    if not _places_voxels(affine):
         raise VolumeError("its orientation matrix is singular", MEND_HEADER)
     x, y, z = (affine[:3, :3] / lengths).T
     shear = max(abs(x @ y), abs(x @ z), abs(y @ z))
     if shear > MAX_SHEAR:
         cause = f"its axes are sheared by {shear:.2g}, more than {MAX_SHEAR:g}"
-        raise VolumeError(cause, "resample it to perpendicular axes")
+        raise Sheared(cause, "resample it to perpendicular axes")
     if (np.abs(lengths / spacing - 1) > MAX_SPACING_ERROR).any():
         cause = f"its spacing is {_times(spacing[::-1])} in pixdim, {_times(lengths[::-1])} in"
         raise VolumeError(f"{cause} its orientation matrix", MEND_HEADER)

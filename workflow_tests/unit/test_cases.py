@@ -36,6 +36,43 @@ def test_round_trip_keeps_cases_and_makes_paths_relative(tmp_path):
     assert read_cases(tmp_path / "cases.tsv", LABELS) == cases
 
 
+def test_the_scope_has_a_column_only_where_it_is_given(tmp_path):
+    path = str(tmp_path / "a.nii.gz")
+    cases = [
+        Case("a", path, path, "train", "x", tumour_scope="liver"),
+        Case("b", path, path, "train", "x"),
+    ]
+    write_cases(tmp_path / "cases.tsv", cases)
+    assert read_cases(tmp_path / "cases.tsv", LABELS) == cases
+    write_cases(tmp_path / "cases.tsv", cases[1:])
+    assert "tumour_scope" not in (tmp_path / "cases.tsv").read_text()
+
+
+def test_scopes_that_mean_nothing(tmp_path):
+    text = problems(
+        tmp_path,
+        "case | image | label | split | source | annotated | tumour_scope\n"
+        "a | a.nii.gz | l.nii.gz | train | s |  | livr\n"
+        "b | a.nii.gz | l.nii.gz | train | s |  | liver,tumour\n"
+        "c | a.nii.gz | l.nii.gz | train | s | liver | liver\n"
+        "d | a.nii.gz |  | train | s |  | liver\n"
+        "e | a.nii.gz | l.nii.gz | train | s | liver,14 | liver\n"
+        "f | a.nii.gz | l.nii.gz | train | s | liver | \n",
+    )
+    assert "a: " in text
+    assert "tumour_scope: 'livr' is no class; did you mean 'liver'?" in text
+    assert "tumour_scope: 'tumour' is no organ" in text
+    assert text.count("has a tumour_scope, but tumour is not annotated in it") == 2
+    assert {line.partition(":")[0] for line in text.splitlines()} == {"a", "b", "c", "d"}
+
+
+@pytest.mark.parametrize("ending", ["seg", "source", "image", "label", "organs", "automatic"])
+def test_names_that_files_of_another_case_could_have(tmp_path, ending):
+    row = f"a_{ending} | a.nii.gz |  | train | s\n"
+    text = problems(tmp_path, "case | image | label | split | source\n" + row)
+    assert "a case's name must not end in" in text
+
+
 def test_cases_are_sorted_by_name(tmp_path):
     head = "case | image | label | split | source\n"
     path = table(tmp_path, head + "b | b.nii.gz |  | train | s\na | a.nii.gz |  | train | s\n")

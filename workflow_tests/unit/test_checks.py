@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from strategies import affine_of
@@ -145,6 +146,54 @@ def test_label_on_another_grid(tmp_path, place, difference):
     assert inspect(image, label, None)[1] == [
         ("a.nii.gz", f"is not on the grid of its image: {difference}")
     ]
+
+
+def shear(path: Path, by: float) -> Path:
+    """Let the third stored axis of a volume lean along the first, in the sform alone."""
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[:3, 2] += by * affine[:3, 0] / 0.9 * 5
+    header = image.header.copy()
+    header.set_sform(affine, 1)
+    header["qform_code"] = 0
+    nib.Nifti1Image(np.asarray(image.dataobj), None, header).to_filename(path)
+    return path
+
+
+def test_headers_are_mended_within_the_bound(tmp_path):
+    image = shear(save_image(tmp_path / "a_0000.nii.gz"), 0.01)
+    label = shear(save_label(tmp_path / "a.nii.gz"), 0.01)
+    _, problems = inspect(image, label, None)
+    assert [cause.partition(" by ")[0] for _, cause in problems] == ["its axes are sheared"] * 2
+    facts, problems = inspect_case("a", image, label, None, LABELS, 0.1)
+    assert problems == []
+    assert list(facts.repairs) == ["image", "label"]
+    cause, shift = facts.repairs["label"]
+    assert "sheared by 0.01" in cause
+    # Three slices lean by 0.01: 5 mm up each, half of it taken from either axis.
+    assert shift == pytest.approx(np.hypot(5 * 0.005, 1.8 * 0.005), rel=0.1)
+    facts, problems = inspect_case("a", image, label, None, LABELS, shift / 2)
+    assert facts is None
+    assert f"move a corner by {shift:.3g} mm, more than manifest.max_repair_mm" in str(problems[0])
+
+
+def test_a_mended_label_must_lie_on_its_image(tmp_path):
+    image = save_image(tmp_path / "a_0000.nii.gz")
+    label = shear(save_label(tmp_path / "a.nii.gz"), 0.1)
+    _, (problem,) = inspect_case("a", image, label, None, LABELS, 5.0)
+    assert "is not on the grid of its image" in problem.cause
+
+
+def test_check_says_that_the_workflow_mends(flare):
+    shear(flare / "imagesTr2200/a_0000.nii.gz", 0.01)
+    shear(flare / "labelsTr2200/a.nii.gz", 0.01)
+    shear(flare / "imagesTr1800/u_0000.nii.gz", 0.9)
+    checked, problems = check_paths([flare], LABELS)
+    assert checked == 9
+    texts = {Path(problem.file).name: str(problem) for problem in problems}
+    assert set(texts) == {"a_0000.nii.gz", "a.nii.gz", "u_0000.nii.gz"}
+    assert "the workflow mends this in a copy, which moves a corner by 0.0" in texts["a.nii.gz"]
+    assert "more than manifest.max_repair_mm (0.5)" in texts["u_0000.nii.gz"]
 
 
 def test_duplicates():

@@ -150,6 +150,7 @@ class Tree:
             table,
             [place + ".tsv" for place in index],
             [place + ".problems.tsv" for place in index],
+            index,
             shards=SHARDS,
             labels_file=LABELS_FILE,
             sources_file=str(config_folder() / "sources.yaml"),
@@ -158,6 +159,7 @@ class Tree:
             manifest=self.manifest,
             excluded=self.path("cases/excluded.tsv"),
             suspects=self.path("cases/suspects.tsv"),
+            corrected=self.path("cases/corrected.tsv"),
         )
         self.entries = read_manifest(self.manifest, LABELS)
 

@@ -24,6 +24,9 @@ from panorgan.volumes import (
     canonical_shape,
     canonical_spacing,
     from_canonical,
+    geometry_hash,
+    mend_image,
+    mend_label,
     new_volume,
     read_frame,
     read_image,
@@ -385,6 +388,133 @@ def test_a_changed_byte_of_a_gzip_never_changes_voxels(data):
         except VolumeError:
             return
         np.testing.assert_array_equal(found, WHOLE)  # a byte without meaning, such as the time
+
+
+# ---------------------------------------------------------------------------------------------
+# Mending
+
+
+def sheared_file(path, array, affine, shear, fields=None):
+    """A volume whose third stored axis leans along the first by a share `shear`, sform only."""
+    leaning = affine.copy()
+    first, third = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (0, 2))
+    leaning[:3, 2] = np.linalg.norm(affine[:3, 2]) * (third + shear * first)
+    rows = {f"srow_{name}": leaning[row] for row, name in enumerate("xyz")}
+    content = nifti(array, fields=rows | {"qform_code": 0} | (fields or {}), affine=affine)
+    return saved(path, content), leaning
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "IPL", "AIR"])
+@pytest.mark.parametrize("tilt", [(0, 0, 0), (12, -5, 7)])
+@pytest.mark.parametrize("shear", [4e-4, 0.02])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.uint8])
+def test_sheared_axes_become_the_nearest_perpendicular_ones(tmp_path, axes, tilt, shear, dtype):
+    array = np.random.default_rng(0).integers(0, 200, (7, 40, 60)).astype(dtype)
+    if dtype == np.float32:
+        array += np.float32(0.25)
+    spacing = (5.0, 0.8, 0.9)
+    affine = affine_of(axes, spacing, (-100, 50, 300), tilt)
+    path, leaning = sheared_file(tmp_path / "a.nii.gz", array, affine, shear)
+    before = path.read_bytes()
+    read, mend, write = (
+        (read_label, mend_label, write_label)
+        if dtype == np.uint8
+        else (read_image, mend_image, write_image)
+    )
+    assert "sheared" in refusal(read, path).cause
+    if dtype == np.int16:
+        with pytest.raises(RuntimeError, match="orthonormal"):
+            sitk.ReadImage(path)
+    volume, shift = mend(path)
+    assert (volume.array.dtype, volume.grid.spacing) == (dtype, pytest.approx(spacing))
+    np.testing.assert_array_equal(volume.array, array)
+    # The volume's centre stays, and no corner moves further than is said.
+    grid = volume.grid.affine
+    x, y, z = ((0, size - 1) for size in array.shape[::-1])
+    corners = np.array([(i, j, k, 1) for i in x for j in y for k in z], float).T
+    moved = np.linalg.norm((grid - leaning)[:3] @ corners, axis=0)
+    assert shift == pytest.approx(moved.max(), abs=1e-4)
+    np.testing.assert_allclose((grid @ corners).mean(1), (leaning @ corners).mean(1), atol=1e-4)
+    unit = grid[:3, :3] / spacing[::-1]
+    np.testing.assert_allclose(unit.T @ unit, np.eye(3), atol=1e-6)
+    # Nearest: the gain of a small turn either way about any axis is none.
+    wanted = leaning[:3, :3] / spacing[::-1]
+    for degrees in np.vstack([np.eye(3), -np.eye(3)]) * 0.01:
+        turned = rotation(tuple(degrees)) @ unit
+        assert np.linalg.norm(turned - wanted) >= np.linalg.norm(unit - wanted)
+    # Everybody reads the copy in the same way; the file is what it was.
+    copy = tmp_path / "copy.nii.gz"
+    write(copy, volume.array, volume)
+    ours, theirs = read(copy), sitk.ReadImage(copy)
+    assert ours.array.dtype == dtype
+    np.testing.assert_array_equal(ours.array, array)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(theirs), array)
+    assert geometry_hash(ours) == geometry_hash(volume)
+    lps = np.diag([-1, -1, 1])
+    direction = np.reshape(theirs.GetDirection(), (3, 3))
+    np.testing.assert_allclose(lps @ direction, ours.grid.direction, atol=1e-5)
+    np.testing.assert_allclose(lps @ theirs.GetOrigin(), ours.grid.origin, atol=1e-3)
+    np.testing.assert_allclose(nib.load(copy).affine, ours.grid.affine, atol=1e-4)
+    assert mend(copy)[1] == 0
+    assert path.read_bytes() == before
+
+
+def test_shift_counts_in_mm(tmp_path):
+    array = np.zeros((7, 40, 60), np.uint8)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    path, _ = sheared_file(tmp_path / "a.nii", array, affine, 0.001)
+    mm = mend_label(path)[1]
+    path, _ = sheared_file(tmp_path / "b.nii", array, affine, 0.001, {"xyzt_units": 3})
+    assert mend_label(path)[1] == pytest.approx(mm / 1000)
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+def test_a_matrix_that_places_nothing_gives_way_to_the_qform(tmp_path, bad):
+    affine = affine_of("LIP", (2, 3, 4), (10, 20, 30), (3, 4, 5))
+    rows = {f"srow_{name}": [bad] * 4 for name in "xyz"}
+    path = saved(tmp_path / "a.nii", nifti(WHOLE, fields=rows, affine=affine))
+    assert "orientation matrix" in refusal(read_image, path).cause
+    volume, shift = mend_image(path)
+    assert shift == 0
+    np.testing.assert_allclose(volume.grid.affine, affine, atol=1e-4)
+    write_image(tmp_path / "copy.nii", volume.array, volume)
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "copy.nii")), volume.array
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sform_code": 0, "qform_code": 0},
+        {"qform_code": 0, "srow_x": [0] * 4},
+        {"quatern_b": 2, "srow_x": [0] * 4},
+        {"sform_code": 0, "quatern_b": 2},
+        {"pixdim": [1, 2, 0, 4, 0, 0, 0, 0]},
+        {"pixdim": [1, -2, 3, 4, 0, 0, 0, 0]},
+        {"pixdim": [1, 2.1, 3, 4, 0, 0, 0, 0]},
+        {"dim": [4, 5, 4, 3, 2, 1, 1, 1]},
+        {"sform_code": 1, "srow_x": [0] * 4, "pixdim": [1, 2, 0, 4, 0, 0, 0, 0]},
+    ],
+)
+def test_headers_of_unknown_meaning_are_not_mended(tmp_path, fields):
+    path = saved(tmp_path / "a.nii", nifti(WHOLE, fields=fields))
+    assert refusal(mend_image, path).cause == refusal(read_image, path).cause
+
+
+def test_damaged_files_are_not_mended(tmp_path):
+    path, _ = sheared_file(tmp_path / "a.nii", np.zeros((3, 4, 5), np.uint8), np.eye(4), 0.01)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "its header declares" in refusal(mend_label, path).cause
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("ending", ["", "_0000"])
+def test_real_shear_moves_too_far(real_data, ending):
+    path = real_data / f"geometry/shear_sform{ending}.nii.gz"
+    volume, shift = (mend_image if ending else mend_label)(path)
+    assert shift == pytest.approx(3.92, abs=0.01)
+    np.testing.assert_array_equal(volume.array.T, np.asarray(nib.load(path).dataobj))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,38 +1,55 @@
 """From raw volumes to the manifest: index every case once, then decide what can be used."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from panorgan.cases import Case, read_cases, shard_of
 from panorgan.checks import inspect_case
+from panorgan.corrections import CORRECTED_COLUMNS, read_corrections
 from panorgan.intensities import class_histograms, save_histograms
 from panorgan.labels import load_labels
 from panorgan.manifest import (
     FACTS,
     SUSPECT_COLUMNS,
+    WHEREABOUTS,
     Entry,
+    Rule,
     build_manifest,
+    centres_text,
     load_sources,
     same_images,
     values_text,
     write_manifest,
 )
 from panorgan.problems import Problem, Problems
-from panorgan.stages import HISTOGRAMS, VERSIONS
-from panorgan.store import BAD, Result, ShardOutput, Work, run_shard
+from panorgan.sides import body_midline, class_centres
+from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
+from panorgan.store import BAD, Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.tables import read_table, write_table
-from panorgan.volumes import canonical_shape, canonical_spacing, geometry_hash
+from panorgan.volumes import (
+    Volume,
+    canonical_shape,
+    canonical_spacing,
+    geometry_hash,
+    write_image,
+    write_label,
+)
 
 PROBLEM_COLUMNS = ("file", "cause", "cure")
 
 
-def index_cases(cases: Sequence[Case], labels_file: str, out: ShardOutput) -> None:
+def index_cases(
+    cases: Sequence[Case], labels_file: str, out: ShardOutput, max_repair_mm: float = 0.0
+) -> None:
     """Read every volume of a shard's cases once and record what they are.
 
     A case that cannot be used gets the status ``bad`` and its problems; the job succeeds, so
-    that the manifest can show the problems of all shards together.
+    that the manifest can show the problems of all shards together. A volume whose header can be
+    mended without moving a corner by more than `max_repair_mm` is copied with the mended one:
+    ``CASE_image.nii.gz``, ``CASE_label.nii.gz``, ``CASE_organs.nii.gz``.
     """
     labels = load_labels(labels_file)
     by_name = {case.case: case for case in cases}
@@ -40,7 +57,7 @@ def index_cases(cases: Sequence[Case], labels_file: str, out: ShardOutput) -> No
     def compute(name: str, folder: Path) -> Result:
         case = by_name[name]
         facts, problems = inspect_case(
-            name, _path(case.image), _path(case.label), _path(case.organs), labels
+            name, _path(case.image), _path(case.label), _path(case.organs), labels, max_repair_mm
         )
         if problems:
             rows = [{"file": p.file, "cause": p.cause, "cure": p.cure} for p in problems]
@@ -48,7 +65,16 @@ def index_cases(cases: Sequence[Case], labels_file: str, out: ShardOutput) -> No
         if facts.label is not None:
             histograms = class_histograms(facts.image.array, facts.label.array)
             save_histograms(folder / (name + HISTOGRAMS), histograms)
+        for kind, (cause, shift) in facts.repairs.items():
+            volume = getattr(facts, kind)
+            write = write_image if kind == "image" else write_label
+            write(folder / mended_name(name, kind), volume.array, volume)
+            print(
+                f"{name}: {getattr(case, kind)}: {cause}; mended in a copy, which moves a corner "
+                f"by {shift:.3g} mm"
+            )
         grid = facts.image.grid
+        midline = body_midline(facts.image.array, grid)
         row = {
             "orientation": grid.orientation,
             "shape_zyx": " ".join(map(str, canonical_shape(grid))),
@@ -59,6 +85,10 @@ def index_cases(cases: Sequence[Case], labels_file: str, out: ShardOutput) -> No
             "label_hash": facts.label_hash,
             "organs_hash": facts.organs_hash,
             "label_values": values_text(facts.label_values),
+            "repaired": " ".join(f"{kind}:{mm:.3g}" for kind, (_, mm) in facts.repairs.items()),
+            "midline_mm": "" if midline is None else f"{midline:.1f}",
+            "centres_mm": _centres(facts.label),
+            "organ_centres_mm": _centres(facts.organs),
         }
         return Result(row)
 
@@ -66,10 +96,23 @@ def index_cases(cases: Sequence[Case], labels_file: str, out: ShardOutput) -> No
         [Work(case.case, _files(case)) for case in cases],
         compute,
         out,
-        parameters={"version": VERSIONS["index"], "labels": labels.model_dump(mode="json")},
-        columns=FACTS,
+        parameters={
+            "version": VERSIONS["index"],
+            "labels": labels.model_dump(mode="json"),
+            "max_repair_mm": max_repair_mm,
+        },
+        columns=(*FACTS, *WHEREABOUTS),
         details={"problems": PROBLEM_COLUMNS},
     )
+
+
+def mended_name(case: str, kind: str) -> str:
+    """Name of the copy of a volume with a mended header; `kind` is image, label or organs."""
+    return f"{case}_{kind}{LABEL}"
+
+
+def _centres(volume: Volume | None) -> str:
+    return centres_text(class_centres(volume.array, volume.grid)) if volume else ""
 
 
 def _path(path: str) -> Path | None:
@@ -93,6 +136,7 @@ def collect_manifest(
     table: str,
     index_tables: Sequence[str],
     problem_tables: Sequence[str],
+    index_folders: Sequence[str],
     *,
     shards: Mapping[str, int],
     labels_file: str,
@@ -102,6 +146,10 @@ def collect_manifest(
     manifest: str,
     excluded: str,
     suspects: str,
+    corrected: str,
+    speck_ml: float = 0.0,
+    corrections: str = "",
+    excluded_names: Sequence[str] = (),
 ) -> None:
     """Decide once, for the whole run, which cases are used, and write what is known of them.
 
@@ -109,22 +157,32 @@ def collect_manifest(
     ----------
     table
         The case table.
-    index_tables, problem_tables
+    index_tables, problem_tables, index_folders
         The index of every shard.
     shards
         Number of shards for training and for evaluation cases.
     bad_cases
         ``stop``: any bad case ends the run; ``exclude``: bad cases are left out and listed.
-    manifest, excluded, suspects
+    manifest, excluded, suspects, corrected
         The files to write.
+    corrections
+        The user's corrections, or empty: they win over everything else.
+    excluded_names
+        The config's `selection.exclude`.
 
     Raises
     ------
     Problems
-        All bad cases, if they stop the run, or if no training case is left.
+        All bad cases, if they stop the run, or if no training case is left; names in the config
+        or the corrections that are no case's; corrections that contradict the labels.
     """
     labels = load_labels(labels_file)
     cases = read_cases(table, labels)
+    names = {case.case: case for case in cases}
+    check_names(excluded_names, names, "config", "selection.exclude")
+    known_better = read_corrections(corrections, labels) if corrections else {}
+    check_names(known_better, names, "", corrections)
+    sources = load_sources(sources_file, labels)
     rows = [row for path in index_tables for row in read_table(path)]
     facts = {row["case"]: row for row in rows if row["status"] == "ok"}
     problems = [Problem(**row) for path in problem_tables for row in read_table(path)]
@@ -135,9 +193,13 @@ def collect_manifest(
         raise Problems(problems)
     for problem in repeated:
         del facts[problem.case]
-    sources = load_sources(sources_file, labels)
     places = {case.case: shard_of(case.case, case.split, **shards) for case in cases}
-    entries, doubts = build_manifest(cases, facts, places, sources, labels, min_ml)
+    entries, doubts, changes = build_manifest(
+        cases, facts, places, sources, labels, min_ml, speck_ml, known_better
+    )
+    for change in changes:
+        note = f" ({change['note']})" if change["note"] else ""
+        print("corrected: {case}: {what}: {before} -> {after}".format(**change) + note)
     doubts += _doubtful_sources(entries, sources)
     if not any(entry.split == "train" for entry in entries):
         raise Problems([*problems, Problem("", table, "no training case is left", "add some")])
@@ -145,11 +207,44 @@ def collect_manifest(
         suspects, SUSPECT_COLUMNS, sorted(doubts + repeated_suspects, key=lambda row: row["case"])
     )
     write_table(excluded, ("case", *PROBLEM_COLUMNS), map(vars, sorted(problems)))
-    write_manifest(manifest, entries, labels)
+    write_table(corrected, CORRECTED_COLUMNS, changes)
+    write_manifest(manifest, _with_mended(entries, index_tables, index_folders), labels)
+
+
+def check_names(named: Iterable[str], cases: Collection[str], case: str, file: str) -> None:
+    """Problems if some names are no case's, with the nearest that is one.
+
+    Parameters
+    ----------
+    named
+        The names.
+    cases
+        Those of the case table.
+    case, file
+        Where the names stand; without `case` each problem is that of the name.
+    """
+    problems = []
+    for name in sorted(set(named) - set(cases)):
+        near = get_close_matches(name, cases, n=1)
+        cure = f"did you mean '{near[0]}'?" if near else "remove it"
+        problems.append(Problem(case or name, file, f"'{name}' is no case of the case table", cure))
+    if problems:
+        raise Problems(problems)
+
+
+def _with_mended(
+    entries: Sequence[Entry], index_tables: Sequence[str], index_folders: Sequence[str]
+) -> Iterator[Entry]:
+    """The entries, with the mended copies instead of the files that were refused."""
+    index = ShardReader(index_tables, index_folders)
+    for entry in entries:
+        kinds = [repair.partition(":")[0] for repair in entry.facts["repaired"].split()]
+        files = {kind: str(index.file(entry.case, mended_name("", kind))) for kind in kinds}
+        yield replace(entry, **files)
 
 
 def _doubtful_sources(
-    entries: Sequence[Entry], sources: Mapping[str, Sequence[str]]
+    entries: Sequence[Entry], sources: Mapping[str, Rule]
 ) -> Iterator[dict[str, str]]:
     """Cases whose source has no rule but nearly the name of one that has."""
     for entry in entries:

@@ -174,7 +174,7 @@ def score_cases(
 ) -> None:
     """DSC and NSD of every labelled case of a shard, a row a class.
 
-    A class that is unknown in a case is not scored there.
+    A class that is unknown in a case is not scored there, nor are tumours with a scope.
     """
     labels = load_labels(labels_file)
     entries = {
@@ -191,7 +191,7 @@ def score_cases(
             reference.grid.spacing,
             labels,
             profile,
-            unknown=entry.unknown,
+            unknown=entry.unjudged,
         )
         return Result(details={"scores": rows})
 
@@ -203,7 +203,7 @@ def score_cases(
                     "label": entry.facts["label_hash"],
                     "grid": entry.facts["grid"],
                     "prediction": predictions.checksums(name),
-                    "unknown": entry.unknown,
+                    "unknown": entry.unjudged,
                 },
             )
             for name, entry in entries.items()

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import read_manifest
 from panorgan.metrics import score_case, summarise, write_scores
@@ -21,19 +23,21 @@ def select_tumour_cases(
     labels_file: str,
     min_tumour_ml: float,
     exclude: Sequence[str],
+    negatives: bool = False,
 ) -> None:
     """Write the teacher's labels of a shard's cases.
 
     Training cases are selected or excluded with the reason; validation cases are taken where
-    annotators looked for tumours, for the teacher's learning curve and scores.
+    annotators looked for tumours, for the teacher's learning curve and scores. With `negatives`
+    tumour-free cases are selected too, with an empty label.
     """
     labels = load_labels(labels_file)
     selected, others = {}, []
     for entry in read_manifest(manifest, labels, shard=shard):
         if entry.split == "train":
-            reason = reason_against(entry, labels, min_tumour_ml, exclude)
+            reason = reason_against(entry, labels, min_tumour_ml, exclude, negatives)
         elif entry.split == "validation":
-            reason = "" if shows_tumours(entry, labels) else "tumour is not annotated"
+            reason = "" if shows_tumours(entry, labels) else "tumour is not annotated everywhere"
         else:
             reason = "test case"
         if reason:
@@ -42,13 +46,22 @@ def select_tumour_cases(
             selected[entry.case] = entry
 
     def compute(name: str, folder: Path) -> Result:
-        label = teacher_label(selected[name].read_label().array, labels)
-        write_label(folder / (name + LABEL), label, selected[name].frame())
-        return Result({"tumour_ml": f"{selected[name].volume_ml(labels.tumour.value):.3f}"})
+        entry = selected[name]
+        label = teacher_label(entry, labels)
+        write_label(folder / (name + LABEL), label, entry.frame())
+        ml = np.count_nonzero(label) * float(entry.facts["voxel_ml"])
+        return Result({"tumour_ml": f"{ml:.3f}"})
 
     run_shard(
         [
-            Work(name, {"label": entry.facts["label_hash"], "grid": entry.facts["grid"]})
+            Work(
+                name,
+                {
+                    "label": entry.facts["label_hash"],
+                    "grid": entry.facts["grid"],
+                    "state": entry.states[labels.tumour.value],
+                },
+            )
             for name, entry in selected.items()
         ],
         compute,
