@@ -63,6 +63,7 @@ rule write_manifest:
         corrections=ancient(settings.corrections or []),
         index=expand("<results>/cases/index/{shard}.tsv", shard=run.shards),
         problems=expand("<results>/cases/index/{shard}.problems.tsv", shard=run.shards),
+        index_folders=ancient(expand("<results>/cases/index/{shard}", shard=run.shards)),
     output:
         manifest="<results>/cases/manifest.tsv",
         excluded="<results>/cases/excluded.tsv",

@@ -60,7 +60,8 @@ rule gate:
     input:
         manifest=rules.write_manifest.output.manifest,
         cases=expand(
-            "<results>/round-{{round}}/gate/{{origin}}/{shard}.tsv", shard=run.train_shards
+            "<results>/round-{{round}}/gate/{{origin}}/{shard}.tsv",
+            shard=run.train_shards,
         ),
         components=expand(
             "<results>/round-{{round}}/gate/{{origin}}/{shard}.components.tsv",

@@ -9,7 +9,9 @@ use rule predict_tumours as predict_cases with:
     output:
         table="<results>/round-{round}/predictions/{variant}/seed-{seed}/{shard}.tsv",
         efficiency="<results>/round-{round}/predictions/{variant}/seed-{seed}/{shard}.efficiency.tsv",
-        folder=directory("<results>/round-{round}/predictions/{variant}/seed-{seed}/{shard}"),
+        folder=directory(
+            "<results>/round-{round}/predictions/{variant}/seed-{seed}/{shard}"
+        ),
     log:
         text="<logs>/predict_cases/round-{round}/{variant}/seed-{seed}/{shard}.log",
         problems="<logs>/predict_cases/round-{round}/{variant}/seed-{seed}/{shard}.problems.tsv",

@@ -81,7 +81,9 @@ rule preprocess_student:
         ),
     output:
         table="<results>/round-{round}/student/{labels}/preprocessed/{shard}.tsv",
-        folder=directory("<results>/round-{round}/student/{labels}/preprocessed/{shard}"),
+        folder=directory(
+            "<results>/round-{round}/student/{labels}/preprocessed/{shard}"
+        ),
     log:
         text="<logs>/preprocess_student/round-{round}/{labels}/{shard}.log",
         problems="<logs>/preprocess_student/round-{round}/{labels}/{shard}.problems.tsv",

@@ -12,4 +12,4 @@ with job(snakemake):
         for case in read_cases(settings["cases"], load_labels(settings["labels"]))
         if shard_of(case.case, case.split, **settings["shards"]) == snakemake.wildcards.shard
     ]
-    index_cases(cases, settings["labels"], shard_output(snakemake))
+    index_cases(cases, settings["labels"], shard_output(snakemake), snakemake.params.max_repair_mm)

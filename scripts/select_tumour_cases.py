@@ -11,4 +11,5 @@ with job(snakemake):
         labels_file=snakemake.config["labels"],
         min_tumour_ml=snakemake.params.min_tumour_ml,
         exclude=snakemake.params.exclude,
+        negatives=snakemake.params.negatives,
     )

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -78,6 +78,27 @@ def read_cases(table: str | Path, labels: Labels) -> list[Case]:
     if problems:
         raise Problems(problems)
     return sorted(cases, key=lambda case: case.case)
+
+
+def check_names(named: Iterable[str], cases: Collection[str], case: str, file: str) -> None:
+    """Problems if some names are no case's, with the nearest that is one.
+
+    Parameters
+    ----------
+    named
+        The names.
+    cases
+        Those of the case table.
+    case, file
+        Where the names stand; without `case` each problem is that of the name.
+    """
+    problems = []
+    for name in sorted(set(named) - set(cases)):
+        near = get_close_matches(name, cases, n=1)
+        cure = f"did you mean '{near[0]}'?" if near else "remove it"
+        problems.append(Problem(case or name, file, f"'{name}' is no case of the case table", cure))
+    if problems:
+        raise Problems(problems)
 
 
 def _check_header(table: str | Path, rows: Sequence[dict[str, str]]) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from panorgan.cases import Case, read_cases, shard_names, shard_of
+from panorgan.cases import Case, check_names, read_cases, shard_names, shard_of
 from panorgan.config import (
     GATED,
     MARGINAL,
@@ -26,6 +26,7 @@ from panorgan.config import (
 )
 from panorgan.corrections import Correction, read_corrections
 from panorgan.labels import load_labels
+from panorgan.manifest import load_sources
 from panorgan.problems import Problems
 from panorgan.selection import TUMOUR
 from panorgan.store import file_checksum, key_of
@@ -73,6 +74,7 @@ class Run:
         try:
             self.config: Config = load_config(raw)
             self.labels = load_labels(self.config.labels)
+            load_sources(self.config.sources, self.labels)
             check_organs(self.config.pseudo_labels.organs)
             for name in ("teacher", "student"):
                 check_plan_file(name, getattr(self.config, name).plan)
@@ -88,7 +90,10 @@ class Run:
         """The case table, dealt into shards."""
         dealt: dict[str, list[Case]] = {shard: [] for shard in self.shards}
         try:
-            cases = read_cases(self.config.cases, load_labels(self.config.labels))
+            cases = read_cases(self.config.cases, self.labels)
+            names = [case.case for case in cases]
+            check_names(self.config.selection.exclude, names, "config", "selection.exclude")
+            check_names(self._corrections, names, "", self.config.corrections or "")
         except Problems as error:
             stop(error)
         for case in cases:

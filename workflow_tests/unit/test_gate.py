@@ -49,7 +49,16 @@ COLUMNS = (
     *("max_probability", "hu_mean", "hu_sd", "organ", "distance_mm", "centre_mm", "box_zyx"),
     *("at_border", "hit_ml"),
 )
-LIMITS = thresholds(Gate())
+GATE = Gate(
+    tumour=TumourGate(
+        min_ml=0.1,
+        hu=[-20.0, 200.0],
+        max_distance_mm=10.0,
+        min_mean_probability=0.7,
+        min_max_probability=0.9,
+    )
+)
+LIMITS = thresholds(GATE)
 
 
 def tumour(case="a", component=1, ml=2.0, mean=0.95, most=0.99, hu=60.0, distance=0.0, hit=None):
@@ -254,8 +263,8 @@ def test_too_few_found_tumours_end_the_run_with_their_number():
 
 def test_what_too_few_found_tumours_show_comes_from_the_config():
     found = [tumour(component=n, hit=2.0, distance=1.0 if n < 19 else None) for n in range(25)]
-    limits = thresholds(Gate(quantile=0.05), found)
-    assert limits.max_distance_mm == 10.0
+    limits = thresholds(GATE.model_copy(update={"quantile": 0.05}), found)
+    assert limits.max_distance_mm == GATE.tumour.max_distance_mm
     assert "max_distance_mm" not in limits.measured
     assert limits.min_ml == 2.0
 

@@ -160,6 +160,7 @@ class Tree:
             excluded=self.path("cases/excluded.tsv"),
             suspects=self.path("cases/suspects.tsv"),
             corrected=self.path("cases/corrected.tsv"),
+            repaired=self.path("cases/repaired.tsv"),
         )
         self.entries = read_manifest(self.manifest, LABELS)
 

@@ -1,12 +1,12 @@
 """From raw volumes to the manifest: index every case once, then decide what can be used."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from panorgan.cases import Case, read_cases, shard_of
+from panorgan.cases import Case, check_names, read_cases, shard_of
 from panorgan.checks import inspect_case
 from panorgan.corrections import CORRECTED_COLUMNS, read_corrections
 from panorgan.intensities import class_histograms, save_histograms
@@ -39,6 +39,7 @@ from panorgan.volumes import (
 )
 
 PROBLEM_COLUMNS = ("file", "cause", "cure")
+REPAIRED_COLUMNS = ("case", "file", "shift_mm")
 
 
 def index_cases(
@@ -147,6 +148,7 @@ def collect_manifest(
     excluded: str,
     suspects: str,
     corrected: str,
+    repaired: str,
     speck_ml: float = 0.0,
     corrections: str = "",
     excluded_names: Sequence[str] = (),
@@ -163,7 +165,7 @@ def collect_manifest(
         Number of shards for training and for evaluation cases.
     bad_cases
         ``stop``: any bad case ends the run; ``exclude``: bad cases are left out and listed.
-    manifest, excluded, suspects, corrected
+    manifest, excluded, suspects, corrected, repaired
         The files to write.
     corrections
         The user's corrections, or empty: they win over everything else.
@@ -208,28 +210,8 @@ def collect_manifest(
     )
     write_table(excluded, ("case", *PROBLEM_COLUMNS), map(vars, sorted(problems)))
     write_table(corrected, CORRECTED_COLUMNS, changes)
+    write_table(repaired, REPAIRED_COLUMNS, _repairs(entries))
     write_manifest(manifest, _with_mended(entries, index_tables, index_folders), labels)
-
-
-def check_names(named: Iterable[str], cases: Collection[str], case: str, file: str) -> None:
-    """Problems if some names are no case's, with the nearest that is one.
-
-    Parameters
-    ----------
-    named
-        The names.
-    cases
-        Those of the case table.
-    case, file
-        Where the names stand; without `case` each problem is that of the name.
-    """
-    problems = []
-    for name in sorted(set(named) - set(cases)):
-        near = get_close_matches(name, cases, n=1)
-        cure = f"did you mean '{near[0]}'?" if near else "remove it"
-        problems.append(Problem(case or name, file, f"'{name}' is no case of the case table", cure))
-    if problems:
-        raise Problems(problems)
 
 
 def _with_mended(
@@ -241,6 +223,14 @@ def _with_mended(
         kinds = [repair.partition(":")[0] for repair in entry.facts["repaired"].split()]
         files = {kind: str(index.file(entry.case, mended_name("", kind))) for kind in kinds}
         yield replace(entry, **files)
+
+
+def _repairs(entries: Iterable[Entry]) -> Iterator[dict[str, str]]:
+    """The files whose headers are mended in a copy, and how far that moves a corner."""
+    for entry in entries:
+        for repair in entry.facts["repaired"].split():
+            kind, _, shift = repair.partition(":")
+            yield {"case": entry.case, "file": getattr(entry, kind), "shift_mm": shift}
 
 
 def _doubtful_sources(

@@ -84,7 +84,7 @@ def decide(
     _only_training([*pieces, *judged], [*rows, *known_rows], entries)
 
     limits = thresholds(gate, judged)
-    pairs = [(right.value, left.value) for right, left in getattr(labels, "pairs", ())]
+    pairs = [(right.value, left.value) for right, left in labels.pairs]
     organ_decisions = judge_organs(organs, gate.organs, pairs)
     used = _used(entries.values(), labels)
     final = [_if_used(one, used) for one in (*judge_tumours(tumours, limits), *organ_decisions)]
@@ -189,7 +189,7 @@ def _if_used(one: Decision, used: set[tuple[str, int]]) -> Decision:
 
 def _is_free(entry: Entry, labels: Labels) -> bool:
     """Whether annotators looked for tumours everywhere and found none."""
-    everywhere = getattr(entry, "scope", None) is None
+    everywhere = entry.scope is None
     return entry.states[labels.tumour.value] == ABSENT and everywhere
 
 
