@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from panorgan import drawing
-from panorgan.config import MARGINAL, Arm, load_config, students
+from panorgan.config import MARGINAL, Arm, load_config, students, teachers, trained_students
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.metrics import NOT_SCORED, Row, read_scores
@@ -328,7 +328,7 @@ def run_facts(
             f"teacher {config['teacher']['seed']}, "
             f"student {', '.join(map(str, config['student']['seeds']))}",
         ),
-        ("Training time", f"{duration(sum(hours))} in all" if hours else "not recorded"),
+        ("Training time", _time_text(config, hours)),
         ("Trained on", "; ".join(sorted(devices)) or "not recorded"),
         ("Scores by the rules", config["evaluation"]["profile"]),
         ("Versions", ", ".join(f"{name} {text}" for name, text in versions.items())),
@@ -337,7 +337,20 @@ def run_facts(
 
 def _rounds_fact(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     rounds, folds = config["rounds"], config["folds"]
-    return [("Rounds", f"{rounds}, relabelled in {folds} folds")] if rounds > 1 else []
+    if rounds == 1:
+        return []
+    who = "one network" if folds == 1 else f"{folds} networks, each for the cases it did not see"
+    return [("Rounds", f"{rounds}, cases relabelled by {who}")]
+
+
+def _time_text(config: Mapping[str, Any], hours: Sequence[float]) -> str:
+    if not hours:
+        return "not recorded"
+    checked = load_config(config)
+    others = {*trained_students(checked)} - {*students(checked)}
+    more = len(others) + len(teachers(checked)) - 1
+    helpers = f"without {more} networks that only make or judge pseudo-labels"
+    return f"{duration(sum(hours))} {helpers if more else 'in all'}"
 
 
 ORGANS_FROM = {

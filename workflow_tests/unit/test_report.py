@@ -664,7 +664,7 @@ def test_corrected_cases_are_no_longer_doubtful_and_changes_are_listed(tmp_path)
                 "note": "taken out",
             }
         ],
-        [{"case": "val_1", "file": "val_1.nii.gz", "shift_mm": "0.31"}],
+        [{"case": "test_1", "file": "test_1.nii.gz", "shift_mm": "0.31"}],
     )  # fmt: skip
     html, _, _ = tree.report()
     page = Page(html)
@@ -673,8 +673,7 @@ def test_corrected_cases_are_no_longer_doubtful_and_changes_are_listed(tmp_path)
     assert "plain_1" not in page.text[page.text.index("Most doubtful cases") :]
     assert "the corrections file of this run, my <corrections>.tsv" in page.words
     assert row_of(html, "plain_1")[1:] == ["spleen", "unknown", "absent", "taken out"]
-    assert row_of(html, "val_1")[1:3] != ["val_1.nii.gz", "0.31"]  # its scores come first
-    assert "val_1.nii.gz 0.31" in page.words
+    assert row_of(html, "test_1")[1:] == ["test_1.nii.gz", "0.31"]
 
 
 def test_nothing_changed_is_not_mentioned(made):
@@ -695,6 +694,7 @@ def test_later_rounds_and_the_gate(tmp_path):
     assert "Round 2, gated: without what the gate does not trust" in words
     assert "Stage 2: + organ pseudo-labels" not in words
     assert f"{tmp_path}/round-2/fusion/gated/{TRAIN}/plain_1.nii.gz" in html
+    assert row_of(html, "Rounds")[1] == "2, cases relabelled by one network"
     assert "student gated, round 2, seed 0" in text
     assert text.count(FALSE) == 1
 
@@ -703,6 +703,7 @@ def test_cross_fitted_rounds_say_so_and_gated_learns_only_its_own_gate(tmp_path)
     tree = Tree(tmp_path, test_labels=False, variants=("stage2",), rounds=2)
     words = Page(tree.report()[0]).words
     assert "No network relabelled a case that it trained on: 5 were trained" in words
+    assert "1.5 hours without 5 networks that only make or judge pseudo-labels" in words
     assert "Students of the variant gated learnt" not in words
     assert "Student stage2, round 2, seed 0, means over" in words
 
