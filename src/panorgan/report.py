@@ -328,7 +328,7 @@ def run_facts(
             f"teacher {config['teacher']['seed']}, "
             f"student {', '.join(map(str, config['student']['seeds']))}",
         ),
-        ("Training time", _time_text(config, hours)),
+        ("Training time", training_time(config, hours)),
         ("Trained on", "; ".join(sorted(devices)) or "not recorded"),
         ("Scores by the rules", config["evaluation"]["profile"]),
         ("Versions", ", ".join(f"{name} {text}" for name, text in versions.items())),
@@ -343,7 +343,8 @@ def _rounds_fact(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("Rounds", f"{rounds}, cases relabelled by {who}")]
 
 
-def _time_text(config: Mapping[str, Any], hours: Sequence[float]) -> str:
+def training_time(config: Mapping[str, Any], hours: Sequence[float]) -> str:
+    """The sum of some hours, and how many of the run's networks it leaves out."""
     if not hours:
         return "not recorded"
     checked = load_config(config)
