@@ -665,11 +665,11 @@ def test_corrected_cases_are_no_longer_doubtful_and_changes_are_listed(tmp_path)
     tree.changes(
         [
             {
-                "case": "plain_1", "what": "spleen", "before": "unknown", "after": "absent",
+                "case": "changed_1", "what": "spleen", "before": "unknown", "after": "absent",
                 "note": "taken out",
             }
         ],
-        [{"case": "test_1", "file": "test_1.nii.gz", "shift_mm": "0.31"}],
+        [{"case": "mended_1", "file": "test_1.nii.gz", "shift_mm": "0.31"}],
     )  # fmt: skip
     html, _, _ = tree.report()
     page = Page(html)
@@ -677,8 +677,8 @@ def test_corrected_cases_are_no_longer_doubtful_and_changes_are_listed(tmp_path)
     assert "1. four_1" in page.text
     assert "plain_1" not in page.text[page.text.index("Most doubtful cases") :]
     assert "the corrections file of this run, my <corrections>.tsv" in page.words
-    assert row_of(html, "plain_1")[1:] == ["spleen", "unknown", "absent", "taken out"]
-    assert row_of(html, "test_1")[1:] == ["test_1.nii.gz", "0.31"]
+    assert row_of(html, "changed_1")[1:] == ["spleen", "unknown", "absent", "taken out"]
+    assert row_of(html, "mended_1")[1:] == ["test_1.nii.gz", "0.31"]
 
 
 def test_nothing_changed_is_not_mentioned(made):
