@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from panorgan import drawing
-from panorgan.config import MARGINAL
+from panorgan.config import MARGINAL, Arm, load_config, students, teachers, trained_students
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.metrics import NOT_SCORED, Row, read_scores
@@ -21,16 +23,18 @@ from panorgan.store import ShardReader, file_checksum
 from panorgan.tables import read_table, replacing, write_text
 from panorgan.volumes import Volume, canonical_spacing, read_label, to_canonical
 
-LABEL, SOURCE = ".nii.gz", "_source.nii.gz"
+LABEL, SOURCE, AUTOMATIC = ".nii.gz", "_source.nii.gz", "_automatic.nii.gz"
 SOURCES = {"ground_truth": 1, "tumour_pseudo": 2, "organ_pseudo": 3, "ignored": 4}
 """Names in tables of composition, values in source maps."""
 
-MOST_CONFLICTS = 30
+MOST_CONFLICTS = 15
+MOST_DOUBTFUL, MOST_DRAWN = 10, 3
 TUMOUR_WEIGHT = 3.0
-"""A tumour attracts the slices of a picture as much as this many organs."""
+"""A tumour, or what is ignored, attracts the slices of a picture as much as this many organs."""
 
 SCORED_SPLITS = ("validation", "test")
 SYNTHETIC = "synthetic data, not for clinical use"
+FREE_NOTE = "a tumour-free case counts 100 for the tumour if none is predicted, else 0"
 STATUS_TEXTS = {
     "scored": "in both",
     "both_empty": "in neither",
@@ -38,12 +42,22 @@ STATUS_TEXTS = {
     "false_positive": "false positive",
     "not_scored": "unknown",
 }
-STAGE_TEXTS = {"stage1": "1", "stage2": "2"}
+LABEL_TEXTS = {
+    "partial": "Partial labels",
+    "stage1": "Stage 1: partial labels + tumour pseudo-labels",
+    "stage2": "Stage 2: + organ pseudo-labels",
+    "gated": "Gated: without what the gate does not trust",
+    "noise": "Noise: shuffled organ pseudo-labels",
+}
+LATER_TEXTS = LABEL_TEXTS | {"stage2": "Stage 2: partial labels + pseudo-labels"}
+"""After the first round, when both kinds of pseudo-labels are put in at once."""
 INPUT_TEXTS = {
     "partial": "partial label",
     "tumour": "tumour pseudo-label",
     "organs": "organ pseudo-label",
 }
+TEACHER, GATED = "teacher", "gated"
+ACTION_TEXTS = {"keep": "kept", "clean": "removed", "ignore": "ignored"}
 PUBLISHED = (
     ("Reference method (team zzm3zz), FLARE23 validation set", (88.53, 30.47, 84.38, 89.28)),
     ("Winner of FLARE23, hidden test set", (92.3, 64.9, None, None)),
@@ -55,9 +69,9 @@ PUBLISHED = (
 class Student:
     """One trained student and what was measured of it."""
 
-    variant: str
-    seed: int
+    arm: Arm
     model: Path
+    table: Path
     scores: Mapping[str, list[Row]]
     summaries: Mapping[str, dict[str, Any]]
     predictions: ShardReader
@@ -65,7 +79,35 @@ class Student:
 
     @property
     def title(self) -> str:
-        return f"{self.variant}, seed {self.seed}"
+        return self.arm.title
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a round's gate decided on the pseudo-labels of `origin`: the teacher, or a variant."""
+
+    round: int
+    origin: str
+    summary: Mapping[str, Any]
+    cases: list[dict[str, str]]
+    decisions: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """The tables of one round's fused labels, a path a shard."""
+
+    round: int
+    labels: str
+    composition: list[str]
+    conflicts: list[str]
+    reader: ShardReader
+
+    @property
+    def title(self) -> str:
+        if self.round == 1:
+            return LABEL_TEXTS[self.labels]
+        return f"Round {self.round}, {LATER_TEXTS[self.labels].lower()}"
 
 
 def write_report(
@@ -83,19 +125,26 @@ def write_report(
     config
         The config that the run was made with.
     files
-        What the rule reads, by name: manifest, excluded, suspects; selection, teacher,
-        teacher_table, teacher_scores, teacher_summary; stage1_composition, composition,
-        conflicts, specks, fused, fused_folders; students, student_tables, scores, summaries,
-        predictions, prediction_folders, efficiency. Those of students have variant, seed and
-        split in their paths.
+        What the rule reads, by name. The cases: manifest, excluded, suspects, corrected,
+        repaired. The teacher: selection, teacher, teacher_table, teacher_scores, teacher_summary.
+        Of every round's gates, in ``round-R/gate/ORIGIN``: decisions, gate_cases, gate_summaries.
+        Of all fused labels, in ``round-R/fusion/LABELS``: composition, conflicts, specks (not of
+        stage 2 in the first round), fused, fused_folders. Of the students, in
+        ``round-R/KIND/VARIANT/seed-S``: students, student_tables, scores, summaries (in a folder
+        a split), predictions, prediction_folders, efficiency.
     report, picture, summary
         The files to write: HTML, PNG, plain text.
     """
     labels = load_labels(config["labels"])
     entries = read_manifest(files["manifest"], labels)
     by_name = {entry.case: entry for entry in entries}
-    students = read_students(config["student"], files)
-    main = max(students, key=lambda student: student.variant == "stage2")
+    students = read_students(config, files)
+    main = main_student(students)
+    gates = read_gates(files)
+    fusions = read_fusions(files)
+    learnt = next(
+        one for one in fusions if (one.round, one.labels) == (main.arm.round, main.arm.labels)
+    )
     ranking = rank_cases(main.scores["validation"], labels)
     examples = chosen_examples(ranking)
     ct = drawing.Layer("CT")
@@ -105,8 +154,8 @@ def write_report(
         )
         for case in examples
     }
-    fused = telling_case(files["composition"])
-    fused_layers = _fused(fused, files, labels)
+    fused = telling_case(learnt.composition)
+    fused_layers = _fused(fused, learnt.reader, labels)
     page = render(
         "report.html.j2",
         run=config["run"],
@@ -117,9 +166,18 @@ def write_report(
         data=describe_data(entries, labels),
         excluded=cut(read_table(files["excluded"]), files["excluded"]),
         suspects=cut(read_table(files["suspects"]), files["suspects"]),
+        corrected=cut(read_table(files["corrected"]), files["corrected"]),
+        repaired=cut(read_table(files["repaired"]), files["repaired"]),
         selection=describe_selection(files["selection"]),
         teacher=describe_teacher(files, labels),
-        fusion=describe_fusion(config, files, entries, labels),
+        pseudo_tumours=describe_pseudo_tumours(gates, entries, labels),
+        gates=[describe_gate(gate, students, labels) for gate in gates],
+        rounds=describe_rounds(config, gates),
+        sources=[drawing.SOURCE_COLOURS[value] for value in SOURCES.values()],
+        fusions=[describe_fusion(one, labels) for one in fusions],
+        specks=count_specks(files["specks"], labels),
+        learnt=learnt.title,
+        doubtful=describe_doubtful(config, main, gates, learnt, by_name, labels),
         fused=by_name[fused],
         fused_picture=_draw(by_name[fused], [ct, *fused_layers], labels, kind="jpeg"),
         models=[describe_model(student.title, student.model, labels) for student in students],
@@ -142,31 +200,92 @@ def write_report(
             _draw(by_name[shown], layers, labels, title=title, planes=("axial", "coronal"))
         )
     write_text(report, page)
-    write_text(summary, summary_text(config, students, labels, [report, picture]))
+    write_text(summary, summary_text(config, students, gates, labels, [report, picture]))
 
 
-def read_students(recipe: Mapping[str, Any], files: Mapping[str, Any]) -> list[Student]:
-    """Every student of the config with its part of the files."""
-    students = []
-    for variant in recipe["variants"]:
-        for seed in recipe["seeds"]:
-            place = f"/{variant}/seed-{seed}/"
+def read_students(config: Mapping[str, Any], files: Mapping[str, Any]) -> list[Student]:
+    """Every student that is a result of the run, with its part of the files."""
+    found = []
+    for arm in students(load_config(config)):
 
-            def own(name: str, place: str = place) -> list[str]:
-                return [path for path in files[name] if place in path]
+        def own(name: str, kind: str, arm: Arm = arm) -> list[str]:
+            place = f"/{arm.place.format(kind)}/"
+            return [path for path in files[name] if place in path]
 
-            students.append(
-                Student(
-                    variant=variant,
-                    seed=seed,
-                    model=Path(*own("students")),
-                    scores={Path(p).parent.name: read_scores(p) for p in own("scores")},
-                    summaries={Path(p).parent.name: _read_json(p) for p in own("summaries")},
-                    predictions=ShardReader(own("predictions"), own("prediction_folders")),
-                    efficiency=_rows(own("efficiency")),
-                )
+        scores, summaries = own("scores", "scores"), own("summaries", "scores")
+        found.append(
+            Student(
+                arm=arm,
+                model=Path(*own("students", "student")),
+                table=Path(*own("student_tables", "student")),
+                scores={Path(path).parent.name: read_scores(path) for path in scores},
+                summaries={Path(path).parent.name: _read_json(path) for path in summaries},
+                predictions=ShardReader(
+                    own("predictions", "predictions"), own("prediction_folders", "predictions")
+                ),
+                efficiency=_rows(own("efficiency", "predictions")),
             )
-    return students
+        )
+    return found
+
+
+def main_student(found: Sequence[Student]) -> Student:
+    """The last round's of stage 2, else of the gate, else the first; of several seeds the first."""
+
+    def rank(student: Student) -> tuple[int, int]:
+        order = (GATED, "stage2")
+        variant = student.arm.variant
+        return student.arm.round, order.index(variant) if variant in order else -1
+
+    return max(found, key=rank)
+
+
+def read_gates(files: Mapping[str, Any]) -> list[Gate]:
+    """The gate of every round and origin, the first round first."""
+    tables = {
+        (kind, Path(path).parent): path
+        for kind in ("gate_cases", "decisions")
+        for path in files[kind]
+    }
+    gates = []
+    for path in files["gate_summaries"]:
+        folder = Path(path).parent
+        gates.append(
+            Gate(
+                round=_round(folder),
+                origin=folder.name,
+                summary=_read_json(path),
+                cases=read_table(tables["gate_cases", folder]),
+                decisions=read_table(tables["decisions", folder]),
+            )
+        )
+    return sorted(gates, key=lambda gate: (gate.round, gate.origin))
+
+
+def read_fusions(files: Mapping[str, Any]) -> list[Fusion]:
+    """All fused labels of the run, by round and in the order in which they are made."""
+    places = {Path(path).parent for path in files["composition"]}
+    order = list(LABEL_TEXTS)
+
+    def own(name: str, place: Path) -> list[str]:
+        return [path for path in files[name] if Path(path).parent == place]
+
+    fusions = [
+        Fusion(
+            round=_round(place),
+            labels=place.name,
+            composition=own("composition", place),
+            conflicts=own("conflicts", place),
+            reader=ShardReader(own("fused", place), own("fused_folders", place)),
+        )
+        for place in places
+    ]
+    return sorted(fusions, key=lambda one: (one.round, order.index(one.labels)))
+
+
+def _round(place: Path) -> int:
+    """Of a folder ``round-R/KIND/NAME``."""
+    return int(place.parts[-3].removeprefix("round-"))
 
 
 def _read_json(path: str | Path) -> dict[str, Any]:
@@ -202,17 +321,37 @@ def run_facts(
         ("Teacher", _recipe_text(config["teacher"])),
         ("Student", _recipe_text(config["student"])),
         ("Labels learnt", ", ".join(config["student"]["variants"])),
+        *_rounds_fact(config),
         ("Organ pseudo-labels", ORGANS_FROM.get(organs, organs)),
         (
             "Seeds",
             f"teacher {config['teacher']['seed']}, "
             f"student {', '.join(map(str, config['student']['seeds']))}",
         ),
-        ("Training time", f"{duration(sum(hours))} in all" if hours else "not recorded"),
+        ("Training time", training_time(config, hours)),
         ("Trained on", "; ".join(sorted(devices)) or "not recorded"),
         ("Scores by the rules", config["evaluation"]["profile"]),
         ("Versions", ", ".join(f"{name} {text}" for name, text in versions.items())),
     ]
+
+
+def _rounds_fact(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rounds, folds = config["rounds"], config["folds"]
+    if rounds == 1:
+        return []
+    who = "one network" if folds == 1 else f"{folds} networks, each for the cases it did not see"
+    return [("Rounds", f"{rounds}, cases relabelled by {who}")]
+
+
+def training_time(config: Mapping[str, Any], hours: Sequence[float]) -> str:
+    """The sum of some hours, and how many of the run's networks it leaves out."""
+    if not hours:
+        return "not recorded"
+    checked = load_config(config)
+    others = {*trained_students(checked)} - {*students(checked)}
+    more = len(others) + len(teachers(checked)) - 1
+    helpers = f"without {more} networks that only make or judge pseudo-labels"
+    return f"{duration(sum(hours))} {helpers if more else 'in all'}"
 
 
 ORGANS_FROM = {
@@ -238,8 +377,7 @@ def _times(numbers: Iterable[float]) -> str:
 def run_checksums(files: Mapping[str, Any], students: Sequence[Student]) -> list[tuple[str, str]]:
     """Checksums that tell two runs apart: of the manifest and of every model's weights."""
     models = [("teacher's weights", files["teacher_table"])]
-    for student, table in zip(students, files["student_tables"], strict=True):
-        models.append((f"student's weights, {student.title}", table))
+    models += [(f"student's weights, {student.title}", student.table) for student in students]
     return [
         ("manifest.tsv", file_checksum(files["manifest"])),
         *((name, read_table(table)[0]["checksum"]) for name, table in models),
@@ -311,30 +449,190 @@ def read_progress(path: Path) -> list[dict[str, float]]:
         ]
 
 
+# Pseudo-labels and the gate
+
+
+def describe_pseudo_tumours(
+    gates: Iterable[Gate], entries: Iterable[Entry], labels: Labels
+) -> dict[str, Any]:
+    """In how many training cases the tumour is unknown, and in how many the teacher saw one."""
+    unknown = {entry.case for entry in entries if needs_tumour(entry, labels)}
+    volumes: Counter[str] = Counter()
+    for gate in gates:
+        if gate.origin == TEACHER:
+            for row in gate.decisions:
+                if row["name"] == labels.tumour.name and row["case"] in unknown:
+                    volumes[row["case"]] += float(row["ml"])
+    return {"unknown": len(unknown), "found": len(volumes), "ml": spread(volumes.values())}
+
+
+def describe_gate(gate: Gate, found: Iterable[Student], labels: Labels) -> dict[str, Any]:
+    """What a gate says in words, its decisions by reason, and whether a student learnt by it."""
+    arms = {student.arm for student in found}
+    who = "the teacher's" if gate.origin == TEACHER else f"the student's ({gate.origin})"
+    dropped = Counter(row["reason"] for row in gate.cases if row["status"] == "drop")
+    return {
+        "title": f"Round {gate.round}: {who} pseudo-labels",
+        "text": gate.summary["text"],
+        "used": gate.origin in (TEACHER, GATED)
+        and any((arm.round, arm.variant) == (gate.round, GATED) for arm in arms),
+        "rows": decisions_by_reason(gate.decisions, labels),
+        "dropped": [{"cases": n, "reason": text} for text, n in _by_template(dropped, labels)],
+    }
+
+
+def decisions_by_reason(
+    decisions: Iterable[Mapping[str, str]], labels: Labels
+) -> list[dict[str, Any]]:
+    """Pieces by kind, action and reason: cases, pieces, ml; the largest volume first of each."""
+    groups: dict[tuple[bool, str], dict[str, list[Mapping[str, str]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for row in decisions:
+        kind = row["name"] != labels.tumour.name, row["action"]
+        groups[kind][row["reason"]].append(row)
+    table = []
+    order = list(ACTION_TEXTS)
+    for (organ, action), reasons in sorted(
+        groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))
+    ):
+        rows = []
+        for text, alike in _alike(reasons, labels):
+            found = [row for reason in alike for row in reasons[reason]]
+            rows.append(
+                {
+                    "kind": "organs" if organ else "tumour",
+                    "action": ACTION_TEXTS[action],
+                    "reason": text,
+                    "cases": len({row["case"] for row in found}),
+                    "pieces": len(found),
+                    "ml": sum(float(row["ml"]) for row in found),
+                }
+            )
+        table += sorted(rows, key=lambda row: (-row["ml"], row["reason"]))
+    return table
+
+
+def _by_template(counts: Mapping[str, int], labels: Labels) -> list[tuple[str, int]]:
+    found = [(text, sum(counts[one] for one in alike)) for text, alike in _alike(counts, labels)]
+    return sorted(found, key=lambda item: (-item[1], item[0]))
+
+
+def _alike(reasons: Iterable[str], labels: Labels) -> Iterator[tuple[str, list[str]]]:
+    """Reasons that differ in numbers and names of classes only, and what all of a group say.
+
+    A threshold is the same in all of a group and stays in its text; what was measured becomes an
+    ellipsis.
+    """
+    names = "|".join(sorted(map(re.escape, labels.names), key=len, reverse=True))
+    varying = re.compile(rf"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|\b(?:{names})\b)")
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for reason in sorted(reasons):
+        groups[tuple(varying.split(reason)[::2])].append(reason)
+    for alike in groups.values():
+        parts = zip(*(varying.split(reason) for reason in alike), strict=True)
+        yield "".join(part[0] if len({*part}) == 1 else "…" for part in parts), alike
+
+
+def describe_rounds(config: Mapping[str, Any], gates: Iterable[Gate]) -> dict[str, Any] | None:
+    """How much the pseudo-labels changed from round to round; None with one round."""
+    if config["rounds"] == 1:
+        return None
+    rows = []
+    for gate in gates:
+        changes = [float(row["instability"]) for row in gate.cases if row["instability"]]
+        if changes:
+            rows.append(
+                {
+                    "round": gate.round,
+                    "origin": gate.origin,
+                    "cases": len(changes),
+                    "instability": spread(changes, 3),
+                }
+            )
+    return {"rows": rows, "folds": config["folds"]}
+
+
+def describe_doubtful(
+    config: Mapping[str, Any],
+    main: Student,
+    gates: Iterable[Gate],
+    learnt: Fusion,
+    by_name: Mapping[str, Entry],
+    labels: Labels,
+) -> dict[str, Any]:
+    """The most doubtful cases of the main student's labels, with what opens them.
+
+    Cases with a corrected label are counted and left out: somebody has looked.
+    """
+    origin = TEACHER if main.arm.round == 1 else main.arm.variant
+    rows = next(
+        gate.cases for gate in gates if (gate.round, gate.origin) == (main.arm.round, origin)
+    )
+    rows = [row for row in rows if float(row["doubt"]) > 0]
+    corrected = {row["case"] for row in rows if _is_corrected(row["case"], learnt.reader)}
+    rows = sorted(
+        (row for row in rows if row["case"] not in corrected),
+        key=lambda row: (-float(row["doubt"]), row["case"]),
+    )
+    shown = []
+    for row in rows[:MOST_DOUBTFUL]:
+        case = row["case"]
+        entry, fused = by_name[case], case in learnt.reader
+        files = [learnt.reader.file(case, end) for end in (LABEL, SOURCE)] if fused else []
+        image = shlex.quote(entry.image)
+        drawn = fused and len(shown) < MOST_DRAWN
+        layers = [drawing.Layer("CT"), *_fused(case, learnt.reader, labels)] if drawn else []
+        shown.append(
+            {
+                "case": case,
+                "doubt": float(row["doubt"]),
+                "why": row["why"],
+                "dropped": row["reason"] if row["status"] == "drop" else "",
+                "commands": [f"itksnap -g {image} -s {shlex.quote(str(path))}" for path in files]
+                or [f"itksnap -g {image}"],
+                "fused": fused,
+                "picture": _draw(entry, layers, labels, kind="jpeg", planes=["axial"])
+                if drawn
+                else None,
+            }
+        )
+    example = shown[0]["case"] if shown else ""
+    return {
+        "cases": shown,
+        "count": len(rows),
+        "corrected": len(corrected),
+        "file": config["corrections"],
+        "example": f"case\tlabel\tnote\n{example}\tcorrected/{example}.nii.gz\twhat was wrong",
+    }
+
+
+def _is_corrected(case: str, reader: ShardReader) -> bool:
+    return case in reader and case + AUTOMATIC in reader.checksums(case)
+
+
 # Fusion
 
 
-def describe_fusion(
-    config: Mapping[str, Any], files: Mapping[str, Any], entries: Iterable[Entry], labels: Labels
-) -> dict[str, Any]:
-    """What the fused labels were made of, what was in conflict and which specks were dropped."""
-    rows = {"stage1": _rows(files["stage1_composition"]), "stage2": _rows(files["composition"])}
-    stages = sorted({*config["student"]["variants"], "stage2"} & {*rows})
-    present = {row["source"] for stage in stages for row in rows[stage]}
-    sources = [source for source in SOURCES if source != "ignored" or source in present]
-    tumours: Counter[str] = Counter()
-    for row in rows["stage1"]:
-        if row["source"] == "tumour_pseudo":
-            tumours[row["case"]] += float(row["ml"])
+def describe_fusion(fusion: Fusion, labels: Labels) -> dict[str, Any]:
+    """What fused labels were made of and what was in conflict."""
+    rows = _rows(fusion.composition)
+    present = {row["source"] for row in rows}
+    sources = [source for source in SOURCES if source in present]
     return {
-        "unknown_tumours": sum(needs_tumour(entry, labels) for entry in entries),
-        "pseudo_tumours": len(tumours),
-        "pseudo_tumours_ml": spread(tumours.values()),
+        "title": fusion.title,
+        "cases": len(fusion.reader.cases),
         "sources": [drawing.SOURCE_COLOURS[SOURCES[source]] for source in sources],
-        "stages": {stage: composition_by_class(rows[stage], sources, labels) for stage in stages},
-        "conflicts": conflicts_by_pair(files["conflicts"], labels),
-        "specks": _total(_rows(files["specks"]), ("name",), labels),
+        "classes": composition_by_class(rows, sources, labels),
+        "conflicts": conflicts_by_pair(fusion.conflicts, labels),
     }
+
+
+def count_specks(tables: Sequence[str], labels: Labels) -> list[dict[str, Any]]:
+    """Specks by class over all cases; every fusion finds the same ones, so one is counted."""
+    place = min(Path(table).parent for table in tables)
+    rows = _rows(table for table in tables if Path(table).parent == place)
+    return _total(rows, ("name",), labels)
 
 
 def composition_by_class(
@@ -364,17 +662,9 @@ def composition_by_class(
 
 
 def conflicts_by_pair(tables: Sequence[str], labels: Labels) -> dict[str, Any]:
-    """Conflicts of both stages summed over the cases, largest volume first."""
-    rows = [
-        row
-        | {
-            "stage": STAGE_TEXTS[Path(table).parent.name],
-            "lost_input": INPUT_TEXTS[row["lost_input"]],
-        }
-        for table in tables
-        for row in read_table(table)
-    ]
-    pairs = _total(rows, ("stage", "kept_name", "lost_name", "lost_input"), labels)
+    """Conflicts summed over the cases, the largest volume first."""
+    rows = [row | {"lost_input": INPUT_TEXTS[row["lost_input"]]} for row in _rows(tables)]
+    pairs = _total(rows, ("kept_name", "lost_name", "lost_input"), labels)
     return {"rows": pairs[:MOST_CONFLICTS], "count": len(pairs), "ml": sum(p["ml"] for p in pairs)}
 
 
@@ -531,11 +821,13 @@ def describe_efficiency(student: Student) -> dict[str, Any]:
 def summary_text(
     config: Mapping[str, Any],
     students: Sequence[Student],
+    gates: Sequence[Gate],
     labels: Labels,
     paths: Sequence[str],
 ) -> str:
-    """Scores by class for the terminal, and where report and picture are."""
+    """The teacher's false tumours and scores by class for the terminal, and where the report is."""
     lines = [f"run {config['run']}" + (f" ({SYNTHETIC})" if config["phantom"] else "")]
+    lines += [gate.summary["text"][0] for gate in gates if gate.origin == TEACHER]
     for student in students:
         scored = [
             student.summaries[split] | {"split": split}
@@ -557,7 +849,17 @@ def summary_text(
                 for cell in map(pick, scored)
             )
             lines.append(f"{title:{width}}{cells}".rstrip())
+    if any(
+        _has_tumour_free(student.summaries[split])
+        for student in students
+        for split in SCORED_SPLITS
+    ):
+        lines += ["", FREE_NOTE]
     return "\n".join([*lines, "", *paths, ""])
+
+
+def _has_tumour_free(summary: Mapping[str, Any]) -> bool:
+    return summary["tumour"]["tumour_free"]["cases"] > 0
 
 
 # Pictures of cases
@@ -575,7 +877,9 @@ def _draw(entry: Entry, layers: Sequence[drawing.Layer], labels: Labels, **how: 
         _canonical(image),
         canonical_spacing(image.grid),
         layers,
-        position=drawing.telling_position(first, {labels.tumour.value: TUMOUR_WEIGHT}),
+        position=drawing.telling_position(
+            first, dict.fromkeys((labels.tumour.value, labels.ignore), TUMOUR_WEIGHT)
+        ),
         **how,
     )
 
@@ -590,11 +894,12 @@ def _predicted(entry: Entry, student: Student, labels: Labels) -> list[drawing.L
     return layers
 
 
-def _fused(case: str, files: Mapping[str, Any], labels: Labels) -> list[drawing.Layer]:
+def _fused(case: str, reader: ShardReader, labels: Labels) -> list[drawing.Layer]:
     """A training case's label and where it comes from."""
-    reader = ShardReader(files["fused"], files["fused_folders"])
     label, source = (_canonical(read_label(reader.file(case, end))) for end in (LABEL, SOURCE))
+    ignored = drawing.SOURCE_COLOURS[SOURCES["ignored"]]
+    colours = drawing.class_colours(labels) | {labels.ignore: ignored}
     return [
-        drawing.Layer("Fused label", label, drawing.class_colours(labels)),
+        drawing.Layer("Fused label", label, colours),
         drawing.Layer("Where it comes from", source, drawing.SOURCE_COLOURS),
     ]

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,20 +13,28 @@ import pytest
 from PIL import Image
 
 from panorgan.cases import Case, shard_of, write_cases
-from panorgan.config import Config
+from panorgan.config import Arm, Config, load_config, students
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import read_manifest
 from panorgan.report import (
+    Gate,
+    Student,
     chosen_examples,
     composition_by_class,
     conflicts_by_pair,
+    count_specks,
+    decisions_by_reason,
+    describe_gate,
+    describe_rounds,
+    main_student,
     median_case,
     rank_cases,
+    training_time,
     write_report,
 )
 from panorgan.selection import needs_tumour, shows_tumours
 from panorgan.stages.cases import collect_manifest, index_cases
-from panorgan.stages.fusion import fuse_organs, fuse_tumours
+from panorgan.stages.fusion import fuse_organs, fuse_partial, fuse_tumours
 from panorgan.stages.prediction import EFFICIENCY, score_cases, summarise_scores
 from panorgan.stages.teacher import score_teacher, select_tumour_cases
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
@@ -36,6 +45,9 @@ LABELS_FILE = str(config_folder() / "labels.yaml")
 LABELS = load_labels(LABELS_FILE)
 SHARDS = {"train": 1, "evaluation": 1}
 TRAIN, EVALUATION = "train-00", "evaluation-00"
+FALSE = "The teacher marks false tumours in 1 of 2 tumour-free cases."
+DECISIONS = ("case", "value", "name", "component", "action", "reason", "ml")
+GATE_CASES = ("case", "status", "reason", "instability", "doubt", "why")
 STRANGE = "<script>alert('x')</script> & co"
 SPACING = (5.0, 4.0, 4.0)
 
@@ -65,6 +77,8 @@ class Tree:
         phantom: bool = False,
         variants: Sequence[str] = ("stage2",),
         seeds: Sequence[int] = (0,),
+        rounds: int = 1,
+        folds: int = 5,
     ):
         self.root, self.truths = root, {}
         student = Config().student.model_dump() | {"variants": list(variants), "seeds": list(seeds)}
@@ -73,7 +87,10 @@ class Tree:
             "labels": LABELS_FILE,
             "student": student,
             "phantom": {"seed": 0} if phantom else None,
+            "rounds": rounds,
+            "folds": folds,
         }
+        self.arms = students(load_config(self.config))
         cases = [
             self.case("liver_1", "train", STRANGE, 0, True, annotated="liver,tumour"),
             self.case("four_1", "train", "four", 1, True, annotated="liver,spleen"),
@@ -86,9 +103,9 @@ class Tree:
         self.index(cases)
         self.teach(progress)
         self.fuse()
-        for variant in variants:
-            for seed in seeds:
-                self.study(variant, seed, progress)
+        self.judge()
+        for arm in self.arms:
+            self.study(arm, progress)
 
     def path(self, *parts: str) -> str:
         path = self.root.joinpath(*parts)
@@ -162,7 +179,13 @@ class Tree:
             corrected=self.path("cases/corrected.tsv"),
             repaired=self.path("cases/repaired.tsv"),
         )
+        self.changes([], [])
         self.entries = read_manifest(self.manifest, LABELS)
+
+    def changes(self, corrected: list[dict], repaired: list[dict]) -> None:
+        columns = ("case", "what", "before", "after", "note")
+        write_table(self.path("cases/corrected.tsv"), columns, corrected)
+        write_table(self.path("cases/repaired.tsv"), ("case", "file", "shift_mm"), repaired)
 
     def predict(self, place: str, shard: str, wanted, make) -> None:
         by_name = {e.case: e for e in self.entries if e.shard == shard and wanted(e)}
@@ -234,11 +257,12 @@ class Tree:
 
     def fuse(self) -> None:
         place = f"round-1/fusion/stage1/{TRAIN}"
+        details = ("composition", "conflicts", "specks")
         fuse_tumours(
             self.manifest,
             TRAIN,
             self.reader(f"round-1/pseudo_labels/tumour/{TRAIN}"),
-            self.out(place, "composition", "conflicts", "specks"),
+            self.out(place, *details),
             labels_file=LABELS_FILE,
         )
         fuse_organs(
@@ -248,15 +272,63 @@ class Tree:
             self.out(f"round-1/fusion/stage2/{TRAIN}", "composition", "conflicts"),
             labels_file=LABELS_FILE,
         )
-
-    def study(self, variant: str, seed: int, progress: bool) -> None:
-        self.model(f"round-1/student/{variant}/seed-{seed}", LABELS.names, progress)
-        place = f"round-1/predictions/{variant}/seed-{seed}/{EVALUATION}"
-        step = 1 if variant == "stage2" else 2
-        self.predict(
-            place, EVALUATION, lambda e: True, lambda full: np.roll(full, step + seed, axis=1)
+        fuse_partial(
+            self.manifest,
+            TRAIN,
+            self.out(f"round-1/fusion/partial/{TRAIN}", *details),
+            labels_file=LABELS_FILE,
         )
-        scores = f"round-1/scores/{variant}/seed-{seed}"
+        # What is fused in one pass has files of the same form.
+        for number, labels in self.fused:
+            place = self.root / f"round-{number}/fusion/{labels}"
+            if not place.exists():
+                shutil.copytree(self.root / "round-1/fusion/stage2", place)
+                shutil.copy(self.root / f"round-1/fusion/stage1/{TRAIN}.specks.tsv", place)
+
+    @property
+    def fused(self) -> list[tuple[int, str]]:
+        """Round and name of the labels that the students learn, and stage 1 below stage 2."""
+        found = {(arm.round, arm.labels) for arm in self.arms}
+        return sorted(found | {(1, "stage1") for one in found if one == (1, "stage2")})
+
+    @property
+    def gates(self) -> list[str]:
+        later = sorted({(arm.round, arm.variant) for arm in self.arms if arm.round > 1})
+        return [
+            self.path(f"round-{number}/gate/{origin}/")
+            for number, origin in [(1, "teacher"), *later]
+        ]
+
+    def judge(self) -> None:
+        """Two cases with teacher's tumours, the second with a doubtful one."""
+        decisions = [
+            ("four_1", 14, "tumour", 1, "keep", "", 2.0),
+            ("four_1", 14, "tumour", 2, "clean", "0.03 ml, below 0.1", 0.03),
+            ("plain_1", 3, "spleen", 1, "keep", "", 50.0),
+            ("plain_1", 14, "tumour", 1, "ignore", "mean probability 0.55, below 0.7", 3.0),
+            ("plain_1", 14, "tumour", 2, "clean", "0.04 ml, below 0.1", 0.04),
+        ]
+        for folder in self.gates:
+            later = "round-1" not in folder
+            cases = [
+                ("four_1", "keep", "", "0.1" if later else "", 0.1, "a tumour is unsure"),
+                ("liver_1", "keep", "", "0.2" if later else "", 0, ""),
+                ("plain_1", "keep", "", "0.4" if later else "", 1.25, "3 of 3 ml tumour ignored"),
+            ]
+            for name, columns, rows in (
+                ("decisions", DECISIONS, decisions),
+                ("cases", GATE_CASES, cases),
+            ):
+                lines = [dict(zip(columns, row, strict=True)) for row in rows]
+                write_table(folder + f"/{name}.tsv", columns, lines)
+            write_text(folder + "/summary.json", json.dumps({"text": [FALSE, "Thresholds."]}))
+
+    def study(self, arm: Arm, progress: bool) -> None:
+        self.model(arm.place.format("student"), LABELS.names, progress)
+        place = f"{arm.place.format('predictions')}/{EVALUATION}"
+        step = (1 if arm.variant == "stage2" else 2) + int(arm.seed)
+        self.predict(place, EVALUATION, lambda e: True, lambda full: np.roll(full, step, axis=1))
+        scores = arm.place.format("scores")
         out = self.out(f"{scores}/{EVALUATION}", "scores")
         score_cases(
             self.manifest,
@@ -279,34 +351,34 @@ class Tree:
     @property
     def files(self) -> dict[str, object]:
         """What the rule hands over."""
-        stages = [self.path(f"round-1/fusion/{stage}/{TRAIN}") for stage in ("stage1", "stage2")]
-        students = [
-            f"{variant}/seed-{seed}"
-            for variant in self.config["student"]["variants"]
-            for seed in self.config["student"]["seeds"]
-        ]
+        fused = [self.path(f"round-{n}/fusion/{labels}/{TRAIN}") for n, labels in self.fused]
+        specks = [place for place in fused if "round-1/fusion/stage2" not in place]
         scores = [
-            self.path("round-1/scores", student, split)
-            for student in students
+            self.path(arm.place.format("scores"), split)
+            for arm in self.arms
             for split in ("validation", "test")
         ]
-        predictions = [self.path("round-1/predictions", s, EVALUATION) for s in students]
-        models = [self.path("round-1/student", student, "model") for student in students]
+        predictions = [self.path(arm.place.format("predictions"), EVALUATION) for arm in self.arms]
+        models = [self.path(arm.place.format("student"), "model") for arm in self.arms]
         return {
             "manifest": self.manifest,
             "excluded": self.path("cases/excluded.tsv"),
             "suspects": self.path("cases/suspects.tsv"),
+            "corrected": self.path("cases/corrected.tsv"),
+            "repaired": self.path("cases/repaired.tsv"),
             "selection": [self.path(f"teacher/labels/{TRAIN}.tsv")],
             "teacher_scores": self.path("teacher/seed-0/scores/cases.csv"),
             "teacher_summary": self.path("teacher/seed-0/scores/summary.json"),
             "teacher": self.path("teacher/seed-0/model"),
             "teacher_table": self.path("teacher/seed-0/model.tsv"),
-            "stage1_composition": [stages[0] + ".composition.tsv"],
-            "composition": [stages[1] + ".composition.tsv"],
-            "conflicts": [stage + ".conflicts.tsv" for stage in stages],
-            "specks": [stages[0] + ".specks.tsv"],
-            "fused": [stages[1] + ".tsv"],
-            "fused_folders": [stages[1]],
+            "decisions": [f"{folder}/decisions.tsv" for folder in self.gates],
+            "gate_cases": [f"{folder}/cases.tsv" for folder in self.gates],
+            "gate_summaries": [f"{folder}/summary.json" for folder in self.gates],
+            "composition": [place + ".composition.tsv" for place in fused],
+            "conflicts": [place + ".conflicts.tsv" for place in fused],
+            "specks": [place + ".specks.tsv" for place in specks],
+            "fused": [place + ".tsv" for place in fused],
+            "fused_folders": fused,
             "students": models,
             "student_tables": [model + ".tsv" for model in models],
             "scores": [folder + "/cases.csv" for folder in scores],
@@ -385,7 +457,8 @@ def test_page_is_self_contained_and_well_formed(made):
     assert len(html) < 15e6
     assert all(picture["src"].startswith("data:image/") for picture in page.pictures)
     assert all(picture["alt"] for picture in page.pictures)
-    assert len(page.pictures) == 3 + 1 + 2 + 3  # cases, fused case, distributions, curves
+    # Cases, fused case, distributions, curves, doubtful cases.
+    assert len(page.pictures) == 3 + 1 + 2 + 3 + 2
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
     assert "http" not in re.sub(r"data:image[^\"]*", "", html)
 
@@ -429,7 +502,10 @@ def test_picture_is_a_png_and_all_is_deterministic(tree, made):
 def test_teacher_and_fusion_are_described(tree, made):
     html, _, _ = made
     words = Page(html).words
-    assert "the tumour is unknown in 2 training cases; the teacher found one in 2 of them" in words
+    assert (
+        "The tumour is unknown in 2 training cases; the teacher found one in 2 of them, "
+        "2.5 (2.0 to 3.0) ml in a case."
+    ) in words
     assert row_of(html, "not selected: tumour is not annotated") == [
         "not selected: tumour is not annotated",
         "2",
@@ -445,6 +521,7 @@ def test_what_can_be_missing_may_be_missing(tmp_path):
     assert "No labelled test cases: no scores." in page.words
     assert page.words.count("No learning curve was recorded.") == 2
     assert "test, cases" not in text
+    assert "tumour-free case counts" not in text
     assert "88.53" in html  # no phantom
 
 
@@ -496,24 +573,201 @@ def test_composition_is_summed_over_cases():
     assert table[1]["ml"] == 0
 
 
-def test_conflicts_are_summed_by_pair_and_stage(tmp_path):
+def test_conflicts_are_summed_by_pair(tmp_path):
     columns = ("case", "kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
     tables = []
-    for stage, cases in (("stage1", "ab"), ("stage2", "c")):
+    for shard, lost, cases in (("0", "liver", "ab"), ("1", "spleen", "c"), ("1", "liver", "d")):
         rows = [
-            dict(zip(columns, (case, 14, "tumour", 1, "liver", "partial", 10, 2.5), strict=True))
+            dict(zip(columns, (case, 14, "tumour", 1, lost, "partial", 10, 2.5), strict=True))
             for case in cases
         ]
-        tables.append(str(tmp_path / stage / "train-00.conflicts.tsv"))
+        tables.append(str(tmp_path / f"train-{shard}-{lost}.conflicts.tsv"))
         write_table(tables[-1], columns, rows)
     found = conflicts_by_pair(tables, LABELS)
-    assert (found["count"], found["ml"]) == (2, 7.5)
+    assert (found["count"], found["ml"]) == (2, 10)
     assert found["rows"][0] == {
-        "stage": "1",
         "kept_name": "Tumour",
         "lost_name": "Liver",
         "lost_input": "partial label",
-        "cases": 2,
-        "voxels": 20,
-        "ml": 5.0,
+        "cases": 3,
+        "voxels": 30,
+        "ml": 7.5,
     }
+
+
+def test_specks_are_counted_once(tmp_path):
+    row = {"case": "a", "value": 1, "name": "liver", "voxels": 4, "ml": 0.5}
+    tables = []
+    for labels in ("gated", "partial"):
+        for case in "ab":
+            tables.append(str(tmp_path / labels / f"train-{case}.specks.tsv"))
+            write_table(tables[-1], list(row), [row | {"case": case}])
+    assert count_specks(tables, LABELS) == [{"name": "Liver", "cases": 2, "voxels": 8, "ml": 1.0}]
+
+
+def test_decisions_with_other_numbers_are_of_one_reason():
+    def decision(case: str, name: str, action: str, reason: str, ml: str) -> dict[str, str]:
+        return {"case": case, "name": name, "action": action, "reason": reason, "ml": ml}
+
+    far = "{} mm from the nearest organ ({}), more than 10"
+    swapped = "right_kidney lies to the left of left_kidney: sides swapped"
+    rows = [
+        decision("a", "liver", "keep", "", "9"),
+        decision("a", "right_kidney", "ignore", swapped, "4"),
+        decision("a", "tumour", "ignore", far.format(12, "liver"), "1"),
+        decision("b", "tumour", "ignore", far.format(30.5, "left_kidney"), "2"),
+        decision("b", "tumour", "ignore", "mean probability 0.5, below 0.7", "2"),
+        decision("b", "tumour", "clean", "mean HU -45 is outside -20 to 200", "0.5"),
+        decision("b", "tumour", "clean", "mean HU 310 is outside -20 to 200", "0.25"),
+    ]
+    table = [tuple(row.values()) for row in decisions_by_reason(rows, LABELS)]
+    assert table == [
+        ("tumour", "removed", "mean HU … is outside -20 to 200", 1, 2, 0.75),
+        ("tumour", "ignored", far.format("…", "…"), 2, 2, 3.0),
+        ("tumour", "ignored", "mean probability 0.5, below 0.7", 1, 1, 2.0),
+        ("organs", "kept", "", 1, 1, 9.0),
+        ("organs", "ignored", swapped, 1, 1, 4.0),
+    ]
+
+
+def test_gate_is_described(made):
+    html, _, text = made
+    words = Page(html).words
+    assert "<strong>" + FALSE + "</strong>" in html
+    assert FALSE in text.splitlines()
+    assert "For information only: no student of this report learnt by these decisions." in words
+    assert "… ml, below 0.1" in words
+    assert "Label stability" not in words
+
+
+def test_doubtful_cases_come_with_what_opens_them(tree, made):
+    html, _, _ = made
+    page = Page(html)
+    doubtful = page.text[page.text.index("Most doubtful cases") :]
+    assert doubtful.index("1. plain_1") < doubtful.index("2. four_1")
+    assert "liver_1" not in doubtful
+    place = tree.root / "round-1/fusion/stage2" / TRAIN
+    for ending in ("", "_source"):
+        image = tree.root / "data/plain_1_image.nii.gz"
+        assert f"itksnap -g {image} -s {place}/plain_1{ending}.nii.gz\n" in doubtful + "\n"
+    assert "case\tlabel\tnote\nplain_1\tcorrected/plain_1.nii.gz\twhat was wrong" in page.text
+    alts = [picture["alt"] for picture in page.pictures if "an axial slice" in picture["alt"]]
+    assert [alt.split()[2] for alt in alts] == ["plain_1:", "four_1:"]
+
+
+def test_corrected_cases_are_no_longer_doubtful_and_changes_are_listed(tmp_path):
+    tree = Tree(tmp_path, test_labels=False)
+    table = tmp_path / f"round-1/fusion/stage2/{TRAIN}.tsv"
+    place = tmp_path / f"round-1/fusion/stage2/{TRAIN}"
+    shutil.copy(place / "plain_1.nii.gz", place / "plain_1_automatic.nii.gz")
+    lines = table.read_text()
+    checksum = re.search(r"plain_1\.nii\.gz:(\w+)", lines).group(1)
+    added = f"plain_1_automatic.nii.gz:{checksum} plain_1.nii.gz"
+    table.write_text(lines.replace("plain_1.nii.gz", added, 1))
+    tree.config["corrections"] = "my <corrections>.tsv"
+    tree.changes(
+        [
+            {
+                "case": "changed_1", "what": "spleen", "before": "unknown", "after": "absent",
+                "note": "taken out",
+            }
+        ],
+        [{"case": "mended_1", "file": "test_1.nii.gz", "shift_mm": "0.31"}],
+    )  # fmt: skip
+    html, _, _ = tree.report()
+    page = Page(html)
+    assert "Cases with a corrected label of yours, left out here: 1." in page.words
+    assert "1. four_1" in page.text
+    assert "plain_1" not in page.text[page.text.index("Most doubtful cases") :]
+    assert "the corrections file of this run, my <corrections>.tsv" in page.words
+    assert row_of(html, "changed_1")[1:] == ["spleen", "unknown", "absent", "taken out"]
+    assert row_of(html, "mended_1")[1:] == ["test_1.nii.gz", "0.31"]
+
+
+def test_nothing_changed_is_not_mentioned(made):
+    words = Page(made[0]).words
+    assert "Corrections that were applied" not in words
+    assert "Repaired headers" not in words
+
+
+def test_later_rounds_and_the_gate(tmp_path):
+    tree = Tree(tmp_path, test_labels=False, variants=("gated",), rounds=2, folds=1)
+    html, _, text = tree.report()
+    words = Page(html).words
+    assert "Round 2: the student's (gated) pseudo-labels" in words
+    assert words.count("Students of the variant gated learnt by these decisions") == 2
+    assert "Networks relabelled cases that they trained on (folds: 1)" in words
+    assert row_of(html, "2") == ["2", "gated", "3", "0.200 (0.100 to 0.400)"]
+    assert "Student gated, round 2, seed 0, means over" in words
+    assert "Round 2, gated: without what the gate does not trust" in words
+    assert "Stage 2: + organ pseudo-labels" not in words
+    assert f"{tmp_path}/round-2/fusion/gated/{TRAIN}/plain_1.nii.gz" in html
+    assert row_of(html, "Rounds")[1] == "2, cases relabelled by one network"
+    assert "student gated, round 2, seed 0" in text
+    assert text.count(FALSE) == 1
+
+
+def test_cross_fitted_rounds_say_so():
+    def gate(number: int, origin: str, changes: Sequence[str]) -> Gate:
+        return Gate(number, origin, {"text": []}, [{"instability": text} for text in changes], [])
+
+    gates = [gate(1, "teacher", ["", ""]), gate(2, "stage2", ["0.1", "", "0.3"])]
+    config = Config(rounds=2, folds=5)
+    found = describe_rounds(config.model_dump(), gates)
+    assert found["folds"] == 5
+    assert found["rows"] == [
+        {"round": 2, "origin": "stage2", "cases": 2, "instability": "0.200 (0.100 to 0.300)"}
+    ]
+    assert describe_rounds(Config().model_dump(), gates) is None
+    # Five folds of the student relabel the cases; the report's own students are the two others.
+    text = training_time(config.model_dump(), [0.5, 1.0])
+    assert text == "1.5 hours without 5 networks that only make or judge pseudo-labels"
+
+
+@pytest.mark.parametrize(
+    ("variant", "number", "origin", "used"),
+    [
+        ("gated", 1, "teacher", True),
+        ("stage2", 1, "teacher", False),
+        ("gated", 2, "gated", True),
+        ("gated", 2, "stage2", False),
+        ("gated", 1, "gated", False),
+    ],
+)
+def test_only_gated_students_learn_by_a_gate(variant, number, origin, used):
+    cases = [{"status": "drop", "reason": f"instability {x}, above 1"} for x in ("1.2", "3.1")]
+    gate = Gate(2 if origin != "teacher" else 1, origin, {"text": ["x"]}, cases, [])
+    student = Student(Arm(number, variant, "0"), Path(), Path(), {}, {}, None, [])
+    found = describe_gate(gate, [student], LABELS)
+    assert found["used"] is used
+    assert found["dropped"] == [{"cases": 2, "reason": "instability …, above 1"}]
+
+
+def test_partial_labels_alone_have_a_report(tmp_path):
+    tree = Tree(tmp_path, test_labels=False, variants=("partial",))
+    page = Page(tree.report()[0])
+    assert "Partial labels" in page.words
+    assert "Stage 1: " not in page.words
+    # The case without a label has nothing fused, and no picture.
+    assert "It has no fused label." in page.words
+    assert f"itksnap -g {tree.root}/data/plain_1_image.nii.gz\n" in page.text + "\n"
+    assert len([p for p in page.pictures if "an axial slice" in p["alt"]]) == 1
+
+
+def test_main_student_is_the_last_rounds_stage_2_else_gated(tmp_path):
+    for variants, expected in (
+        (("noise", "gated"), "gated, seed 3"),
+        (("gated", "stage2", "noise"), "stage2, seed 3"),
+        (("noise", "partial"), "noise, seed 3"),
+    ):
+        arms = [Arm(1, variant, seed) for variant in variants for seed in ("3", "4")]
+        found = [Student(arm, Path(), Path(), {}, {}, None, []) for arm in arms]
+        assert main_student(found).title == expected
+        if "noise" not in variants[:1]:
+            later = Student(Arm(2, "gated", "3"), Path(), Path(), {}, {}, None, [])
+            assert main_student([*found, later]) == later
+
+
+def test_summary_says_what_tumour_free_cases_count(made):
+    note = "a tumour-free case counts 100 for the tumour if none is predicted, else 0"
+    assert note in made[2].splitlines()

@@ -1,0 +1,58 @@
+"""The ablation of a run: tables of scores in, a table, a page and all numbers out."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from panorgan.ablation import COLUMNS, compare, measure_cases, page_text, table_rows
+from panorgan.labels import Labels, load_labels
+from panorgan.metrics import read_scores
+from panorgan.problems import Problem, Problems
+from panorgan.tables import write_table, write_text
+
+
+def write_ablation(
+    arms: Mapping[str, Sequence[str]],
+    *,
+    split: str,
+    labels_file: str,
+    samples: int,
+    seed: int,
+    table: str,
+    page: str,
+    details: str,
+) -> None:
+    """Compare students that differ in the labels that they learnt from, and print what comes out.
+
+    Parameters
+    ----------
+    arms
+        Arm -> the `cases.csv` of each seed; arms are listed in this order.
+    split
+        Whose scores these are, for people.
+    samples, seed
+        Number of bootstrap samples and seed of their random numbers.
+    table, page, details
+        The files to write: a row an arm and measure (TSV), Markdown, and JSON with the mean of
+        every seed too. Equal input gives equal bytes.
+
+    Raises
+    ------
+    Problems
+        If a file is no table of scores, or the arms are not scored on the same cases.
+    """
+    labels = load_labels(labels_file)
+    measured = {arm: [_measure(path, labels) for path in files] for arm, files in arms.items()}
+    result = compare(measured, samples=samples, seed=seed)
+    text = page_text(result, split)
+    write_table(table, COLUMNS, table_rows(result))
+    write_text(page, text)
+    write_text(details, json.dumps({"split": split, "seed": seed, **result}, indent=2) + "\n")
+    print(text)
+
+
+def _measure(path: str, labels: Labels) -> dict[str, dict[str, float]]:
+    try:
+        return measure_cases(read_scores(path), labels)
+    except ValueError as error:
+        cure = "remove the file and run the same command again"
+        raise Problems([Problem("", str(path), str(error), cure)]) from None

@@ -1,0 +1,212 @@
+"""The ablation's numbers against hand-computed and independent ones, and what is said of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from panorgan.ablation import MEASURES, compare, measure_cases, page_text
+from panorgan.labels import config_folder, load_labels
+from panorgan.metrics import summarise, write_scores
+from panorgan.problems import Problems
+from panorgan.stages.ablation import write_ablation
+from panorgan.tables import read_table
+
+LABELS_FILE = str(config_folder() / "labels.yaml")
+LABELS = load_labels(LABELS_FILE)
+
+
+def rows_of(case: str, organs: float, tumour: float | None, *, unknown=(), predicted=False):
+    """Scores of a case: one DSC for all organs (NSD half of it), and a tumour or none."""
+    rows = []
+    for label in LABELS.labels:
+        dsc, status = organs, "scored"
+        if label == LABELS.tumour:
+            dsc, status = tumour, "scored" if tumour else "missed"
+            if tumour is None:
+                dsc, status = (0.0, "false_positive") if predicted else (1.0, "both_empty")
+        if label.name in unknown:
+            dsc, status = None, "not_scored"
+        rows.append(
+            {
+                "case": case,
+                "value": label.value,
+                "name": label.name,
+                "dsc": dsc,
+                "nsd": None if dsc is None else dsc / 2,
+                "ref_ml": 1.0,
+                "pred_ml": 1.0,
+                "status": status,
+            }
+        )
+    return rows
+
+
+def student(*numbers: float, name: str = "organs_dsc") -> dict[str, dict[str, float]]:
+    return {f"case_{index}": {name: number} for index, number in enumerate(numbers)}
+
+
+def run(tmp_path: Path, arms: dict[str, list[list[dict]]], samples: int = 200):
+    """Rows by arm and measure, page and details of an ablation of some scores."""
+    files = {}
+    for arm, students in arms.items():
+        files[arm] = []
+        for seed, rows in enumerate(students):
+            folder = tmp_path / arm / f"seed-{seed}" / "validation"
+            write_scores(rows, summarise(rows, LABELS, "corrected"), folder)
+            files[arm].append(str(folder / "cases.csv"))
+    out = {name: tmp_path / f"out.{name}" for name in ("tsv", "md", "json")}
+    write_ablation(
+        files, split="validation", labels_file=LABELS_FILE, samples=samples, seed=0,
+        table=str(out["tsv"]), page=str(out["md"]), details=str(out["json"]),
+    )  # fmt: skip
+    rows = {(row["arm"], row["measure"]): row for row in read_table(out["tsv"])}
+    return rows, out["md"].read_text(), json.loads(out["json"].read_text())
+
+
+def test_measures_of_a_case_leave_out_what_is_unknown():
+    rows = rows_of("a", 0.8, 0.4, unknown=["liver"]) + rows_of("b", 0.6, None, predicted=True)
+    rows += rows_of("c", 0.5, None) + rows_of("d", 0.5, 0.2, unknown=["tumour"])
+    next(row for row in rows if row["name"] == "spleen")["dsc"] = 0.2
+    found = measure_cases(rows, LABELS)
+    assert found["a"]["organs_dsc"] == pytest.approx((11 * 0.8 + 0.2) / 12)
+    assert found["a"]["organs_nsd"] == pytest.approx(0.4)
+    assert (found["a"]["tumour_dsc"], found["a"]["tumour_nsd"]) == (0.4, 0.2)
+    assert "false_tumours" not in found["a"]
+    assert (found["b"]["false_tumours"], found["c"]["false_tumours"]) == (1.0, 0.0)
+    assert found["d"].keys() == {"organs_dsc", "organs_nsd"}
+    assert "tumour_dsc" not in found["b"]
+
+
+def test_means_over_cases_and_seeds_by_hand(tmp_path):
+    stage2 = [
+        rows_of("a", 0.9, 0.5) + rows_of("b", 0.7, None),
+        rows_of("a", 0.8, 0.0) + rows_of("b", 0.6, None, predicted=True),
+    ]
+    noise = [
+        rows_of("a", 0.4, 0.5) + rows_of("b", 0.2, None),
+        rows_of("a", 0.4, 0.3) + rows_of("b", 0.2, None),
+    ]
+    rows, page, details = run(tmp_path, {"stage2": stage2, "noise": noise})
+    found = rows["stage2", "organs_dsc"]
+    assert float(found["mean"]) == pytest.approx(0.75)  # of 0.8 and 0.7
+    assert (float(found["lowest_seed"]), float(found["highest_seed"])) == (0.7, 0.8)
+    assert (found["cases"], found["seeds"], found["difference"]) == ("2", "2", "")
+    assert float(rows["stage2", "organs_nsd"]["mean"]) == pytest.approx(0.375)
+    assert float(rows["stage2", "tumour_dsc"]["mean"]) == pytest.approx(0.25)  # missed: 0
+    assert float(rows["stage2", "false_tumours"]["mean"]) == pytest.approx(0.5)
+    assert rows["stage2", "tumour_dsc"]["cases"] == "1"
+    assert float(rows["noise", "organs_dsc"]["difference"]) == pytest.approx(-0.45)
+    # Every pair of a case and a seed differs by 40 to 50 points.
+    assert float(rows["noise", "organs_dsc"]["difference_low"]) >= -0.5
+    assert float(rows["noise", "organs_dsc"]["difference_high"]) <= -0.4
+    assert details["arms"]["stage2"]["organs_dsc"]["seeds"] == pytest.approx([0.8, 0.7])
+    assert "With noise instead of organ pseudo-labels, organs fall by 45.0 (40.0 to 50.0)" in page
+    assert "| 75.0 [70.0, 80.0]<br>" in page
+    assert "Warning" not in page
+
+
+def test_interval_is_that_of_scipy():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(0.8, 0.1, 30), rng.normal(0.7, 0.1, 30)
+    result = compare(
+        {"stage2": [student(*first)], "noise": [student(*second)]}, samples=20_000, seed=0
+    )
+    found = result["arms"]["stage2"]["organs_dsc"]
+    paired = result["arms"]["noise"]["organs_dsc"]
+    for values, low, high in (
+        (first, found["low"], found["high"]),
+        (second - first, paired["difference_low"], paired["difference_high"]),
+    ):
+        expected = bootstrap(
+            (values,), np.mean, n_resamples=20_000, method="percentile", rng=2
+        ).confidence_interval
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.002)
+
+
+def test_seeds_are_resampled_too():
+    """Cases that are all alike leave chance in training: resampled means of two seeds."""
+    result = compare({"stage2": [student(*[0.8] * 9), student(*[0.6] * 9)]}, samples=999, seed=0)
+    found = result["arms"]["stage2"]["organs_dsc"]
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((0.7, 0.6, 0.8))
+
+
+def test_differences_are_paired_and_of_equal_arms_zero():
+    rng = np.random.default_rng(0)
+    seeds = [student(*rng.random(12)) for _ in range(3)]
+    better = [
+        {case: {"organs_dsc": own["organs_dsc"] + 0.01} for case, own in cases.items()}
+        for cases in seeds
+    ]
+    result = compare({"noise": seeds, "stage2": seeds, "gated": better}, samples=500, seed=0)
+
+    def numbers(arm: str) -> list[float]:
+        keys = ("difference", "difference_low", "difference_high")
+        return [result["arms"][arm]["organs_dsc"][key] for key in keys]
+
+    assert numbers("noise") == [0, 0, 0]
+    assert numbers("gated") == pytest.approx([0.01] * 3)
+    own = result["arms"]["stage2"]["organs_dsc"]
+    assert own["high"] - own["low"] > 0.1
+    assert own["difference"] is None
+    text = page_text(result, "validation")
+    assert "**Warning: with noise instead of organ pseudo-labels, organs are not measurably" in text
+    assert "With the gate, organs rise by 1.0 (1.0 to 1.0)." in text
+    assert (
+        "With noise instead of organ pseudo-labels, nothing changes measurably: organs 0.0" in text
+    )
+    assert (
+        compare({"noise": seeds, "stage2": seeds, "gated": better}, samples=500, seed=0) == result
+    )
+
+
+def test_without_a_case_of_a_measure_it_has_no_numbers():
+    result = compare(
+        {"stage2": [student(0.5, 0.7)], "gated": [student(0.5, 0.6)]}, samples=9, seed=0
+    )
+    for measure in MEASURES[2:]:
+        entry = result["arms"]["gated"][measure.name]
+        assert (entry["cases"], entry["mean"], entry["low"], entry["difference"]) == (0,) + (
+            None,
+        ) * 3
+    text = page_text(result, "validation")
+    assert "nan" not in text
+    assert "With a single seed they say nothing of chance in training." in text
+
+
+def test_a_rare_kind_of_case_may_be_missing_in_a_sample():
+    """Of two cases one has a tumour: a quarter of the samples draw only the other."""
+    student = {"a": {"organs_dsc": 0.5, "tumour_dsc": 0.3}, "b": {"organs_dsc": 0.5}}
+    found = compare({"stage2": [student]}, samples=200, seed=0)["arms"]["stage2"]["tumour_dsc"]
+    assert (found["low"], found["high"]) == (0.3, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("arms", "expected"),
+    [
+        ({"stage2": [student(1, 1)], "gated": [student(1)]}, "gated, student 1 of 1: lacks case"),
+        ({"stage2": [student(1)], "gated": [student(1, 1)]}, "has also case case_1"),
+        ({"stage2": [student(1)], "gated": [student(1)] * 2}, "gated: 2 seeds, but stage2 has 1"),
+        ({"stage2": [student(1)], "gated": []}, "gated: 0 seeds"),
+        (
+            {"stage2": [student(1)], "gated": [student(1, name="tumour_dsc")]},
+            "case case_0 has another truth",
+        ),
+        ({"stage2": [{}]}, "there is no scored case"),
+        ({}, "there is no scored case"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused(arms, expected):
+    with pytest.raises(Problems) as error:
+        compare(arms, samples=9, seed=0)
+    assert expected in str(error.value)
+
+
+def test_incomplete_tables_are_refused(tmp_path):
+    rows = rows_of("a", 0.5, 0.5)
+    with pytest.raises(Problems, match=r"cases\.csv: a lacks class tumour"):
+        run(tmp_path, {"stage2": [rows[:-1]]})
+    with pytest.raises(Problems, match="a has class liver twice"):
+        run(tmp_path, {"stage2": [rows + rows[:1]]})
