@@ -6,16 +6,13 @@
 rule measure_components:
     input:
         manifest=rules.write_manifest.output.manifest,
-        tumours=run.pseudo_labels("tumour", ".tsv"),
+        # Of this round first, then of up to two before.
+        tumours=run.rounds("tumour", ".tsv"),
+        tumour_folders=ancient(run.rounds("tumour", "")),
         tumour_components=run.pseudo_labels("tumour", ".components.tsv"),
-        tumour_folder=ancient(run.pseudo_labels("tumour", "")),
-        organs=run.pseudo_labels("organs", ".tsv"),
+        organs=run.rounds("organs", ".tsv"),
+        organ_folders=ancient(run.rounds("organs", "")),
         organ_components=run.pseudo_labels("organs", ".components.tsv"),
-        organ_folder=ancient(run.pseudo_labels("organs", "")),
-        earlier_tumours=run.earlier("tumour", ".tsv"),
-        earlier_tumour_folders=ancient(run.earlier("tumour", "")),
-        earlier_organs=run.earlier("organs", ".tsv"),
-        earlier_organ_folders=ancient(run.earlier("organs", "")),
     output:
         table="<results>/round-{round}/gate/{origin}/{shard}.tsv",
         components="<results>/round-{round}/gate/{origin}/{shard}.components.tsv",
@@ -33,7 +30,8 @@ rule measure_components:
         runtime=120,
     params:
         version=VERSIONS["components"],
-        tumour_value=run.tumour_value,
+        tumour_values=run.tumour_values,
+        known=False,
     script:
         "../scripts/measure_components.py"
 
@@ -41,11 +39,13 @@ rule measure_components:
 use rule measure_components as measure_known_components with:
     input:
         manifest=rules.write_manifest.output.manifest,
-        known="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.tsv",
-        known_components="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.components.tsv",
-        known_folder=ancient(
-            "<results>/round-{round}/pseudo_labels/known/{origin}/{shard}"
+        tumours=["<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.tsv"],
+        tumour_folders=ancient(
+            ["<results>/round-{round}/pseudo_labels/known/{origin}/{shard}"]
         ),
+        tumour_components=[
+            "<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.components.tsv"
+        ],
     output:
         table="<results>/round-{round}/gate/{origin}/known/{shard}.tsv",
         components="<results>/round-{round}/gate/{origin}/known/{shard}.components.tsv",
@@ -54,6 +54,10 @@ use rule measure_components as measure_known_components with:
         problems="<logs>/measure_known_components/round-{round}/{origin}/{shard}.problems.tsv",
     benchmark:
         "<benchmarks>/measure_known_components/round-{round}/{origin}/{shard}.tsv"
+    params:
+        version=VERSIONS["components"],
+        tumour_values=lambda wildcards: [run.tumour_value(wildcards)],
+        known=True,
 
 
 rule gate:

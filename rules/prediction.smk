@@ -4,8 +4,8 @@
 use rule predict_tumours as predict_cases with:
     input:
         manifest=rules.write_manifest.output.manifest,
-        model_tables="<results>/round-{round}/student/{variant}/seed-{seed}/model.tsv",
-        models=ancient("<results>/round-{round}/student/{variant}/seed-{seed}/model"),
+        model_tables=["<results>/round-{round}/student/{variant}/seed-{seed}/model.tsv"],
+        models=ancient(["<results>/round-{round}/student/{variant}/seed-{seed}/model"]),
     output:
         table="<results>/round-{round}/predictions/{variant}/seed-{seed}/{shard}.tsv",
         efficiency="<results>/round-{round}/predictions/{variant}/seed-{seed}/{shard}.efficiency.tsv",

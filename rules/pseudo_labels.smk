@@ -6,8 +6,8 @@
 rule predict_tumours:
     input:
         manifest=rules.write_manifest.output.manifest,
-        model_tables=f"<results>/teacher/seed-{settings.teacher.seed}/model.tsv",
-        models=ancient(f"<results>/teacher/seed-{settings.teacher.seed}/model"),
+        model_tables=[f"<results>/teacher/seed-{settings.teacher.seed}/model.tsv"],
+        models=ancient([f"<results>/teacher/seed-{settings.teacher.seed}/model"]),
         # Only the order matters: what the teacher is worth is known before it is used.
         scores=rules.score_teacher.output.summary,
     output:
@@ -39,8 +39,8 @@ rule predict_tumours:
 use rule predict_tumours as predict_validation_tumours with:
     input:
         manifest=rules.write_manifest.output.manifest,
-        model_tables="<results>/teacher/seed-{seed}/model.tsv",
-        models=ancient("<results>/teacher/seed-{seed}/model"),
+        model_tables=["<results>/teacher/seed-{seed}/model.tsv"],
+        models=ancient(["<results>/teacher/seed-{seed}/model"]),
     output:
         table="<results>/teacher/seed-{seed}/predictions/{shard}.tsv",
         efficiency="<results>/teacher/seed-{seed}/predictions/{shard}.efficiency.tsv",
@@ -92,8 +92,8 @@ rule import_organ_model:
 use rule predict_tumours as predict_organs with:
     input:
         manifest=rules.write_manifest.output.manifest,
-        model_tables=f"{organ_model}.tsv",
-        models=ancient(organ_model),
+        model_tables=[f"{organ_model}.tsv"],
+        models=ancient([organ_model]),
     output:
         table="<results>/round-1/pseudo_labels/organs/{shard}.tsv",
         components="<results>/round-1/pseudo_labels/organs/{shard}.components.tsv",
@@ -117,6 +117,7 @@ use rule predict_tumours as predict_organs with:
 use rule predict_tumours as predict_known_tumours with:
     input:
         manifest=rules.write_manifest.output.manifest,
+        taught=run.taught,
         model_tables=run.models("judges", ".tsv"),
         models=ancient(run.models("judges", "")),
     output:

@@ -1,17 +1,27 @@
-"""Predict a shard's cases with a teacher, a student or a model that was given."""
+"""Predict a shard's cases with a teacher, students or a model that was given."""
 
+from panorgan.config import Member
 from panorgan.job import job, shard_output
 from panorgan.stages.prediction import WANTED, predict_cases
+from panorgan.tables import read_table
 
 with job(snakemake):
+    files, settings = snakemake.input, snakemake.params
+    taught = files.get("taught")
     predict_cases(
-        snakemake.input.manifest,
+        files.manifest,
         snakemake.wildcards.shard,
-        WANTED[snakemake.params.wanted],
-        snakemake.input.model,
-        snakemake.input.model_table,
+        WANTED[settings.wanted],
+        [
+            (Member.parse(name), model, table)
+            for name, model, table in zip(
+                settings.members, files.models, files.model_tables, strict=True
+            )
+        ],
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
-        translate=snakemake.params.get("translate", False),
-        **snakemake.params.prediction,
+        translate=settings.get("translate", False),
+        components="components" in snakemake.output.keys(),
+        seen=[row["case"] for row in read_table(taught) if row["status"] == "ok"] if taught else [],
+        **settings.prediction,
     )

@@ -184,16 +184,33 @@ class Run:
         """
         return lambda wildcards: self._pseudo_labels(kind, _round(wildcards), wildcards, end)
 
-    def earlier(self, kind: str, end: str) -> Callable[[Any], list[str]]:
-        """The same of up to two rounds before, the last first."""
+    def rounds(self, kind: str, end: str) -> Callable[[Any], list[str]]:
+        """The same of the round and up to two before, the last first."""
 
         def paths(wildcards: Any) -> list[str]:
-            last = _round(wildcards) - 1
-            rounds = range(last, max(0, last - 2), -1)
-            found = (self._pseudo_labels(kind, number, wildcards, end) for number in rounds)
+            found = (
+                self._pseudo_labels(kind, number, wildcards, end)
+                for number in self._compared(wildcards)
+            )
             return [path for path in found if path]
 
         return paths
+
+    @staticmethod
+    def _compared(wildcards: Any) -> range:
+        number = _round(wildcards)
+        return range(number, max(0, number - 3), -1)
+
+    def tumour_values(self, wildcards: Any) -> list[int]:
+        """The value of tumours in the pseudo-labels of `rounds`."""
+        return [self._tumour_value(number) for number in self._compared(wildcards)]
+
+    def tumour_value(self, wildcards: Any) -> int:
+        """The value of tumours in a round's pseudo-labels."""
+        return self._tumour_value(_round(wildcards))
+
+    def _tumour_value(self, number: int) -> int:
+        return TUMOUR if number == 1 else self.labels.tumour.value
 
     def _pseudo_labels(self, kind: str, number: int, wildcards: Any, end: str) -> Any:
         folder = f"{self.folder}/round-{number}/pseudo_labels"
@@ -260,9 +277,12 @@ class Run:
 
         return paths
 
-    def tumour_value(self, wildcards: Any) -> int:
-        """The value of tumours in a round's pseudo-labels."""
-        return TUMOUR if _round(wildcards) == 1 else self.labels.tumour.value
+    def taught(self, wildcards: Any) -> str:
+        """The table of a shard's cases that the network of a round's pseudo-labels trained on."""
+        if _round(wildcards) == 1:
+            return f"{self.folder}/teacher/labels/{wildcards.shard}.tsv"
+        before = f"{self.folder}/round-{_round(wildcards) - 1}/fusion/{wildcards.origin}"
+        return f"{before}/{wildcards.shard}.tsv"
 
     @property
     def phantom_files(self) -> list[str]:

@@ -65,7 +65,8 @@ def decide(
         ``negatives``, ``quantile``, ``thresholds``, ``measured_on`` (pieces behind each threshold
         that is a quantile), ``cases`` (``keep`` and ``drop``), ``pieces`` (those that fusion takes,
         of ``tumour`` and ``organ``: pieces and ml by action), ``tumour_free_cases`` (training cases
-        without any tumour), ``false_positives``, ``found`` and ``organs_not_judged``.
+        without any tumour), ``false_positives``, ``found``, ``organs_not_judged`` and ``text``: the
+        same in sentences, the first of them on false positives.
     origin
         Who made the pseudo-labels: ``teacher``, or the variant of a student.
 
@@ -135,8 +136,9 @@ def decide(
             for case, change in changes.items()
         ),
     )
+    result["text"] = describe(result)
     write_text(summary, json.dumps(result, indent=2, sort_keys=True) + "\n")
-    print("\n".join(describe(result)))
+    print("\n".join(result["text"]))
 
 
 def _pieces(tables: Sequence[str]) -> list[Component]:
