@@ -4,11 +4,14 @@ A piece is a set of voxels of one class that hang together by faces, edges or co
 on the voxels that are no background, never on several arrays of full size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+
+from panorgan.volumes import Grid
 
 COLUMNS = (
     "component",
@@ -176,3 +179,189 @@ def apply_decisions(
         values[at] = {KEEP: values[at], CLEAN: 0, IGNORE: ignore}[action]
     result.reshape(-1)[pieces.places] = values[pieces.numbers - 1]
     return result
+
+
+def component_rows(
+    pieces: Pieces,
+    image: np.ndarray,
+    grid: Grid,
+    names: Mapping[int, str],
+    probabilities: np.ndarray | None = None,
+) -> list[Row]:
+    """What the pieces of a label map are, without the labels around them.
+
+    Parameters
+    ----------
+    pieces
+        Of a label map on the image's grid.
+    image : (z, y, x)
+        HU.
+    grid
+        Of the image.
+    names
+        Of all values in the map.
+    probabilities
+        Of its class, for each of the pieces' places; without them they are empty.
+
+    Returns
+    -------
+    list
+        A row a piece, in their order, with all of `COLUMNS`; `organ`, `distance_mm` and `hit_ml`
+        are empty.
+    """
+    counts = np.array([row.voxels for row in pieces.rows])
+    hu = np.ascontiguousarray(image).reshape(-1)[pieces.places].astype(np.float64)
+    means = pieces.total(hu) / counts
+    hu -= means[pieces.numbers - 1]
+    deviations = np.sqrt(pieces.total(np.square(hu, out=hu)) / counts)
+    del hu
+    mean_p = max_p = [""] * len(counts)
+    if probabilities is not None:
+        mean_p = (pieces.total(probabilities) / counts).round(4).tolist()
+        highest = np.zeros(len(counts) + 1, np.float32)
+        np.maximum.at(highest, pieces.numbers, probabilities.astype(np.float32))
+        max_p = highest[1:].astype(np.float64).round(4).tolist()
+    return [
+        {
+            "component": piece.component,
+            "value": piece.value,
+            "name": names[piece.value],
+            "voxels": piece.voxels,
+            "ml": round(piece.voxels * grid.voxel_ml, 6),
+            "mean_probability": mean_p[at],
+            "max_probability": max_p[at],
+            "hu_mean": round(float(means[at]), 2),
+            "hu_sd": round(float(deviations[at]), 2),
+            "organ": "",
+            "distance_mm": "",
+            "centre_mm": _centre(piece, grid),
+            "box_zyx": " ".join(map(str, piece.box)),
+            "at_border": "yes" if _at_border(piece, grid) else "no",
+            "hit_ml": "",
+        }
+        for at, piece in enumerate(pieces.rows)
+    ]
+
+
+def _centre(piece: Piece, grid: Grid) -> str:
+    """RAS mm."""
+    place = grid.affine[:3, :3] @ piece.centroid[::-1] + grid.origin
+    return " ".join(f"{round(mm, 2) + 0.0:.2f}" for mm in place.tolist())  # no -0.00
+
+
+def _at_border(piece: Piece, grid: Grid) -> bool:
+    """Whether a piece reaches the first or the last slice from feet to head."""
+    axis = 2 - grid.axes[:, 0].tolist().index(2)
+    return piece.box[axis] == 0 or piece.box[axis + 3] == grid.shape[axis]
+
+
+def overlaps_ml(pieces: Pieces, mask: np.ndarray, grid: Grid) -> list[float]:
+    """Volume of each piece that lies in a (z, y, x) bool mask."""
+    inside = np.ascontiguousarray(mask).reshape(-1)[pieces.places]
+    return [round(count * grid.voxel_ml, 6) for count in pieces.total(inside).tolist()]
+
+
+def nearest_organs(
+    pieces: Pieces, organs: np.ndarray, spacing: Sequence[float]
+) -> list[tuple[int, float]]:
+    """The organ in which each piece lies, or the nearest, and how far it is.
+
+    Parameters
+    ----------
+    pieces
+        Of a label map on the organs' grid.
+    organs : (z, y, x) uint8
+        Organs, and 0 elsewhere.
+    spacing : (z, y, x)
+        mm.
+
+    Returns
+    -------
+    list
+        For each piece the value of the organ that holds most of it and 0. Of a piece in no organ,
+        the nearest organ's value and the distance of the nearest two voxels' centres in mm, or 0 if
+        voxels touch by a face, an edge or a corner. The lowest value of several; value 0 where
+        there is no organ at all.
+    """
+    organs = np.ascontiguousarray(organs)
+    values = _most_overlap(pieces, organs)
+    distances = np.where(values > 0, 0.0, np.inf)
+    if not (values == 0).any() or not organs.any():
+        return list(zip(values.tolist(), distances.tolist(), strict=True))
+    free = values[pieces.numbers - 1] == 0
+    places = np.stack(np.unravel_index(pieces.places[free], pieces.shape), 1)
+    numbers = pieces.numbers[free] - 1
+    touching = _touching(places, numbers, organs, len(values))
+    values = np.where(touching > 0, touching, values)
+    distances[touching > 0] = 0
+    far = values[numbers] == 0
+    if far.any():
+        apart = _apart(places[far], numbers[far], organs, spacing)
+        for number, (value, distance) in apart.items():
+            values[number], distances[number] = value, distance
+    return list(zip(values.tolist(), distances.tolist(), strict=True))
+
+
+def _most_overlap(pieces: Pieces, organs: np.ndarray) -> np.ndarray:
+    """Value that most voxels of each piece have in a map, 0 if none has any; ties: the lowest."""
+    values = organs.reshape(-1)[pieces.places]
+    inside = values > 0
+    pairs, counts = np.unique(
+        pieces.numbers[inside].astype(np.int64) * 256 + values[inside], return_counts=True
+    )
+    best = np.zeros(len(pieces.rows) + 1, np.int64)
+    # The last that is assigned stays: of a piece, the highest count, then the lowest value.
+    order = np.lexsort((-pairs, counts))
+    best[pairs[order] // 256] = pairs[order] % 256
+    return best[1:]
+
+
+def _touching(
+    places: np.ndarray, numbers: np.ndarray, organs: np.ndarray, count: int
+) -> np.ndarray:
+    """Lowest value among the 26 neighbours of each piece's (n, 3) places, 0 if they have none."""
+    none = 256
+    lowest = np.full(count, none)
+    for shift in product((-1, 0, 1), repeat=3):
+        beside = places + shift
+        known = ((beside >= 0) & (beside < organs.shape)).all(1)
+        values = organs[tuple(beside[known].T)]
+        np.minimum.at(lowest, numbers[known][values > 0], values[values > 0])
+    return np.where(lowest < none, lowest, 0)
+
+
+def _apart(
+    places: np.ndarray, numbers: np.ndarray, organs: np.ndarray, spacing: Sequence[float]
+) -> dict[int, tuple[int, float]]:
+    """Nearest organ and its distance in mm of pieces, by number, that touch none."""
+    from scipy.spatial import cKDTree
+
+    rounding = 1e-6  # mm, below which distances are equal
+    surface = _surface(organs)
+    organ_values = organs[tuple(surface.T)]
+    tree = cKDTree(surface * np.asarray(spacing), compact_nodes=False, balanced_tree=False)
+    points = places * np.asarray(spacing)
+    nearest = tree.query(points)[0]
+    found = {}
+    for number in np.unique(numbers).tolist():
+        own = numbers == number
+        distance = nearest[own].min()
+        ends = points[own][nearest[own] <= distance + rounding]
+        hits = np.concatenate(tree.query_ball_point(ends, distance + 2 * rounding)).astype(int)
+        found[number] = int(organ_values[hits].min()), round(float(distance), 3)
+    return found
+
+
+def _surface(organs: np.ndarray) -> np.ndarray:
+    """(n, 3) indices of the voxels of organs from which a step may lead out of all of them."""
+    places = np.flatnonzero(organs)
+    corner, inside = _bounding_box(organs, places)
+    mask = organs[inside] > 0
+    core = mask[1:-1, 1:-1, 1:-1].copy()
+    for axis in range(3):
+        for side in (slice(None, -2), slice(2, None)):
+            beside = [slice(1, -1)] * 3
+            beside[axis] = side
+            core &= mask[tuple(beside)]
+    mask[1:-1, 1:-1, 1:-1] &= ~core
+    return np.argwhere(mask) + corner
