@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from panorgan.cases import Case
+from panorgan.cases import Case, fold_of
 from panorgan.labels import Labels, read_yaml
 from panorgan.problems import Problem, Problems
 from panorgan.tables import read_table, write_table
@@ -113,6 +113,10 @@ class Entry:
     def unknown(self) -> tuple[int, ...]:
         """Values of the classes that nobody looked for, ascending."""
         return tuple(value for value, state in sorted(self.states.items()) if state == UNKNOWN)
+
+    def fold(self, folds: int) -> int:
+        """The fold, from 1 to `folds`, in which the case is; cases of one patient are in one."""
+        return fold_of(self.patient or self.case, folds)
 
     def volume_ml(self, value: int) -> float:
         """Annotated volume of a class."""
