@@ -342,14 +342,15 @@ def _apart(
     tree = cKDTree(surface * np.asarray(spacing), compact_nodes=False, balanced_tree=False)
     points = places * np.asarray(spacing)
     nearest = tree.query(points)[0]
-    found = {}
-    for number in np.unique(numbers).tolist():
-        own = numbers == number
-        distance = nearest[own].min()
-        ends = points[own][nearest[own] <= distance + rounding]
-        hits = np.concatenate(tree.query_ball_point(ends, distance + 2 * rounding)).astype(int)
-        found[number] = int(organ_values[hits].min()), round(float(distance), 3)
-    return found
+    least = np.full(int(numbers.max()) + 1, np.inf)
+    np.minimum.at(least, numbers, nearest)
+    ends = nearest <= least[numbers] + rounding
+    best = np.full(len(least), 256)
+    near = tree.query_ball_point(points[ends], least[numbers[ends]] + 2 * rounding)
+    for number, hits in zip(numbers[ends].tolist(), near, strict=True):
+        best[number] = min(best[number], organ_values[hits].min())
+    found = np.flatnonzero(np.isfinite(least)).tolist()
+    return {number: (int(best[number]), round(float(least[number]), 3)) for number in found}
 
 
 def _surface(organs: np.ndarray) -> np.ndarray:
@@ -357,11 +358,12 @@ def _surface(organs: np.ndarray) -> np.ndarray:
     places = np.flatnonzero(organs)
     corner, inside = _bounding_box(organs, places)
     mask = organs[inside] > 0
-    core = mask[1:-1, 1:-1, 1:-1].copy()
-    for axis in range(3):
-        for side in (slice(None, -2), slice(2, None)):
-            beside = [slice(1, -1)] * 3
-            beside[axis] = side
-            core &= mask[tuple(beside)]
-    mask[1:-1, 1:-1, 1:-1] &= ~core
-    return np.argwhere(mask) + corner
+    found = []
+    for z in range(len(mask)):  # a slice at a time stays in the processor's cache
+        surface = mask[z].copy()
+        if 0 < z < len(mask) - 1:
+            beside = mask[z, :-2, 1:-1] & mask[z, 2:, 1:-1] & mask[z, 1:-1, :-2] & mask[z, 1:-1, 2:]
+            surface[1:-1, 1:-1] &= ~(beside & mask[z - 1, 1:-1, 1:-1] & mask[z + 1, 1:-1, 1:-1])
+        y, x = np.nonzero(surface)
+        found.append(np.stack([np.full(len(y), z), y, x], 1))
+    return np.concatenate(found) + corner
