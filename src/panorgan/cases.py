@@ -173,3 +173,12 @@ def shard_of(case: str, split: str, *, train: int, evaluation: int) -> str:
     kind, count = ("train", train) if split == "train" else ("evaluation", evaluation)
     number = int.from_bytes(blake2b(case.encode(), digest_size=8).digest(), "big")
     return f"{kind}-{number % count:02d}"
+
+
+def fold_of(group: str, folds: int) -> int:
+    """The fold, from 1 to `folds`, of a case or of a patient: a stable hash of the name.
+
+    Its salt makes it independent of `shard_of`, so that a shard has cases of every fold.
+    """
+    digest = blake2b(group.encode(), digest_size=8, salt=b"fold").digest()
+    return 1 + int.from_bytes(digest, "big") % folds

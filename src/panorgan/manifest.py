@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from panorgan.cases import SCOPE, Case
+from panorgan.cases import SCOPE, Case, fold_of
 from panorgan.corrections import Correction, scope_text
 from panorgan.labels import ABSENT, ANNOTATED, UNKNOWN, Labels, read_yaml
 from panorgan.problems import Problem, Problems
@@ -174,6 +174,10 @@ class Entry:
         """
         scoped = set() if self.scope is None else {self.tumour}
         return tuple(sorted({*self.unknown, *scoped}))
+
+    def fold(self, folds: int) -> int:
+        """The fold, from 1 to `folds`, in which the case is; cases of one patient are in one."""
+        return fold_of(self.patient or self.case, folds)
 
     def volume_ml(self, value: int) -> float:
         """Annotated volume of a class."""

@@ -1,7 +1,8 @@
 """Label maps from CTs with a trained network, the way that needs the least memory and time.
 
 The arg-max is taken on the network's grid and only labels are brought back to the image's: no
-probabilities of full size ever exist.
+probabilities of full size ever exist. Where they are asked for, the highest one of each voxel stays
+on the network's grid, and the voxels of the image's that are no background look theirs up there.
 """
 
 import json
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from nnunetv2.inference.sliding_window_prediction import (
 )
 from torch.nn.functional import interpolate
 
+from panorgan.components import Row, component_rows, find_components
 from panorgan.describe import ON_A_PHANTOM
 from panorgan.nnunet.devices import autocast, memory_problem, pick_device, resolve_precision
 from panorgan.nnunet.model import load_model
@@ -30,9 +32,11 @@ from panorgan.nnunet.plans import SOFTMAX, configuration_of
 from panorgan.nnunet.preprocess import Preprocessed, network_grid, preprocess_image
 from panorgan.problems import Problem, Problems
 from panorgan.tables import write_text
-from panorgan.volumes import Volume, VolumeError, from_canonical, read_image, write_label
+from panorgan.volumes import Grid, Volume, VolumeError, from_canonical, read_image, write_label
 
 REPORT = "report.json"
+NEAREST = {"mode": "nearest-exact"}
+"""How labels are resampled."""
 
 
 def sliding_window_logits(
@@ -122,14 +126,32 @@ class Predictor:
         self.threads = threads
         self.last_report: dict[str, Any] = {}
 
-    def predict(self, volume: Volume) -> np.ndarray:
+    @overload
+    def predict(self, volume: Volume) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, volume: Volume, probabilities: Literal[True]
+    ) -> tuple[np.ndarray, list[Row]]: ...
+
+    def predict(
+        self, volume: Volume, probabilities: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, list[Row]]:
         """Label a CT.
+
+        Parameters
+        ----------
+        probabilities
+            Whether to tell what the label map's pieces are and how probable the network finds them.
 
         Returns
         -------
         (z, y, x) uint8 array
             On exactly the image's grid in its stored order; values as in the model's
             ``dataset.json``.
+        list, only with `probabilities`
+            Its pieces as `panorgan.components.component_rows` describes them; the probability is
+            that of the piece's class (soft-max over the outputs, to 3 digits).
         """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -138,7 +160,9 @@ class Predictor:
         times.append(time.perf_counter())
         with _threads(self.threads):
             try:
-                labels = self._label(torch.from_numpy(preprocessed.data))
+                labels, highest = self._label(
+                    torch.from_numpy(preprocessed.data), probabilities=probabilities
+                )
             except (RuntimeError, MemoryError) as error:
                 if not (problem := memory_problem(error)):
                     raise
@@ -148,13 +172,22 @@ class Predictor:
         times.append(time.perf_counter())
         grid = network_grid(volume.grid, self.model.plan)
         prediction = from_canonical(self._on_image_grid(labels, preprocessed), grid)
+        rows = None
+        if highest is not None:
+            pieces = find_components(prediction)
+            found = self._at_places(highest.numpy(), pieces.indices, preprocessed, grid)
+            names = dict(enumerate(self.model.plan["panorgan"]["classes"], 1))
+            rows = component_rows(pieces, volume.array, volume.grid, names, found)
         times.append(time.perf_counter())
         self.last_report = self._report(times)
-        return prediction
+        return prediction if rows is None else (prediction, rows)
 
     @torch.inference_mode()
-    def _label(self, data: torch.Tensor) -> torch.Tensor:
-        """(z, y, x) uint8 labels of (1, z, y, x) data, on the network's grid.
+    def _label(
+        self, data: torch.Tensor, probabilities: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(z, y, x) uint8 labels of (1, z, y, x) data, on the network's grid, and their float16
+        probabilities where asked.
 
         A 2D network gets as many slices at once as a batch of its training had, a 3D network the
         volume as a batch of one.
@@ -167,22 +200,46 @@ class Predictor:
         else:
             batches = (data[None],)
         with autocast(self.device, self.precision):
-            labels = [self._arg_max(batch, patch_size) for batch in batches]
-        return torch.cat(labels) if two_dimensional else labels[0][0]
+            found = [self._arg_max(batch, patch_size, probabilities) for batch in batches]
+        labels, highest = (
+            None if part[0] is None else torch.cat(part) for part in zip(*found, strict=True)
+        )
+        if two_dimensional:
+            return labels, highest
+        return labels[0], None if highest is None else highest[0]
 
-    def _arg_max(self, batch: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
-        """Labels of a batch, on the CPU; sums that the GPU cannot hold are there too."""
+    def _arg_max(
+        self, batch: torch.Tensor, patch_size: Sequence[int], probabilities: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Labels of a batch and, where asked, their probabilities, on the CPU.
 
-        def summed_on(device: torch.device) -> torch.Tensor:
-            logits = sliding_window_logits(
+        Sums that the GPU cannot hold are there too.
+        """
+
+        def summed_on(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+            scores = sliding_window_logits(
                 self._scores, batch.to(device), patch_size, self.tile_step
             )
-            return logits.argmax(1).to("cpu", torch.uint8)
+            labels = scores.argmax(1)
+            highest = None
+            if probabilities:
+                highest = self._highest(scores, labels).to("cpu", torch.float16)
+            return labels.to("cpu", torch.uint8), highest
 
         if self.device.type != "cpu":
             with suppress(torch.OutOfMemoryError):
                 return summed_on(self.device)
         return summed_on(torch.device("cpu"))
+
+    def _highest(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Soft-max of the labels' outputs, one output after the other: no second array of all."""
+        highest = scores.gather(1, labels[:, None])[:, 0]
+        if self.model.plan["panorgan"].get("tile_average") == SOFTMAX:
+            return highest
+        total = torch.zeros_like(highest)
+        for output in range(scores.shape[1]):
+            total += (scores[:, output] - highest).exp_()
+        return total.reciprocal_()
 
     def _scores(self, tile: torch.Tensor) -> torch.Tensor:
         """What is averaged over tiles: logits, or probabilities, as nnU-Net 1 did."""
@@ -195,10 +252,36 @@ class Predictor:
         """Labels resampled to the nearest voxel and put back where the image was cropped."""
         properties = preprocessed.properties
         size = tuple(properties["shape_after_cropping_and_before_resampling"])
-        resampled = interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
+        resampled = interpolate(labels[None, None], size, **NEAREST)[0, 0]
         whole = np.zeros(properties["shape_before_cropping"], np.uint8)
         whole[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])] = resampled
         return whole.transpose(self.model.plan["transpose_backward"])
+
+    def _at_places(
+        self,
+        values: np.ndarray,
+        places: tuple[np.ndarray, ...],
+        preprocessed: Preprocessed,
+        grid: Grid,
+    ) -> np.ndarray:
+        """Values on the network's grid that `_on_image_grid` would take for some of its voxels.
+
+        For each axis, its indices are resampled and turned as the labels are; the arrays of full
+        size are views of a line each.
+        """
+        properties = preprocessed.properties
+        crop = properties["bbox_used_for_cropping"]
+        whole = properties["shape_before_cropping"]
+        found = []
+        for axis, (start, stop) in enumerate(crop):
+            line = np.zeros(whole[axis], np.intp)
+            line[start:stop] = _nearest(values.shape[axis], stop - start)
+            shape = [1, 1, 1]
+            shape[axis] = whole[axis]
+            spread = np.broadcast_to(line.reshape(shape), whole)
+            turned = from_canonical(spread.transpose(self.model.plan["transpose_backward"]), grid)
+            found.append(turned[places])
+        return values[tuple(found)]
 
     def _report(self, times: Sequence[float]) -> dict[str, Any]:
         phases = ("preprocess_s", "network_s", "export_s")
@@ -334,6 +417,20 @@ def _images(path: Path) -> dict[str, Path]:
     if not found:
         raise Problems.one("no .nii.gz or .nii file in it", "check the path", file=path)
     return found
+
+
+def _nearest(size: int, new_size: int) -> np.ndarray:
+    """For each voxel of an axis that is resampled, from which it is taken.
+
+    The labels' own call on their own type, so that nothing can round otherwise: indices go as two
+    bytes.
+    """
+    indices = torch.arange(size)
+    high, low = (
+        interpolate(byte.to(torch.uint8)[None, None, :, None, None], (new_size, 1, 1), **NEAREST)
+        for byte in (indices // 256, indices % 256)
+    )
+    return (high.to(torch.int64) * 256 + low).reshape(-1).numpy()
 
 
 @contextmanager

@@ -15,13 +15,14 @@ from torch import nn
 
 from panorgan import predict
 from panorgan.cli import main
+from panorgan.components import component_rows, find_components
 from panorgan.nnunet import devices
 from panorgan.nnunet.model import load_model, network_of, save_model, tensor_checksum
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
-from panorgan.nnunet.preprocess import preprocess_image, save
+from panorgan.nnunet.preprocess import network_grid, preprocess_image, save
 from panorgan.predict import Predictor, predict_files, sliding_window_logits
 from panorgan.problems import Problems
-from panorgan.volumes import new_volume, read_image, read_label, write_image
+from panorgan.volumes import from_canonical, new_volume, read_image, read_label, write_image
 
 CPU = torch.device("cpu")
 HU = np.array([-250, -50, 100, 250])
@@ -490,3 +491,76 @@ class TestFiles:
         assert "1 label maps" in capsys.readouterr().out
         assert main([*arguments, "-m", str(tmp_path / "no")]) == 1
         assert "no such model folder" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------
+# Probabilities
+
+
+def softmax_on_the_image_grid(predictor: Predictor, volume) -> np.ndarray:
+    """(classes, z, y, x) probabilities, brought to the image's grid in full."""
+    plan = predictor.model.plan
+    done = preprocess_image(volume, plan)
+    data = torch.from_numpy(done.data)
+    patch_size = configuration_of(plan)[1]["patch_size"]
+    batch = data.transpose(0, 1) if len(patch_size) == 2 else data[None]
+    with torch.inference_mode():
+        scores = sliding_window_logits(predictor._scores, batch, patch_size, predictor.tile_step)
+    if plan["panorgan"].get("tile_average") != "softmax":
+        scores = scores.softmax(1)
+    scores = scores.transpose(0, 1) if len(patch_size) == 2 else scores[0]
+    size = done.properties["shape_after_cropping_and_before_resampling"]
+    box = tuple(slice(*bounds) for bounds in done.properties["bbox_used_for_cropping"])
+    whole = np.zeros((len(scores), *done.properties["shape_before_cropping"]), np.float32)
+    for found, one in zip(whole, scores, strict=True):
+        wide = one
+        for axis, new in enumerate(size):  # the network's voxel that holds each voxel's middle
+            nearest = np.floor((np.arange(new) + 0.5) * wide.shape[axis] / new).astype(int)
+            wide = wide.index_select(axis, torch.from_numpy(nearest))
+        found[box] = wide.numpy()
+    back = [one.transpose(plan["transpose_backward"]) for one in whole]
+    return np.stack([from_canonical(one, network_grid(volume.grid, plan)) for one in back])
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SLP", "PIR"])
+@pytest.mark.parametrize("average", ["logits", "softmax"])
+def test_probabilities_are_those_of_the_whole_softmax(models, name, axes, average):
+    volume, _ = random_volume(shape=(8, 24, 16))
+    volume.array[:, :3] = volume.array[6:] = 0  # to be cropped
+    predictor = predictor_by_intensity(models, name)
+    if average == "softmax":
+        panorgan = predictor.model.plan["panorgan"] | {"tile_average": "softmax"}
+        predictor.model.plan["panorgan"] = panorgan
+    turned = stored_as(volume, axes)
+    labels, rows = predictor.predict(turned, probabilities=True)
+    np.testing.assert_array_equal(labels, predictor.predict(turned))
+    softmax = softmax_on_the_image_grid(predictor, turned)
+    pieces = find_components(labels)
+    assert len(pieces.rows) > 3
+    assert len(rows) == len(pieces.rows)
+    for number, (row, piece) in enumerate(zip(rows, pieces.rows, strict=True), 1):
+        found = softmax[piece.value][pieces.ids == number]
+        assert row["mean_probability"] == pytest.approx(found.mean(), abs=6e-4)
+        assert row["max_probability"] == pytest.approx(found.max(), abs=6e-4)
+        assert (row["value"], row["component"]) == (piece.value, piece.component)
+        assert row["name"] == CLASSES[piece.value - 1]
+    plain = component_rows(pieces, turned.array, turned.grid, dict(enumerate(CLASSES, 1)))
+    same = [key for key in plain[0] if not key.endswith("_probability")]
+    assert [[row[key] for key in same] for row in rows] == [
+        [row[key] for key in same] for row in plain
+    ]
+
+
+@pytest.mark.parametrize(("size", "new_size"), [(1, 7), (5, 5), (7, 3), (3, 7), (700, 641)])
+def test_places_are_looked_up_where_labels_are_taken_from(size, new_size):
+    expected = np.floor((np.arange(new_size) + 0.5) * size / new_size).astype(int)
+    np.testing.assert_array_equal(predict._nearest(size, new_size), expected)
+
+
+def test_of_an_image_without_pieces_there_are_no_rows(models):
+    predictor = predictor_by_intensity(models, "2d")
+    volume = new_volume(np.full((3, 8, 8), -300, np.int16), (4, 1.5, 1.5))
+    labels, rows = predictor.predict(volume, probabilities=True)
+    assert not labels.any()
+    assert rows == []

@@ -9,6 +9,7 @@ VERSIONS = {
     "preprocess": 2,
     "train": 2,
     "predict": 2,
+    "components": 1,
     "import": 1,
     "fuse": 2,
     "measure": 1,
@@ -24,3 +25,5 @@ UNKNOWNS = "unknown"
 """Column of labels to learn: values of the classes of which a case's label says nothing."""
 CLASSES = "classes"
 """Column of organ pseudo-labels: values of the classes that their model knows."""
+LEFT_OUT = "left_out_fold"
+"""In a model's card: the fold whose cases it did not train on, and of how many folds."""

@@ -1,18 +1,21 @@
 """Prediction and its scores, a shard at a time."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Container, Sequence
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
+from panorgan.components import COLUMNS
+from panorgan.config import Member
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.metrics import parse_row, score_case, summarise, write_scores
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour, shows_tumours, wants_organs
-from panorgan.stages import CLASSES, LABEL, VERSIONS
+from panorgan.stages import CLASSES, LABEL, LEFT_OUT, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.tables import read_table, write_table
 from panorgan.volumes import read_label, write_label
@@ -29,8 +32,16 @@ EFFICIENCY = (
 SCORES = ("value", "name", "dsc", "nsd", "ref_ml", "pred_ml", "status")
 
 
-def _tumour_known(entry: Entry, labels: Labels) -> bool:
+def _in_validation(entry: Entry, labels: Labels) -> bool:
     return entry.split == "validation" and shows_tumours(entry, labels)
+
+
+def _in_training(entry: Entry, labels: Labels) -> bool:
+    return entry.split == "train" and shows_tumours(entry, labels)
+
+
+def _unknown(entry: Entry, labels: Labels) -> bool:
+    return needs_tumour(entry, labels) or wants_organs(entry, labels)
 
 
 def _any(entry: Entry, labels: Labels) -> bool:
@@ -39,19 +50,23 @@ def _any(entry: Entry, labels: Labels) -> bool:
 
 WANTED = {
     "unknown tumours": needs_tumour,
-    "known tumours": _tumour_known,
+    "known tumours": _in_validation,
+    "known tumours in training": _in_training,
     "unknown organs": wants_organs,
+    "unknown classes": _unknown,
     "all": _any,
 }
 """Which of a shard's cases a prediction rule wants."""
+
+Model = tuple[Member, str, str]
+"""A network that has been trained or given: which one it is, its folder and its table."""
 
 
 def predict_cases(
     manifest: str,
     shard: str,
     wanted: Callable[[Entry, Labels], bool],
-    model: str,
-    model_table: str,
+    models: Sequence[Model],
     out: ShardOutput,
     *,
     labels_file: str,
@@ -59,66 +74,110 @@ def predict_cases(
     precision: str,
     threads: int,
     translate: bool = False,
+    components: bool = False,
+    seen: Container[str] = (),
 ) -> None:
     """Predict those of a shard's cases that are wanted, each on exactly its image's grid.
 
     Parameters
     ----------
+    models
+        One that predicts every case, or one for each fold: then each case is predicted by the one
+        that did not train on its fold.
     translate
         Whether the model's classes, which may be in another order or only some, are written with
         the class table's values; the table then says in `classes` which they are.
+    components
+        Whether the detail table `components` says what the pieces of each label map are; values
+        there are the class table's.
+    seen
+        Names of cases on which a model without folds has trained: it does not predict them.
+
+    Raises
+    ------
+    Problems
+        If a model is not what its training wrote, or did not leave out the fold that it predicts.
     """
     from panorgan.nnunet.devices import pick_device, resolve_precision
     from panorgan.predict import Predictor
 
     labels = load_labels(labels_file)
+    by_fold = _by_fold(models)
+    folds = models[0][0].folds
     entries = {
         entry.case: entry
         for entry in read_manifest(manifest, labels, shard=shard)
-        if wanted(entry, labels)
+        if wanted(entry, labels) and (folds > 1 or entry.case not in seen)
     }
+    fold_of = {name: entry.fold(folds) if folds > 1 else 0 for name, entry in entries.items()}
+    checksums = {fold: read_table(table)[0]["checksum"] for fold, (_, _, table) in by_fold.items()}
     device = pick_device("auto")
     resolved = resolve_precision(precision, device)
-    (trained,) = read_table(model_table)
-    values = _translation(model, labels) if translate else None
+    values = _translation(models[0][1], labels) if translate else None
 
-    @cache
-    def predictor() -> Predictor:
+    @lru_cache(maxsize=1)
+    def predictor(fold: int) -> Predictor:
+        member, model, _ = by_fold[fold]
         found = Predictor(
             model, device=device, precision=resolved, tile_step=tile_step, threads=threads
         )
-        if found.model.card["checksum"] != trained["checksum"]:
+        card = found.model.card
+        if card["checksum"] != checksums[fold]:
             cure = f"make it again: delete {model} and run the same command"
             raise Problems.one("is not what its training wrote", cure, file=model)
+        if fold and card.get(LEFT_OUT) != [member.fold, member.folds]:
+            cause = f"its training did not leave out fold {member.fold} of {member.folds}"
+            raise Problems.one(cause, "a case would be predicted by what has seen it", file=model)
         return found
 
     def compute(name: str, folder: Path) -> Result:
         image = entries[name].read_image()
-        predicted = predictor().predict(image)
+        network = predictor(fold_of[name])
+        details: dict[str, list[dict[str, object]]] = {}
+        if components:
+            predicted, rows = network.predict(image, probabilities=True)
+            rows = [{**row, "value": labels.by_name(row["name"]).value} for row in rows]
+            details["components"] = sorted(rows, key=itemgetter("value", "component"))
+        else:
+            predicted = network.predict(image)
         row = {}
         if values is not None:
             predicted = values[predicted]
             row[CLASSES] = " ".join(map(str, sorted({*values.tolist()} - {0})))
         write_label(folder / (name + LABEL), predicted, image)
-        return Result(row, details={"efficiency": [predictor().last_report]})
+        return Result(row, details={"efficiency": [network.last_report], **details})
+
+    def inputs(name: str) -> dict[str, object]:
+        facts = entries[name].facts
+        found = {"image": facts["image_hash"], "grid": facts["grid"]}
+        return found | ({"model": checksums[fold_of[name]]} if folds > 1 else {})
 
     run_shard(
-        [
-            Work(name, {"image": entry.facts["image_hash"], "grid": entry.facts["grid"]})
-            for name, entry in entries.items()
-        ],
+        # One network at a time is in memory.
+        [Work(name, inputs(name)) for name in sorted(entries, key=fold_of.__getitem__)],
         compute,
         out,
         parameters={
             "version": VERSIONS["predict"],
-            "model": trained["checksum"],
             "tile_step": tile_step,
             "precision": resolved,
+            **({"model": checksums[0]} if folds == 1 else {}),
             **({} if values is None else {"values": values.tolist()}),
+            **({"components": VERSIONS["components"]} if components else {}),
         },
         columns=() if values is None else [CLASSES],
-        details={"efficiency": EFFICIENCY},
+        details={"efficiency": EFFICIENCY, **({"components": COLUMNS} if components else {})},
     )
+
+
+def _by_fold(models: Sequence[Model]) -> dict[int, Model]:
+    """The models by the fold that they predict, 0 for one of all; ValueError if one is missing."""
+    found = {member.fold: (member, model, table) for member, model, table in models}
+    folds = {member.folds for member, _, _ in models}
+    expected = [0] if folds == {1} else list(range(1, max(folds) + 1))
+    if len(folds) > 1 or sorted(member.fold for member, _, _ in models) != expected:
+        raise ValueError(f"no model for each fold: {[str(member) for member, _, _ in models]}")
+    return found
 
 
 def _translation(model: str, labels: Labels) -> np.ndarray:

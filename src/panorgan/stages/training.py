@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from panorgan.config import Member
 from panorgan.estimates import (
     PREPROCESSED_SHARE,
     check_disk,
@@ -24,7 +25,7 @@ from panorgan.intensities import (
 from panorgan.labels import load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problems
-from panorgan.stages import HISTOGRAMS, LABEL, UNKNOWNS, VERSIONS
+from panorgan.stages import HISTOGRAMS, LABEL, LEFT_OUT, UNKNOWNS, VERSIONS
 from panorgan.store import (
     Result,
     ShardOutput,
@@ -240,13 +241,14 @@ def _preprocessing_of(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_network(
+    manifest: str,
     plans: str,
     dataset: str,
     training: ShardReader,
     validation: ShardReader,
     *,
     labels_file: str,
-    seed: int,
+    member: Member,
     marginal: bool,
     slot: Path,
     model: str,
@@ -261,6 +263,8 @@ def train_network(
     training, validation
         Preprocessed cases. The validation cases are only looked at: neither the weights nor the
         key under which the training is kept depend on them.
+    member
+        Its seed, and the fold whose cases it does not train on.
     marginal
         Whether classes that are unknown in a case are left out of what is learnt from it, instead
         of being taken for background.
@@ -284,22 +288,32 @@ def train_network(
             for reader in (training, validation)
             for case in reader.cases
         }
+    entries = read_manifest(manifest, load_labels(labels_file))
+    fold = {entry.case: entry.fold(member.folds) for entry in entries}
+    cases = [case for case in training.cases if not member.fold or fold[case] != member.fold]
     recipe = plan["panorgan"]["recipe"]
     schedule = {k: v for k, v in recipe["training"].items() if k not in NOT_RESULTS}
-    cases_hash = key_of({case: training.checksums(case) for case in training.cases})
+    cases_hash = key_of({case: training.checksums(case) for case in cases})
     key = {
         "stage version": VERSIONS["train"],
         "plan": key_of({k: v for k, v in plan.items() if k != "panorgan"}),
         "schedule": schedule,
         "classes": dataset_json["labels"],
         "training cases": cases_hash,
-        "seed": seed,
-        "unknown classes": key_of({case: unknown[case] for case in training.cases})
+        "seed": member.seed,
+        "unknown classes": key_of({case: unknown[case] for case in cases})
         if unknown
         else "background",
     }
     if not training.cases:
         raise Problems.one("no case to train on", "see the selection's table for the reasons")
+    if not cases:
+        cause = f"no case to train on: all are in fold {member.fold} of {member.folds}"
+        raise Problems.one(cause, "set fewer `folds`, or 1")
+
+    card = {"cases": len(cases), "cases_hash": cases_hash, **notes}
+    if member.fold:
+        card[LEFT_OUT] = [member.fold, member.folds]
 
     def run(state: Path, check: Callable[[], None]) -> Path:
         if (finished := state / "model").exists():
@@ -313,11 +327,11 @@ def train_network(
             return train(
                 plan,
                 dataset_json,
-                {case: training.checked_folder(case) for case in training.cases},
+                {case: training.checked_folder(case) for case in cases},
                 {case: validation.checked_folder(case) for case in validation.cases},
                 state,
-                seed=seed,
-                card={"cases": len(training.cases), "cases_hash": cases_hash, **notes},
+                seed=member.seed,
+                card=card,
                 labels=load_labels(labels_file),
                 check=check,
                 console=console,
