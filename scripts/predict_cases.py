@@ -21,7 +21,7 @@ with job(snakemake):
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
         translate=settings.get("translate", False),
-        components="components" in snakemake.output.keys(),
+        components=bool(snakemake.output.get("components")),
         seen=[row["case"] for row in read_table(taught) if row["status"] == "ok"] if taught else [],
         **settings.prediction,
     )
