@@ -43,9 +43,7 @@ use rule measure_components as measure_known_components with:
         tumour_folders=ancient(
             ["<results>/round-{round}/pseudo_labels/known/{origin}/{shard}"]
         ),
-        tumour_components=[
-            "<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.components.tsv"
-        ],
+        tumour_components="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.components.tsv",
     output:
         table="<results>/round-{round}/gate/{origin}/known/{shard}.tsv",
         components="<results>/round-{round}/gate/{origin}/known/{shard}.components.tsv",

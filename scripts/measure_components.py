@@ -25,6 +25,6 @@ with job(snakemake):
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
         known=settings.known,
-        tumour_rows=files.tumour_components,
-        organ_rows=files.get("organ_components", []),
+        tumour_rows=[files.tumour_components],
+        organ_rows=[found] if (found := files.get("organ_components")) else [],
     )
