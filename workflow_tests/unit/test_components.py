@@ -10,6 +10,7 @@ from test_preprocess import all_orientations, stored_as
 from panorgan.components import (
     COLUMNS,
     Piece,
+    _surface,
     apply_decisions,
     component_rows,
     find_components,
@@ -245,6 +246,31 @@ def test_organs_are_those_of_a_naive_search(label, seed, density, spacing):
     expected = naive_organs(pieces, organs, spacing)
     assert [value for value, _ in found] == [value for value, _ in expected]
     assert [mm for _, mm in found] == pytest.approx([mm for _, mm in expected], abs=1e-3)
+
+
+@given(
+    st.tuples(*[st.integers(1, 7)] * 3),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.5, 0.8, 0.95, 1.0]),
+)
+def test_only_voxels_from_which_no_step_leads_outside_are_no_surface(shape, seed, density):
+    organs = (np.random.default_rng(seed).random(shape) < density).astype(np.uint8)
+    organs[0, 0, 0] = 1  # not empty
+    where = np.argwhere(organs)
+    low, high = where.min(0), where.max(0)
+    padded = np.pad(organs, 1)
+    expected = [
+        tuple(place)
+        for place in where.tolist()
+        if (place == low).any()
+        or (place == high).any()
+        or any(
+            not padded[tuple(np.add(place, 1) + sign * step)]
+            for step in np.eye(3, dtype=int)
+            for sign in (-1, 1)
+        )
+    ]
+    assert [tuple(place) for place in _surface(organs).tolist()] == expected
 
 
 def around(place: tuple[int, int, int], organs: dict[tuple[int, int, int], int], spacing):

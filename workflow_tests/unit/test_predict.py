@@ -552,6 +552,19 @@ def test_probabilities_are_those_of_the_whole_softmax(models, name, axes, averag
     ]
 
 
+def test_probabilities_follow_a_model_that_permutes_axes(models):
+    volume, _ = random_volume(shape=(8, 24, 16))
+    predictor = predictor_by_intensity(models, "3d isotropic")
+    predictor.model.plan["transpose_forward"] = [1, 2, 0]
+    predictor.model.plan["transpose_backward"] = [2, 0, 1]
+    labels, rows = predictor.predict(volume, probabilities=True)
+    softmax = softmax_on_the_image_grid(predictor, volume)
+    pieces = find_components(labels)
+    for number, (row, piece) in enumerate(zip(rows, pieces.rows, strict=True), 1):
+        found = softmax[piece.value][pieces.ids == number]
+        assert row["mean_probability"] == pytest.approx(found.mean(), abs=6e-4)
+
+
 @pytest.mark.parametrize(("size", "new_size"), [(1, 7), (5, 5), (7, 3), (3, 7), (700, 641)])
 def test_places_are_looked_up_where_labels_are_taken_from(size, new_size):
     expected = np.floor((np.arange(new_size) + 0.5) * size / new_size).astype(int)
