@@ -104,7 +104,7 @@ def find_components(label: np.ndarray) -> Pieces:
     if not len(places):
         return Pieces(label.shape, places, np.zeros(0, np.int32), [])
     corner, inside = _bounding_box(label, places)
-    crop = np.ascontiguousarray(label[inside])
+    crop = label[inside].copy()  # cc3d refuses arrays that are read-only
     found = cc3d.connected_components(crop, connectivity=26)
     # A crop's voxels are in the same order as the whole's.
     numbers = found[crop > 0]

@@ -15,6 +15,7 @@ from panorgan.components import (
     nearest_organs,
     overlaps_ml,
 )
+from panorgan.gate import instability
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import ANNOTATED, Entry, read_manifest
 from panorgan.problems import Problems
@@ -304,7 +305,5 @@ def _instability(entry: Entry, labels: Labels, rounds: Sequence[Round], last: _C
     tellable = {at: values for at, values in tellable.items() if values}
     if len(tellable) < 2 or not (common := set.intersection(*tellable.values())):
         return ""
-    from panorgan.gate import instability
-
     before = [_Case(entry, labels, rounds[at]) for at in list(tellable)[:-1]]
     return round(instability([case.merged(common) for case in (*before, last)]), 6)
