@@ -24,18 +24,19 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from panorgan.labels import Labels
+from panorgan.labels import Labels, config_folder
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN
 from panorgan.problems import Problem, Problems
 from panorgan.volumes import Volume, VolumeError, read_label, write_label
 
+INPUTS = ("partial", "tumour", "organs")
 SUFFIX = ".nii.gz"
 IGNORED_TUMOUR = 2
 """Value of an ignored voxel in a tumour mask."""
@@ -557,13 +558,21 @@ def _put(target: np.ndarray, at: np.ndarray, voxels: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class FusedCase:
-    """A case that was fused into a file, and the rows that explain it."""
+    """A case that was fused into a file, and the rows that explain it.
+
+    `outside_ml` is the volume of pseudo-tumour that was not admitted where it was.
+    """
 
     case: str
     file: Path
     composition: list[dict]
     conflicts: list[dict]
     specks: list[dict]
+    outside_ml: float
+
+
+Known = tuple[dict[int, str], Collection[int] | None]
+"""The states of a case's classes, and where annotators looked for tumours."""
 
 
 @dataclass(frozen=True)
@@ -572,7 +581,9 @@ class _Job:
 
     case: str
     inputs: dict[str, Path]
-    states: dict[int, str]
+    given: dict[str, Path]
+    annotations: "_Annotations"
+    order: str
     targets: list[Path]
 
 
@@ -580,18 +591,19 @@ def fuse_paths(
     partial: str | Path | None,
     annotated: str,
     tumour: str | Path | None,
-    tumour_value: int,
+    tumour_value: int | str,
     organs: str | Path | None,
     out: str | Path,
     source_map: str | Path | None,
     labels: Labels,
+    order: str = REFERENCE,
 ) -> list[FusedCase]:
     """Fuse files or folders: what ``panorgan fuse`` does.
 
     The inputs that are given are all files or all folders. A folder holds ``<case>.nii.gz``, and
     the cases are those of all folders together: a case without a partial label is unlabelled, a
-    case without its tumour or organ pseudo-label is a problem. Everything is written or, if there
-    is any problem, nothing; an existing file is never replaced.
+    case without a pseudo-label that could add something is a problem. Everything is written or, if
+    there is any problem, nothing; an existing file is never replaced. Two threads read.
 
     Parameters
     ----------
@@ -600,12 +612,16 @@ def fuse_paths(
     annotated : str
         Comma list of the classes, by name or value, that are annotated in the partial labels.
         Others are unknown there: what partial labels hold of them is left out, and counted as
-        specks. In unlabelled cases all are unknown. If the tumour is annotated, labelled cases need
-        no tumour mask; one that is there is not read.
-    tumour_value : int
-        The value that means tumour in the masks, which hold no other but 0.
+        specks. Or a case table (``.tsv``), which says for each case what is annotated, absent or
+        unknown, and where annotators looked for tumours, as in the workflow. In unlabelled cases
+        all is unknown. Where no tumour can be added, no tumour mask is needed, and one that is
+        there is not read.
+    tumour_value : int or str
+        The value that means tumour in the masks, which hold no other but 0; or a class by name.
     out, source_map : path, the latter optional
         Where labels and source maps (values of `Source`) go: files for files, folders for folders.
+    order : str
+        A name of `ORDERS`.
 
     Returns
     -------
@@ -622,10 +638,12 @@ def fuse_paths(
     targets = {"-o": Path(out)}
     if source_map is not None:
         targets["--source-map"] = Path(source_map)
-    classes = _annotated_classes(annotated, "partial" in given, labels)
-    if not 1 <= tumour_value <= 255:
-        raise Problems.one(f"--tumour-value is {tumour_value}", "give a value from 1 to 255")
-    jobs = _jobs(given, targets, classes, labels)
+    annotations = _Annotations(annotated, "partial" in given, labels)
+    value = _tumour_value(tumour_value, labels)
+    if ORDERS[order].inside_organs and not {"partial", "organs"} & set(given):
+        cause = f"--order {order} needs to know where organs are"
+        raise Problems.one(cause, "give --organs or --partial, or another order")
+    jobs = _jobs(given, targets, annotations, order)
 
     done: list[FusedCase] = []
     problems: list[Problem] = []
@@ -633,17 +651,16 @@ def fuse_paths(
     try:
         for job in jobs:
             try:
-                fused, like = _fuse_files(job, tumour_value, labels)
+                fused, like = _fuse_files(job, value, labels)
                 if not problems:
                     _write(job, fused, like, written)
             except Problems as found:
                 problems += found.problems
                 continue
-            rows = (
-                table(fused, labels, like.grid.voxel_ml)
-                for table in (composition, conflicts, specks)
-            )
-            done.append(FusedCase(job.case, job.targets[0], *rows))
+            voxel_ml = like.grid.voxel_ml
+            rows = (table(fused, labels, voxel_ml) for table in (composition, conflicts, specks))
+            outside_ml = _amount(fused.outside, voxel_ml)["ml"]
+            done.append(FusedCase(job.case, job.targets[0], *rows, outside_ml))
         if problems:
             raise Problems(problems)
     except BaseException:
@@ -653,38 +670,90 @@ def fuse_paths(
     return done
 
 
-def _annotated_classes(annotated: str, has_partial: bool, labels: Labels) -> set[int]:
+class _Annotations:
+    """What is known of each case: ``--annotated``, a list of classes or a case table."""
+
+    def __init__(self, text: str, has_partial: bool, labels: Labels):
+        self.labels = labels
+        self.table = Path(text) if text.strip().endswith(".tsv") else None
+        if self.table:
+            from panorgan.cases import read_cases
+            from panorgan.manifest import load_sources
+
+            self.cases = {case.case: case for case in read_cases(self.table, labels)}
+            self.sources = load_sources(config_folder() / "sources.yaml", labels)
+            listed = bool(self.cases)
+        else:
+            try:
+                self.classes = {label.value for label in labels.parse(text)}
+            except ValueError as error:
+                raise Problems.one(f"--annotated: {error}", "mend the list") from None
+            listed = bool(self.classes)
+        if has_partial and not listed:
+            cause = "--partial without --annotated: no class of it would be used"
+            cure = "say which classes are annotated, such as --annotated liver,1,3"
+            raise Problems.one(cause, cure)
+        if listed and not has_partial:
+            raise Problems.one("--annotated without --partial", "give both or neither")
+
+    def of(self, case: str, partial: Path | None, array: np.ndarray | None = None) -> Known:
+        """What is known of a case with some partial label.
+
+        Before that is read each class is taken to occur: what is unknown then is so in any case.
+        """
+        if self.table and case not in self.cases:
+            cause = f"has no line in {self.table}"
+            raise Problems.one(cause, "add one, or remove its files", case=case, file=partial or "")
+        if partial is None:
+            return dict.fromkeys(self.labels.values, UNKNOWN), None
+        if not self.table:
+            states = dict.fromkeys(self.labels.values, UNKNOWN)
+            return states | dict.fromkeys(self.classes, ANNOTATED), None
+        from panorgan.manifest import class_states
+
+        occur = dict.fromkeys(self.labels.values if array is None else _values_in(array), 1)
+        row = replace(self.cases[case], label=str(partial))
+        return class_states(row, occur, 1.0, self.sources, self.labels, 0.0)[:2]
+
+
+def _values_in(array: np.ndarray) -> list[int]:
+    occurs = np.zeros(256, np.bool_)
+    occurs[array.reshape(-1)] = True
+    return np.flatnonzero(occurs).tolist()
+
+
+def _tumour_value(text: int | str, labels: Labels) -> int:
     try:
-        classes = {label.value for label in labels.parse(annotated)}
-    except ValueError as error:
-        raise Problems.one(f"--annotated: {error}", "mend the list") from None
-    if has_partial and not classes:
-        cause = "--partial without --annotated: no class of it would be used"
-        raise Problems.one(cause, "say which classes are annotated, such as --annotated liver,1,3")
-    if classes and not has_partial:
-        raise Problems.one("--annotated without --partial", "give both or neither")
-    return classes
+        value = int(text)
+    except ValueError:
+        try:
+            (label,) = labels.parse(str(text))
+        except ValueError as error:
+            cure = "give a number from 1 to 255, or one class's name"
+            raise Problems.one(f"--tumour-value: {error}", cure) from None
+        value = label.value
+    if not 1 <= value <= 255:
+        raise Problems.one(f"--tumour-value is {value}", "give a value from 1 to 255")
+    return value
 
 
 def _jobs(
-    given: dict[str, Path], targets: dict[str, Path], classes: set[int], labels: Labels
+    given: dict[str, Path], targets: dict[str, Path], annotations: _Annotations, order: str
 ) -> list[_Job]:
     in_folders = _are_folders(given)
     cases = _pair(given) if in_folders else {_case_of(next(iter(given.values()))): given}
-    problems = []
+    problems: list[Problem] = []
     jobs = []
     for case, found in sorted(cases.items()):
-        known = classes if "partial" in found else set()
-        states = {value: ANNOTATED if value in known else UNKNOWN for value in labels.values}
-        needed = set(given) - {"partial"}
-        if states[labels.tumour.value] == ANNOTATED:
-            needed -= {"tumour"}
-        for name in sorted(needed - set(found)):
-            cause = f"has no {case}{SUFFIX}, which --{' and --'.join(found)} has"
-            problems.append(Problem(case, str(given[name]), cause, "add it, or remove the other"))
-        inputs = {name: path for name, path in found.items() if name in needed | {"partial"}}
         out = [path / f"{case}{SUFFIX}" if in_folders else path for path in targets.values()]
-        jobs.append(_Job(case, inputs, states, out))
+        try:
+            known = annotations.of(case, found.get("partial"))
+        except Problems as error:
+            problems += error.problems
+            continue
+        job = _Job(case, found, given, annotations, order, out)
+        problems += _missing(job, known)
+        jobs.append(job)
     problems += _target_problems(given, targets, in_folders, cases)
     if problems:
         raise Problems(problems)
@@ -757,15 +826,69 @@ def _target_problems(
         yield Problem("", str(target), cause, cure)
 
 
+def _adds_tumours(known: Known, labels: Labels) -> bool:
+    states, scope = known
+    return states[labels.tumour.value] == UNKNOWN or scope is not None
+
+
+def _missing(job: _Job, known: Known) -> Iterator[Problem]:
+    """Pseudo-labels that a case should have, as far as is known of it."""
+    labels = job.annotations.labels
+    (states, scope), adds_tumours = known, _adds_tumours(known, labels)
+    unknown = [organ for organ in labels.organs if states[organ.value] == UNKNOWN]
+    for name, wanted in {"tumour": adds_tumours, "organs": bool(unknown)}.items():
+        if wanted and name in job.given and name not in job.inputs:
+            cause = f"has no {job.case}{SUFFIX}, which --{' and --'.join(job.inputs)} has"
+            cure = "add it, or remove the other"
+            yield Problem(job.case, str(job.given[name]), cause, cure)
+    if "organs" in job.given or "tumour" not in job.inputs or not adds_tumours:
+        return
+    nowhere = [organ.name for organ in unknown if scope is not None and organ.value in scope]
+    file = str(job.inputs["tumour"])
+    if nowhere:
+        looked_in = ", ".join(labels.by_value(value).name for value in sorted(scope))
+        cause = f"tumours were looked for in {looked_in} only, and nothing says where "
+        cause += f"{', '.join(nowhere)} is"
+        yield Problem(job.case, file, cause, "give --organs")
+    elif ORDERS[job.order].inside_organs and len(unknown) == len(labels.organs):
+        cause = f"--order {job.order}: nothing says where organs are in this case"
+        yield Problem(job.case, file, cause, "give --organs, or another order")
+
+
+def read_together(files: Mapping[str, Path], case: str) -> tuple[dict[str, Volume], list[Problem]]:
+    """Read label maps with two threads: those that can be read, by name, and what is wrong."""
+
+    def read(path: Path) -> Volume | Problem:
+        try:
+            return read_label(path)
+        except VolumeError as error:
+            return Problem(case, str(path), error.cause, error.cure)
+
+    if len(files) > 1:
+        with ThreadPoolExecutor(2) as pool:
+            results = list(pool.map(read, files.values()))
+    else:
+        results = list(map(read, files.values()))
+    read_ones = dict(zip(files, results, strict=True))
+    return (
+        {name: found for name, found in read_ones.items() if isinstance(found, Volume)},
+        [found for found in results if isinstance(found, Problem)],
+    )
+
+
 def _fuse_files(job: _Job, tumour_value: int, labels: Labels) -> tuple[Fused, Volume]:
     """A case fused, and the volume whose geometry it has."""
-    found: dict[str, Volume] = {}
-    problems = []
-    for name, path in job.inputs.items():
-        try:
-            found[name] = read_label(path)
-        except VolumeError as error:
-            problems.append(Problem(job.case, str(path), error.cause, error.cure))
+    path = job.inputs.get("partial")
+    found, problems = read_together({"partial": path} if path else {}, job.case)
+    known = job.annotations.of(job.case, path, found["partial"].array if found else None)
+    if found:
+        problems += _missing(job, known)
+    rest = {name: file for name, file in job.inputs.items() if name != "partial"}
+    if not _adds_tumours(known, labels):
+        rest.pop("tumour", None)
+    others, faults = read_together(rest, job.case)
+    found |= others
+    problems += faults
     first = next(iter(found), None)
     for name, volume in found.items():
         difference = found[first].grid.difference(volume.grid)
@@ -773,14 +896,27 @@ def _fuse_files(job: _Job, tumour_value: int, labels: Labels) -> tuple[Fused, Vo
             cause = f"is not on the grid of {job.inputs[first]}: {difference}"
             cure = "resample one of the two"
             problems.append(Problem(job.case, str(job.inputs[name]), cause, cure))
+    if not problems and first is None:
+        cause = "its tumour is known, and there is nothing else to fuse"
+        problems.append(Problem(job.case, "", cause, "leave it out"))
     if problems:
         raise Problems(problems)
 
     arrays = {name: found[name].array if name in found else None for name in INPUTS}
+    states, scope = known
     try:
-        if arrays["tumour"] is not None and tumour_value != 1:
+        if arrays["tumour"] is not None:
             arrays["tumour"] = _tumour_mask(arrays["tumour"], tumour_value)
-        return fuse(**arrays, states=job.states, labels=labels), found[first]
+        with_source = len(job.targets) > 1
+        fused = fuse(
+            **arrays,
+            states=states,
+            labels=labels,
+            order=job.order,
+            scope=scope,
+            with_source=with_source,
+        )
+        return fused, found[first]
     except UnexpectedValues as error:
         values = ", ".join(map(str, error.values))
         if error.input == "tumour":
@@ -793,6 +929,9 @@ def _fuse_files(job: _Job, tumour_value: int, labels: Labels) -> tuple[Fused, Vo
 
 
 def _tumour_mask(array: np.ndarray, value: int) -> np.ndarray:
+    """1 where a mask holds the tumour's value. Here 2 is a value like others, not ignored."""
+    if value == 1 and array.max(initial=0) <= 1:
+        return array
     mask = array == value
     if np.count_nonzero(mask) != np.count_nonzero(array):
         raise UnexpectedValues("tumour", (int(v) for v in np.unique(array) if v not in (0, value)))
