@@ -10,13 +10,14 @@ VERSIONS = {
     "train": 2,
     "predict": 2,
     "import": 1,
-    "fuse": 2,
+    "fuse": 3,
     "measure": 1,
     "score": 1,
 }
 """A stage's number is raised by hand when its results change: it is part of every stored key."""
 
 LABEL = ".nii.gz"
+AUTOMATIC = "_automatic.nii.gz"
 HISTOGRAMS = ".npz"
 """What follows the case's name in the names of its files."""
 
