@@ -351,7 +351,7 @@ class _Rules:
 
         given = (None if array is None else array[box] for array in (partial, organs))
         partial, organs = given
-        crop = np.ascontiguousarray(tumour[box])
+        crop = tumour[box].copy()  # cc3d takes no read-only array
         pieces = cc3d.connected_components(crop, connectivity=26)
         admitted = np.ones(int(pieces.max()) + 1, np.bool_)
         if self.order.inside_organs:
