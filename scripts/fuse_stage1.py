@@ -5,10 +5,14 @@ from panorgan.stages.fusion import fuse_tumours
 from panorgan.store import ShardReader
 
 with job(snakemake):
+    files = snakemake.input
+    organs = files.get("organs")
     fuse_tumours(
-        snakemake.input.manifest,
+        files.manifest,
         snakemake.wildcards.shard,
-        ShardReader([snakemake.input.tumours], [snakemake.input.tumour_folder]),
+        ShardReader([files.tumours], [files.tumour_folder]),
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
+        order=snakemake.params.order,
+        organs=ShardReader([organs], [files.organ_folder]) if organs else None,
     )

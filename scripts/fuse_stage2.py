@@ -14,4 +14,5 @@ with job(snakemake):
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
         predicted=ShardReader([organs], [files.organ_folder]) if organs else None,
+        corrections=snakemake.config["corrections"] or "",
     )

@@ -35,6 +35,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
+_FUSE_HELP = """\
+Make a full label out of a partial label, a tumour mask and an organ pseudo-label. Any of them may
+be missing. Give three files, or three folders of CASE.nii.gz: then the cases are those of all
+folders together, and one without a partial label is unlabelled.
+
+What is put where:
+  - The partial label counts where its class is annotated (--annotated). Voxels of other classes in
+    it are set to background, and reported.
+  - The tumour mask puts tumour where the tumour is unknown: not among --annotated. It holds 0 and
+    the value of --tumour-value alone. Anything else in it is refused, never guessed.
+  - The organ pseudo-label fills what is still background, with organs that are unknown. Tumour in
+    it is not used; 15 in it means ignored, and stays 15 in the result.
+
+--order says who wins where the tumour mask meets an annotated organ:
+  reference        the tumour, everywhere: the published method
+  annotated-first  the organ; the tumour fills the rest, and wins over organ pseudo-labels
+  inside-organs    the tumour, but only pieces of it that overlap or touch an organ: one annotated
+                   in the partial label, or an unknown one in the organ pseudo-label. Other pieces
+                   are left out, and reported. Needs --partial or --organs.
+
+--annotated TABLE.tsv takes a case table, as `panorgan init` writes it. It has a line for each case,
+found by its name. What annotators looked for is said by its column annotated, else by the rule of
+its source in the shipped config/sources.yaml, else (training cases) by the values that occur in
+the partial label. A class that they looked for and that is missing is absent: it is never added.
+With a column tumour_scope they looked for tumours in these organs only: pieces of the tumour mask
+are added elsewhere, if they neither overlap nor touch an organ of the scope or an annotated tumour.
+
+Values of a source map: 0 background, 1 ground truth, 2 tumour mask, 3 organ pseudo-label, 4
+ignored. All is written with the geometry of the partial label (else of the tumour mask, else of the
+organ pseudo-label); all inputs must be on one grid. If anything is wrong nothing is written, and
+nothing is ever replaced."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="panorgan", description="Tools around the panorgan workflow."
@@ -54,18 +87,37 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     check.set_defaults(command=_check)
 
-    fuse = commands.add_parser("fuse", help="fuse partial labels and pseudo-labels")
+    fuse = commands.add_parser(
+        "fuse",
+        help="fuse partial labels and pseudo-labels",
+        description=_FUSE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     fuse.add_argument("--partial", type=Path, help="partial label, or a folder of them")
     fuse.add_argument(
-        "--annotated", default="none", help="classes annotated in it, by name or value: 1,spleen"
+        "--annotated",
+        default="none",
+        metavar="CLASSES",
+        help="classes annotated in the partial labels, by name or value, such as 1,spleen; or a "
+        "case table, TABLE.tsv (default: none)",
     )
     fuse.add_argument("--tumour", type=Path, help="tumour mask, or a folder of them")
     fuse.add_argument(
-        "--tumour-value", type=int, default=1, help="value of tumour in the mask (default: 1)"
+        "--tumour-value",
+        default="1",
+        metavar="VALUE",
+        help="value of tumour in the mask, or a class's name: `tumour` is its value in full label "
+        "maps (default: 1)",
     )
     fuse.add_argument("--organs", type=Path, help="organ pseudo-label, or a folder of them")
-    fuse.add_argument("-o", "--output", type=Path, required=True)
+    fuse.add_argument("-o", "--output", type=Path, required=True, help="a new file, or a folder")
     fuse.add_argument("--source-map", type=Path, help="where to write what each voxel is from")
+    fuse.add_argument(
+        "--order",
+        default="reference",
+        choices=["reference", "annotated-first", "inside-organs"],
+        help="who wins (default: %(default)s)",
+    )
     fuse.set_defaults(command=_fuse)
 
     predict = commands.add_parser("predict", help="label CTs with a trained model")
@@ -195,10 +247,14 @@ def _fuse(options: argparse.Namespace) -> int:
         out=options.output,
         source_map=options.source_map,
         labels=load_labels(),
+        order=options.order,
     )
     for case in fused:
         for speck in case.specks:
             print(f"{case.case}: {speck['ml']:.3f} ml of {speck['name']} left out: not annotated")
+        if case.outside_ml:
+            why = "not where it may be (--order, tumour_scope)"
+            print(f"{case.case}: {case.outside_ml:.3f} ml of the tumour mask left out: {why}")
     print(f"{options.output}: {len(fused)} fused")
     return 0
 

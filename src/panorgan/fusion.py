@@ -1,38 +1,45 @@
 """Fusion of a partial label with pseudo-labels: arrays in, arrays and counts out; or files.
 
 A case's classes are each *annotated* (ground truth wherever labelled), *absent* (annotators looked,
-there is none) or *unknown*. Fusion goes voxel by voxel in two stages:
+there is none) or *unknown*. At every voxel each input claims at most one class:
 
-1. **partial label + tumour pseudo-label.** Only annotated classes of the partial label count. Where
-   a tumour is predicted, and the case's tumour is unknown, the voxel is tumour.
-2. **+ organ pseudo-label.** It fills voxels that are still background, and only with organs that
-   are unknown in the case: where annotators said "not liver", a pseudo-liver is wrong.
+* the **partial label** claims annotated classes only;
+* the **tumour pseudo-label** claims the tumour where that is unknown, or where annotators did not
+  look for it: outside the *scope* that a case may have;
+* the **organ pseudo-label** claims organs that are unknown in the case: where annotators said "not
+  liver", a pseudo-liver is wrong.
+
+What a gate does not trust is *ignored*: such a voxel claims to be ignored instead of a class. An
+`Order` says which claim wins. In all of them the organ pseudo-label fills what is left, so fusion
+can go in two stages: partial label + tumour pseudo-label, then + organ pseudo-label.
 
 Each rule is written once, for one voxel. Voxels hold few values, so a rule becomes a small table
 over all combinations of its inputs, and one pass over the volume looks every voxel up and counts
-the combinations. Whatever is reported comes from those counts.
+the combinations. Whatever is reported comes from those counts. What depends on more than a voxel,
+whether a piece of tumour lies where it is admitted, is settled before the pass.
 """
 
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import cache
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from panorgan.compiled import kernel
-from panorgan.labels import Labels
+from panorgan.labels import Labels, config_folder
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN
 from panorgan.problems import Problem, Problems
 from panorgan.volumes import Volume, VolumeError, read_label, write_label
 
 INPUTS = ("partial", "tumour", "organs")
 SUFFIX = ".nii.gz"
+IGNORED_TUMOUR = 2
+"""Value of an ignored voxel in a tumour mask."""
 
 
 class Source(IntEnum):
@@ -43,6 +50,32 @@ class Source(IntEnum):
     TUMOUR_PSEUDO = 2
     ORGAN_PSEUDO = 3
     IGNORED = 4
+
+
+@dataclass(frozen=True)
+class Order:
+    """Who wins where the inputs claim different things.
+
+    Attributes
+    ----------
+    priority
+        Whose claim wins a voxel, the strongest first. Organ pseudo-labels are last.
+    inside_organs
+        Whether a piece of a tumour pseudo-label counts only where it lies in or touches an organ.
+    """
+
+    priority: tuple[Source, ...]
+    inside_organs: bool = False
+
+
+_TUMOUR_FIRST = (Source.TUMOUR_PSEUDO, Source.GROUND_TRUTH, Source.ORGAN_PSEUDO)
+_ANNOTATED_FIRST = (Source.GROUND_TRUTH, Source.TUMOUR_PSEUDO, Source.ORGAN_PSEUDO)
+ORDERS = {
+    "reference": Order(_TUMOUR_FIRST),
+    "annotated-first": Order(_ANNOTATED_FIRST),
+    "inside-organs": Order(_TUMOUR_FIRST, inside_organs=True),
+}
+REFERENCE = "reference"
 
 
 class UnexpectedValues(ValueError):
@@ -61,7 +94,8 @@ class Fused:
     Attributes
     ----------
     label, source : uint8 (z, y, x)
-        Class values (0 background, ``labels.ignore`` ignored) and values of `Source`.
+        Class values (0 background, ``labels.ignore`` ignored) and values of `Source`; no source
+        map where none was asked for.
     voxels : Counter
         ``(value, source) -> voxels`` of the whole volume, background included.
     specks : Counter
@@ -72,13 +106,17 @@ class Fused:
         (``partial``, ``tumour`` or ``organs``) says a class and the stage's result is *another*
         class. Background on either side is no conflict, nor is a speck, nor an ignored voxel.
         Stage 2 counts what ``organs`` lost; what was lost in stage 1 is in stage 1's counts.
+    outside : int
+        Voxels of the tumour mask, ignored ones too, in pieces that were not admitted. They count
+        nowhere else.
     """
 
     label: np.ndarray
-    source: np.ndarray
+    source: np.ndarray | None
     voxels: Counter[tuple[int, Source]] = field(default_factory=Counter)
     specks: Counter[int] = field(default_factory=Counter)
     conflicts: Counter[tuple[int, int, str]] = field(default_factory=Counter)
+    outside: int = 0
 
 
 def fuse_stage1(
@@ -86,6 +124,9 @@ def fuse_stage1(
     tumour: np.ndarray | None,
     states: Mapping[int, str],
     labels: Labels,
+    order: str = REFERENCE,
+    scope: Collection[int] | None = None,
+    organs: np.ndarray | None = None,
 ) -> Fused:
     """Partial label and tumour pseudo-label.
 
@@ -94,23 +135,35 @@ def fuse_stage1(
     partial : uint8 (z, y, x), optional
         Class values; None for an unlabelled case.
     tumour : bool or uint8 (z, y, x), optional
-        Predicted tumour, 0 or 1. Without effect where the case's tumour is annotated or absent.
+        Predicted tumour: 0, 1, or 2 for ignored. Without effect where the case's tumour is
+        annotated or absent, unless there is a scope.
     states : mapping
         ``annotated``, ``absent`` or ``unknown`` for every class value.
+    order : str
+        A name of `ORDERS`.
+    scope : values of organs, optional
+        Where annotators looked for tumours; None: everywhere. Without effect where the tumour is
+        unknown. See `admitted`.
+    organs : uint8 (z, y, x), optional
+        Organ pseudo-label, to tell where organs are; it fills nothing here, and is not needed
+        unless the order asks for organs or there is a scope.
 
     Raises
     ------
     UnexpectedValues
-        If the partial label holds a value that is no class, or the mask one other than 0 and 1.
+        If the partial label holds a value that is no class, the mask one other than 0, 1 and 2,
+        or the organ pseudo-label one that is neither a class nor ignored.
     ValueError
-        If states, shapes or dtypes are wrong or both inputs are None.
+        If states, order, shapes or dtypes are wrong or both inputs are None.
     """
-    rules = _Rules(states, labels)
-    inputs = {"partial": (partial, labels.ignore), "tumour": (tumour, 2)}
-    label, source, found = _look_up(inputs, rules.stage1)
-    fused = Fused(label, source)
+    rules = _Rules(states, labels, order, scope)
+    _common_shape({"partial": partial, "tumour": tumour, "organs": organs})
+    tumour, outside = rules.admit(tumour, partial, organs)
+    inputs = {"partial": (partial, labels.ignore), "tumour": (tumour, IGNORED_TUMOUR + 1)}
+    label, source, found = _look_up(inputs, rules.fused)
+    fused = Fused(label, source, outside=outside)
     for (given, predicted), voxels in found.items():
-        result = rules.stage1(given, predicted)
+        result = rules.fused(given, predicted)
         fused.voxels[result] += voxels
         rules.count_stage1(fused, given, predicted, result[0], voxels)
     return fused
@@ -125,12 +178,15 @@ def fuse_stage2(
 ) -> Fused:
     """The result of stage 1, its background filled by an organ pseudo-label.
 
+    The same whatever order and scope stage 1 had.
+
     Parameters
     ----------
     label, source : uint8 (z, y, x)
         Stage 1's label and source map; left as they are.
     organs : uint8 (z, y, x), optional
-        Class values. A tumour in it never fills.
+        Class values, or ``labels.ignore``: a voxel that stays ignored, if it was background and
+        an organ is unknown. A tumour in it never fills.
     states : mapping
         ``annotated``, ``absent`` or ``unknown`` for every class value.
 
@@ -142,12 +198,17 @@ def fuse_stage2(
         If states, shapes or dtypes are wrong, or label and source map contradict each other.
     """
     rules = _Rules(states, labels)
+    values = labels.ignore + 1
     inputs = {
-        "label": (label, labels.ignore + 1),
+        "label": (label, values),
         "source": (source, len(Source)),
-        "organs": (organs, labels.ignore),
+        "organs": (organs, values),
     }
-    new_label, new_source, found = _look_up(inputs, rules.stage2)
+
+    def rule(before: int, origin: int, organ: int) -> tuple[int, Source]:
+        return (before, Source(origin)) if before else rules.fused(0, 0, organ)
+
+    new_label, new_source, found = _look_up(inputs, rule)
     fused = Fused(new_label, new_source)
     for (before, origin, organ), voxels in found.items():
         if (before == 0) != (origin == Source.BACKGROUND):
@@ -155,7 +216,7 @@ def fuse_stage2(
                 f"label and source map contradict each other: {voxels} voxels of label {before} "
                 f"have source {origin}"
             )
-        result = rules.stage2(before, origin, organ)
+        result = rule(before, origin, organ)
         fused.voxels[result] += voxels
         rules.count_conflict(fused, result[0], organ, "organs", voxels)
     return fused
@@ -167,29 +228,30 @@ def fuse(
     organs: np.ndarray | None,
     states: Mapping[int, str],
     labels: Labels,
+    order: str = REFERENCE,
+    scope: Collection[int] | None = None,
+    *,
+    with_source: bool = True,
 ) -> Fused:
     """Both stages in one pass, where only the end is wanted.
 
     Equal to `fuse_stage2` of `fuse_stage1`, with the conflicts of both. Parameters and errors are
-    theirs; at least one input must be given.
+    theirs; at least one input must be given. Without `with_source` no source map is made.
     """
-    rules = _Rules(states, labels)
+    rules = _Rules(states, labels, order, scope)
+    _common_shape({"partial": partial, "tumour": tumour, "organs": organs})
+    tumour, outside = rules.admit(tumour, partial, organs)
     inputs = {
         "partial": (partial, labels.ignore),
-        "tumour": (tumour, 2),
-        "organs": (organs, labels.ignore),
+        "tumour": (tumour, IGNORED_TUMOUR + 1),
+        "organs": (organs, labels.ignore + 1),
     }
-
-    def both(given: int, predicted: int, organ: int) -> tuple[int, Source]:
-        return rules.stage2(*rules.stage1(given, predicted), organ)
-
-    label, source, found = _look_up(inputs, both)
-    fused = Fused(label, source)
+    label, source, found = _look_up(inputs, rules.fused, with_source)
+    fused = Fused(label, source, outside=outside)
     for (given, predicted, organ), voxels in found.items():
-        stage1 = rules.stage1(given, predicted)
-        result = rules.stage2(*stage1, organ)
+        result = rules.fused(given, predicted, organ)
         fused.voxels[result] += voxels
-        rules.count_stage1(fused, given, predicted, stage1[0], voxels)
+        rules.count_stage1(fused, given, predicted, rules.fused(given, predicted)[0], voxels)
         rules.count_conflict(fused, result[0], organ, "organs", voxels)
     return fused
 
@@ -197,40 +259,149 @@ def fuse(
 class _Rules:
     """What happens to one voxel of a case, and what is counted of it."""
 
-    def __init__(self, states: Mapping[int, str], labels: Labels):
+    def __init__(
+        self,
+        states: Mapping[int, str],
+        labels: Labels,
+        order: str = REFERENCE,
+        scope: Collection[int] | None = None,
+    ):
         if set(states) != set(labels.values):
             raise ValueError(f"states are of {sorted(states)}, not of the classes {labels.values}")
         wrong = set(states.values()) - {ANNOTATED, ABSENT, UNKNOWN}
         if wrong:
             raise ValueError(f"{sorted(wrong)}: no state of a class")
-        self.annotated = {value for value, state in states.items() if state == ANNOTATED}
-        self.unknown = {value for value, state in states.items() if state == UNKNOWN}
+        if order not in ORDERS:
+            raise ValueError(f"'{order}' is no order; known: {', '.join(ORDERS)}")
         self.tumour = labels.tumour.value
         self.ignore = labels.ignore
+        self.annotated = {value for value, state in states.items() if state == ANNOTATED}
+        self.unknown_organs = {
+            value for value, state in states.items() if state == UNKNOWN and value != self.tumour
+        }
+        looked_for = states[self.tumour] != UNKNOWN
+        self.scope = set(scope) if scope is not None and looked_for else None
+        if self.scope is not None and not self.scope <= {*labels.values} - {self.tumour}:
+            raise ValueError(f"the scope {sorted(self.scope)} does not consist of organs")
+        self.adds_tumours = not looked_for or self.scope is not None
+        self.order = ORDERS[order]
 
-    def stage1(self, partial: int, tumour: int) -> tuple[int, Source]:
-        if tumour and self.tumour in self.unknown:
-            return self.tumour, Source.TUMOUR_PSEUDO
-        if partial in self.annotated:
-            return partial, Source.GROUND_TRUTH
+    def fused(self, partial: int, tumour: int, organ: int = 0) -> tuple[int, Source]:
+        """The class of a voxel, and whose claim that was."""
+        claims = {
+            Source.GROUND_TRUTH: partial if partial in self.annotated else 0,
+            Source.TUMOUR_PSEUDO: self._tumour_claim(tumour),
+            Source.ORGAN_PSEUDO: self._organ_claim(organ),
+        }
+        for source in self.order.priority:
+            if claims[source] == self.ignore:
+                return self.ignore, Source.IGNORED
+            if claims[source]:
+                return claims[source], source
         return 0, Source.BACKGROUND
 
-    def stage2(self, label: int, source: int, organ: int) -> tuple[int, Source]:
-        if label == 0 and organ in self.unknown and organ != self.tumour:
-            return organ, Source.ORGAN_PSEUDO
-        return label, Source(source)
+    def _tumour_claim(self, tumour: int) -> int:
+        if not tumour or not self.adds_tumours:
+            return 0
+        return self.ignore if tumour == IGNORED_TUMOUR else self.tumour
+
+    def _organ_claim(self, organ: int) -> int:
+        trusted = organ in self.unknown_organs
+        return organ if trusted or (organ == self.ignore and self.unknown_organs) else 0
 
     def count_stage1(self, fused: Fused, partial: int, tumour: int, kept: int, voxels: int) -> None:
         if partial and partial not in self.annotated:
             fused.specks[partial] += voxels
         else:
             self.count_conflict(fused, kept, partial, "partial", voxels)
-        if tumour:
+        if tumour and tumour != IGNORED_TUMOUR:
             self.count_conflict(fused, kept, self.tumour, "tumour", voxels)
 
     def count_conflict(self, fused: Fused, kept: int, said: int, by: str, voxels: int) -> None:
-        if kept and said and kept != said and kept != self.ignore:
+        if kept and said and kept != said and self.ignore not in (kept, said):
             fused.conflicts[kept, said, by] += voxels
+
+    def admit(
+        self,
+        tumour: np.ndarray | None,
+        partial: np.ndarray | None,
+        organs: np.ndarray | None,
+    ) -> tuple[np.ndarray | None, int]:
+        """A tumour mask without the pieces that may not be where they are, and their voxels.
+
+        A piece consists of voxels of one value, 1 or 2, that hang together by faces, edges or
+        corners; to touch is to have such a neighbour. With `Order.inside_organs` a piece must
+        overlap or touch an organ, annotated or, where that is unknown, pseudo-labelled. With a
+        scope it must neither overlap nor touch an organ of the scope, annotated or
+        pseudo-labelled, nor an annotated tumour: there annotators have decided. If nothing says
+        where an organ of the scope is, no piece is admitted.
+        """
+        if tumour is None or not self.adds_tumours:
+            return tumour, 0
+        if not self.order.inside_organs and self.scope is None:
+            return tumour, 0
+        _check_values("tumour", tumour, IGNORED_TUMOUR + 1)
+        if organs is not None:
+            _check_values("organs", organs, self.ignore + 1)
+        tumour = tumour.view(np.uint8)
+        box = _box_around(tumour)
+        if box is None:
+            return tumour, 0
+        import cc3d
+
+        given = (None if array is None else array[box] for array in (partial, organs))
+        partial, organs = given
+        crop = tumour[box].copy()  # cc3d takes no read-only array
+        pieces = cc3d.connected_components(crop, connectivity=26)
+        admitted = np.ones(int(pieces.max()) + 1, np.bool_)
+        if self.order.inside_organs:
+            places = _near((partial, self.annotated - {self.tumour}), (organs, self.unknown_organs))
+            admitted &= _touched(pieces, places)
+        if self.scope is not None:
+            searched = self.annotated & (self.scope | {self.tumour})
+            places = _near((partial, searched), (organs, self.scope))
+            admitted &= ~_touched(pieces, places)
+            if organs is None and self.scope & self.unknown_organs:
+                admitted[:] = False
+        kept = np.zeros_like(tumour)
+        kept[box] = crop * admitted[pieces]
+        return kept, int(np.count_nonzero(crop) - np.count_nonzero(kept[box]))
+
+
+def _box_around(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """The box that holds all of a mask and its neighbours; None if the mask is empty."""
+    box: list[slice] = []
+    for axis, size in enumerate(mask.shape):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        at = np.flatnonzero(mask[tuple(box)].any(others))
+        if not at.size:
+            return None
+        box.append(slice(max(int(at[0]) - 1, 0), min(int(at[-1]) + 2, size)))
+    return tuple(box)
+
+
+def _near(*inputs: tuple[np.ndarray | None, Collection[int]]) -> np.ndarray | bool:
+    """Where some inputs hold some values, and the 26 neighbours of each such voxel."""
+    found: np.ndarray | bool = False
+    for array, values in inputs:
+        if array is not None:
+            found = np.isin(array, list(values)) | found
+    if found is False:
+        return False
+    for axis in range(found.ndim):
+        line = np.moveaxis(found, axis, 0)
+        before = line.copy()
+        line[1:] |= before[:-1]
+        line[:-1] |= before[1:]
+    return found
+
+
+def _touched(pieces: np.ndarray, places: np.ndarray | bool) -> np.ndarray:
+    """For each piece whether any of its voxels is at one of the places."""
+    touched = np.zeros(int(pieces.max()) + 1, np.bool_)
+    if places is not False:
+        touched[np.unique(pieces[places])] = True
+    return touched
 
 
 # The tables
@@ -290,50 +461,62 @@ def _amount(voxels: int, voxel_ml: float) -> dict:
 
 # The pass over the volume
 
+BLOCK = 1 << 19
+"""Voxels that are looked up at a time; a multiple of 8. They stay in the processor's cache."""
+
 
 def _look_up(
     inputs: Mapping[str, tuple[np.ndarray | None, int]],
     rule: Callable[..., tuple[int, Source]],
-) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, ...], int]]:
-    """Apply a rule to every voxel of two or three inputs.
+    with_source: bool = True,
+) -> tuple[np.ndarray, np.ndarray | None, dict[tuple[int, ...], int]]:
+    """Apply a rule to every voxel of some inputs.
 
     ``inputs`` gives for each its array, or None for all zero, and how many values it may hold,
-    from 0 up. Returns label and source map and the voxels of each combination that occurs.
+    from 0 up. The rule makes background of zeros. Returns label and source map and the voxels of
+    each combination that occurs.
     """
     shape = _common_shape({name: array for name, (array, _) in inputs.items()})
     allowed = [1 if array is None else values for array, values in inputs.values()]
-    allowed += [1] * (3 - len(allowed))
-    # One more entry along each axis: there the pass counts all values that are not allowed.
-    labels_of, sources_of = np.zeros((2, *(values + 1 for values in allowed)), np.uint8)
-    counts = np.zeros(labels_of.shape, np.int64)
-    results = [rule(*values[: len(inputs)]) for values in product(*map(range, allowed))]
-    inner = (slice(-1),) * 3
-    labels_of[inner], sources_of[inner] = np.array(results, np.uint8).T.reshape(2, *allowed)
+    combinations = list(product(*map(range, allowed)))
+    labels_of, sources_of = np.array([rule(*values) for values in combinations], np.uint8).T
+    counts = np.zeros(len(combinations), np.int64)
 
     size = math.prod(shape)
-    words = -(-size // 8)
-    arrays = [array for array, _ in inputs.values()] + [None] * (3 - len(inputs))
-    # Two allocations: numpy gets them zeroed from the system, and pages stay untouched where
-    # there is only background.
-    label, source = np.zeros(words * 8, np.uint8), np.zeros(words * 8, np.uint8)
-    _compiled_pass()(
-        *(_as_words(array, words) for array in arrays),
-        labels_of,
-        sources_of,
-        label.view(np.uint64),
-        source.view(np.uint64),
-        counts,
-    )
-    counts[0, 0, 0] -= words * 8 - size
+    given = [
+        (name, np.ascontiguousarray(array).view(np.uint8).reshape(-1), values)
+        for name, (array, values) in inputs.items()
+        if array is not None
+    ]
+    # numpy gets these zeroed from the system: pages of background alone are never touched.
+    label = np.zeros(size, np.uint8)
+    source = np.zeros(size, np.uint8) if with_source else None
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        blocks = [_as_words(flat[start:stop]) for _, flat, _ in given]
+        # Most of a CT is background: of eight voxels at a time one comparison tells that.
+        foreground = blocks[0].copy()
+        for block in blocks[1:]:
+            foreground |= block
+        at = np.flatnonzero(foreground != 0)
+        if not at.size:
+            continue
+        index = np.zeros(8 * at.size, np.intp)
+        for block, (name, flat, values) in zip(blocks, given, strict=True):
+            voxels = block[at].view(np.uint8)
+            if voxels.max() >= values:
+                _check_values(name, flat, values)
+            index *= values
+            index += voxels
+        counts += np.bincount(index, minlength=len(counts))
+        _put(label[start:stop], at, labels_of[index])
+        if source is not None:
+            _put(source[start:stop], at, sources_of[index])
+    counts[0] = size - counts[1:].sum()  # zeros were left out, and words filled up with them
 
-    for axis, (name, (array, _)) in enumerate(inputs.items()):
-        beyond = allowed[axis]
-        if counts.take(beyond, axis).any():
-            raise UnexpectedValues(name, (int(v) for v in np.unique(array) if v >= beyond))
-    found = {
-        tuple(map(int, at[: len(inputs)])): int(counts[tuple(at)]) for at in np.argwhere(counts)
-    }
-    return label[:size].reshape(shape), source[:size].reshape(shape), found
+    found = {combinations[at]: int(counts[at]) for at in np.flatnonzero(counts)}
+    maps = (array if array is None else array.reshape(shape) for array in (label, source))
+    return *maps, found
 
 
 def _common_shape(arrays: Mapping[str, np.ndarray | None]) -> tuple[int, ...]:
@@ -349,60 +532,25 @@ def _common_shape(arrays: Mapping[str, np.ndarray | None]) -> tuple[int, ...]:
     return next(iter(given.values())).shape
 
 
-def _as_words(array: np.ndarray | None, words: int) -> np.ndarray:
-    """An array's voxels, eight to a 64-bit word, zeros after the last."""
-    if array is None:
-        return np.zeros(words, np.uint64)
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if flat.size < words * 8:
-        flat = np.pad(flat, (0, words * 8 - flat.size))
-    return flat.view(np.uint64)
+def _check_values(name: str, array: np.ndarray, values: int) -> None:
+    beyond = [int(value) for value in np.unique(array) if value >= values]
+    if beyond:
+        raise UnexpectedValues(name, beyond)
 
 
-def _pass(first, second, third, labels_of, sources_of, label, source, counts):
-    """Look up all voxels. Most words equal the word before: those cost a comparison."""
-    byte = np.uint64(255)
-    last = (
-        np.uint64(labels_of.shape[0] - 1),
-        np.uint64(labels_of.shape[1] - 1),
-        np.uint64(labels_of.shape[2] - 1),
-    )
-    start = 0
-    while start < first.size:
-        a, b, c = first[start], second[start], third[start]
-        stop = start + 1
-        while stop < first.size and first[stop] == a and second[stop] == b and third[stop] == c:
-            stop += 1
-        label_word = np.uint64(0)
-        source_word = np.uint64(0)
-        for k in range(8):
-            shift = np.uint64(8 * k)
-            at = (
-                min((a >> shift) & byte, last[0]),
-                min((b >> shift) & byte, last[1]),
-                min((c >> shift) & byte, last[2]),
-            )
-            counts[at] += stop - start
-            label_word |= np.uint64(labels_of[at]) << shift
-            source_word |= np.uint64(sources_of[at]) << shift
-        if label_word or source_word:  # the outputs are zero: leave their background untouched
-            for word in range(start, stop):
-                label[word] = label_word
-                source[word] = source_word
-        start = stop
+def _as_words(flat: np.ndarray) -> np.ndarray:
+    """Voxels, eight to a 64-bit word, zeros after the last."""
+    missing = -len(flat) % 8
+    return (np.pad(flat, (0, missing)) if missing else flat).view(np.uint64)
 
 
-@cache
-def _compiled_pass() -> Callable:
-    """The pass, compiled or loaded on first use: importing this module loads no numba."""
-    from numba import types
-
-    words = types.Array(types.uint64, 1, "C", readonly=True, aligned=False)
-    table = types.Array(types.uint8, 3, "C")
-    signature = types.void(
-        *[words] * 3, *[table] * 2, *[types.uint64[::1]] * 2, types.int64[:, :, ::1]
-    )
-    return kernel(signature)(_pass)
+def _put(target: np.ndarray, at: np.ndarray, voxels: np.ndarray) -> None:
+    """Write voxels, eight to a word, into the words with the indices `at`, ascending."""
+    whole = len(target) // 8
+    if at[-1] == whole:  # a word that the target has only a part of
+        target[8 * whole :] = voxels[-8:][: len(target) - 8 * whole]
+        at, voxels = at[:-1], voxels[:-8]
+    target[: 8 * whole].view(np.uint64)[at] = voxels.view(np.uint64)
 
 
 # Files and folders
@@ -410,13 +558,21 @@ def _compiled_pass() -> Callable:
 
 @dataclass(frozen=True)
 class FusedCase:
-    """A case that was fused into a file, and the rows that explain it."""
+    """A case that was fused into a file, and the rows that explain it.
+
+    `outside_ml` is the volume of pseudo-tumour that was not admitted where it was.
+    """
 
     case: str
     file: Path
     composition: list[dict]
     conflicts: list[dict]
     specks: list[dict]
+    outside_ml: float
+
+
+Known = tuple[dict[int, str], Collection[int] | None]
+"""The states of a case's classes, and where annotators looked for tumours."""
 
 
 @dataclass(frozen=True)
@@ -425,7 +581,9 @@ class _Job:
 
     case: str
     inputs: dict[str, Path]
-    states: dict[int, str]
+    given: dict[str, Path]
+    annotations: "_Annotations"
+    order: str
     targets: list[Path]
 
 
@@ -433,18 +591,19 @@ def fuse_paths(
     partial: str | Path | None,
     annotated: str,
     tumour: str | Path | None,
-    tumour_value: int,
+    tumour_value: int | str,
     organs: str | Path | None,
     out: str | Path,
     source_map: str | Path | None,
     labels: Labels,
+    order: str = REFERENCE,
 ) -> list[FusedCase]:
     """Fuse files or folders: what ``panorgan fuse`` does.
 
     The inputs that are given are all files or all folders. A folder holds ``<case>.nii.gz``, and
     the cases are those of all folders together: a case without a partial label is unlabelled, a
-    case without its tumour or organ pseudo-label is a problem. Everything is written or, if there
-    is any problem, nothing; an existing file is never replaced.
+    case without a pseudo-label that could add something is a problem. Everything is written or, if
+    there is any problem, nothing; an existing file is never replaced. Two threads read.
 
     Parameters
     ----------
@@ -453,12 +612,16 @@ def fuse_paths(
     annotated : str
         Comma list of the classes, by name or value, that are annotated in the partial labels.
         Others are unknown there: what partial labels hold of them is left out, and counted as
-        specks. In unlabelled cases all are unknown. If the tumour is annotated, labelled cases need
-        no tumour mask; one that is there is not read.
-    tumour_value : int
-        The value that means tumour in the masks, which hold no other but 0.
+        specks. Or a case table (``.tsv``), which says for each case what is annotated, absent or
+        unknown, and where annotators looked for tumours, as in the workflow. In unlabelled cases
+        all is unknown. Where no tumour can be added, no tumour mask is needed, and one that is
+        there is not read.
+    tumour_value : int or str
+        The value that means tumour in the masks, which hold no other but 0; or a class by name.
     out, source_map : path, the latter optional
         Where labels and source maps (values of `Source`) go: files for files, folders for folders.
+    order : str
+        A name of `ORDERS`.
 
     Returns
     -------
@@ -475,10 +638,12 @@ def fuse_paths(
     targets = {"-o": Path(out)}
     if source_map is not None:
         targets["--source-map"] = Path(source_map)
-    classes = _annotated_classes(annotated, "partial" in given, labels)
-    if not 1 <= tumour_value <= 255:
-        raise Problems.one(f"--tumour-value is {tumour_value}", "give a value from 1 to 255")
-    jobs = _jobs(given, targets, classes, labels)
+    annotations = _Annotations(annotated, "partial" in given, labels)
+    value = _tumour_value(tumour_value, labels)
+    if ORDERS[order].inside_organs and not {"partial", "organs"} & set(given):
+        cause = f"--order {order} needs to know where organs are"
+        raise Problems.one(cause, "give --organs or --partial, or another order")
+    jobs = _jobs(given, targets, annotations, order)
 
     done: list[FusedCase] = []
     problems: list[Problem] = []
@@ -486,17 +651,16 @@ def fuse_paths(
     try:
         for job in jobs:
             try:
-                fused, like = _fuse_files(job, tumour_value, labels)
+                fused, like = _fuse_files(job, value, labels)
                 if not problems:
                     _write(job, fused, like, written)
             except Problems as found:
                 problems += found.problems
                 continue
-            rows = (
-                table(fused, labels, like.grid.voxel_ml)
-                for table in (composition, conflicts, specks)
-            )
-            done.append(FusedCase(job.case, job.targets[0], *rows))
+            voxel_ml = like.grid.voxel_ml
+            rows = (table(fused, labels, voxel_ml) for table in (composition, conflicts, specks))
+            outside_ml = _amount(fused.outside, voxel_ml)["ml"]
+            done.append(FusedCase(job.case, job.targets[0], *rows, outside_ml))
         if problems:
             raise Problems(problems)
     except BaseException:
@@ -506,38 +670,90 @@ def fuse_paths(
     return done
 
 
-def _annotated_classes(annotated: str, has_partial: bool, labels: Labels) -> set[int]:
+class _Annotations:
+    """What is known of each case: ``--annotated``, a list of classes or a case table."""
+
+    def __init__(self, text: str, has_partial: bool, labels: Labels):
+        self.labels = labels
+        self.table = Path(text) if text.strip().endswith(".tsv") else None
+        if self.table:
+            from panorgan.cases import read_cases
+            from panorgan.manifest import load_sources
+
+            self.cases = {case.case: case for case in read_cases(self.table, labels)}
+            self.sources = load_sources(config_folder() / "sources.yaml", labels)
+            listed = bool(self.cases)
+        else:
+            try:
+                self.classes = {label.value for label in labels.parse(text)}
+            except ValueError as error:
+                raise Problems.one(f"--annotated: {error}", "mend the list") from None
+            listed = bool(self.classes)
+        if has_partial and not listed:
+            cause = "--partial without --annotated: no class of it would be used"
+            cure = "say which classes are annotated, such as --annotated liver,1,3"
+            raise Problems.one(cause, cure)
+        if listed and not has_partial:
+            raise Problems.one("--annotated without --partial", "give both or neither")
+
+    def of(self, case: str, partial: Path | None, array: np.ndarray | None = None) -> Known:
+        """What is known of a case with some partial label.
+
+        Before that is read each class is taken to occur: what is unknown then is so in any case.
+        """
+        if self.table and case not in self.cases:
+            cause = f"has no line in {self.table}"
+            raise Problems.one(cause, "add one, or remove its files", case=case, file=partial or "")
+        if partial is None:
+            return dict.fromkeys(self.labels.values, UNKNOWN), None
+        if not self.table:
+            states = dict.fromkeys(self.labels.values, UNKNOWN)
+            return states | dict.fromkeys(self.classes, ANNOTATED), None
+        from panorgan.manifest import class_states
+
+        occur = dict.fromkeys(self.labels.values if array is None else _values_in(array), 1)
+        row = replace(self.cases[case], label=str(partial))
+        return class_states(row, occur, 1.0, self.sources, self.labels, 0.0)[:2]
+
+
+def _values_in(array: np.ndarray) -> list[int]:
+    occurs = np.zeros(256, np.bool_)
+    occurs[array.reshape(-1)] = True
+    return np.flatnonzero(occurs).tolist()
+
+
+def _tumour_value(text: int | str, labels: Labels) -> int:
     try:
-        classes = {label.value for label in labels.parse(annotated)}
-    except ValueError as error:
-        raise Problems.one(f"--annotated: {error}", "mend the list") from None
-    if has_partial and not classes:
-        cause = "--partial without --annotated: no class of it would be used"
-        raise Problems.one(cause, "say which classes are annotated, such as --annotated liver,1,3")
-    if classes and not has_partial:
-        raise Problems.one("--annotated without --partial", "give both or neither")
-    return classes
+        value = int(text)
+    except ValueError:
+        try:
+            (label,) = labels.parse(str(text))
+        except ValueError as error:
+            cure = "give a number from 1 to 255, or one class's name"
+            raise Problems.one(f"--tumour-value: {error}", cure) from None
+        value = label.value
+    if not 1 <= value <= 255:
+        raise Problems.one(f"--tumour-value is {value}", "give a value from 1 to 255")
+    return value
 
 
 def _jobs(
-    given: dict[str, Path], targets: dict[str, Path], classes: set[int], labels: Labels
+    given: dict[str, Path], targets: dict[str, Path], annotations: _Annotations, order: str
 ) -> list[_Job]:
     in_folders = _are_folders(given)
     cases = _pair(given) if in_folders else {_case_of(next(iter(given.values()))): given}
-    problems = []
+    problems: list[Problem] = []
     jobs = []
     for case, found in sorted(cases.items()):
-        known = classes if "partial" in found else set()
-        states = {value: ANNOTATED if value in known else UNKNOWN for value in labels.values}
-        needed = set(given) - {"partial"}
-        if states[labels.tumour.value] == ANNOTATED:
-            needed -= {"tumour"}
-        for name in sorted(needed - set(found)):
-            cause = f"has no {case}{SUFFIX}, which --{' and --'.join(found)} has"
-            problems.append(Problem(case, str(given[name]), cause, "add it, or remove the other"))
-        inputs = {name: path for name, path in found.items() if name in needed | {"partial"}}
         out = [path / f"{case}{SUFFIX}" if in_folders else path for path in targets.values()]
-        jobs.append(_Job(case, inputs, states, out))
+        try:
+            known = annotations.of(case, found.get("partial"))
+        except Problems as error:
+            problems += error.problems
+            continue
+        job = _Job(case, found, given, annotations, order, out)
+        problems += _missing(job, known)
+        jobs.append(job)
     problems += _target_problems(given, targets, in_folders, cases)
     if problems:
         raise Problems(problems)
@@ -610,15 +826,69 @@ def _target_problems(
         yield Problem("", str(target), cause, cure)
 
 
+def _adds_tumours(known: Known, labels: Labels) -> bool:
+    states, scope = known
+    return states[labels.tumour.value] == UNKNOWN or scope is not None
+
+
+def _missing(job: _Job, known: Known) -> Iterator[Problem]:
+    """Pseudo-labels that a case should have, as far as is known of it."""
+    labels = job.annotations.labels
+    (states, scope), adds_tumours = known, _adds_tumours(known, labels)
+    unknown = [organ for organ in labels.organs if states[organ.value] == UNKNOWN]
+    for name, wanted in {"tumour": adds_tumours, "organs": bool(unknown)}.items():
+        if wanted and name in job.given and name not in job.inputs:
+            cause = f"has no {job.case}{SUFFIX}, which --{' and --'.join(job.inputs)} has"
+            cure = "add it, or remove the other"
+            yield Problem(job.case, str(job.given[name]), cause, cure)
+    if "organs" in job.given or "tumour" not in job.inputs or not adds_tumours:
+        return
+    nowhere = [organ.name for organ in unknown if scope is not None and organ.value in scope]
+    file = str(job.inputs["tumour"])
+    if nowhere:
+        looked_in = ", ".join(labels.by_value(value).name for value in sorted(scope))
+        cause = f"tumours were looked for in {looked_in} only, and nothing says where "
+        cause += f"{', '.join(nowhere)} is"
+        yield Problem(job.case, file, cause, "give --organs")
+    elif ORDERS[job.order].inside_organs and len(unknown) == len(labels.organs):
+        cause = f"--order {job.order}: nothing says where organs are in this case"
+        yield Problem(job.case, file, cause, "give --organs, or another order")
+
+
+def read_together(files: Mapping[str, Path], case: str) -> tuple[dict[str, Volume], list[Problem]]:
+    """Read label maps with two threads: those that can be read, by name, and what is wrong."""
+
+    def read(path: Path) -> Volume | Problem:
+        try:
+            return read_label(path)
+        except VolumeError as error:
+            return Problem(case, str(path), error.cause, error.cure)
+
+    if len(files) > 1:
+        with ThreadPoolExecutor(2) as pool:
+            results = list(pool.map(read, files.values()))
+    else:
+        results = list(map(read, files.values()))
+    read_ones = dict(zip(files, results, strict=True))
+    return (
+        {name: found for name, found in read_ones.items() if isinstance(found, Volume)},
+        [found for found in results if isinstance(found, Problem)],
+    )
+
+
 def _fuse_files(job: _Job, tumour_value: int, labels: Labels) -> tuple[Fused, Volume]:
     """A case fused, and the volume whose geometry it has."""
-    found: dict[str, Volume] = {}
-    problems = []
-    for name, path in job.inputs.items():
-        try:
-            found[name] = read_label(path)
-        except VolumeError as error:
-            problems.append(Problem(job.case, str(path), error.cause, error.cure))
+    path = job.inputs.get("partial")
+    found, problems = read_together({"partial": path} if path else {}, job.case)
+    known = job.annotations.of(job.case, path, found["partial"].array if found else None)
+    if found:
+        problems += _missing(job, known)
+    rest = {name: file for name, file in job.inputs.items() if name != "partial"}
+    if not _adds_tumours(known, labels):
+        rest.pop("tumour", None)
+    others, faults = read_together(rest, job.case)
+    found |= others
+    problems += faults
     first = next(iter(found), None)
     for name, volume in found.items():
         difference = found[first].grid.difference(volume.grid)
@@ -626,14 +896,27 @@ def _fuse_files(job: _Job, tumour_value: int, labels: Labels) -> tuple[Fused, Vo
             cause = f"is not on the grid of {job.inputs[first]}: {difference}"
             cure = "resample one of the two"
             problems.append(Problem(job.case, str(job.inputs[name]), cause, cure))
+    if not problems and first is None:
+        cause = "its tumour is known, and there is nothing else to fuse"
+        problems.append(Problem(job.case, "", cause, "leave it out"))
     if problems:
         raise Problems(problems)
 
     arrays = {name: found[name].array if name in found else None for name in INPUTS}
+    states, scope = known
     try:
-        if arrays["tumour"] is not None and tumour_value != 1:
+        if arrays["tumour"] is not None:
             arrays["tumour"] = _tumour_mask(arrays["tumour"], tumour_value)
-        return fuse(**arrays, states=job.states, labels=labels), found[first]
+        with_source = len(job.targets) > 1
+        fused = fuse(
+            **arrays,
+            states=states,
+            labels=labels,
+            order=job.order,
+            scope=scope,
+            with_source=with_source,
+        )
+        return fused, found[first]
     except UnexpectedValues as error:
         values = ", ".join(map(str, error.values))
         if error.input == "tumour":
@@ -646,6 +929,9 @@ def _fuse_files(job: _Job, tumour_value: int, labels: Labels) -> tuple[Fused, Vo
 
 
 def _tumour_mask(array: np.ndarray, value: int) -> np.ndarray:
+    """1 where a mask holds the tumour's value. Here 2 is a value like others, not ignored."""
+    if value == 1 and array.max(initial=0) <= 1:
+        return array
     mask = array == value
     if np.count_nonzero(mask) != np.count_nonzero(array):
         raise UnexpectedValues("tumour", (int(v) for v in np.unique(array) if v not in (0, value)))

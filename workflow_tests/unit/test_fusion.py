@@ -1,6 +1,5 @@
 """Fusion against hand-computed cases, a naive loop over voxels, its properties and real CT."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -8,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from strategies import affine_of
 
+from panorgan.cli import main
 from panorgan.fusion import (
+    ORDERS,
     Source,
     UnexpectedValues,
     composition,
@@ -23,7 +24,7 @@ from panorgan.fusion import (
 )
 from panorgan.labels import load_labels
 from panorgan.problems import Problems
-from panorgan.volumes import new_volume, read_label, write_label
+from panorgan.volumes import geometry_hash, new_volume, read_frame, read_label, write_label
 
 LABELS = load_labels()
 LIVER, RIGHT_KIDNEY, SPLEEN, LEFT_KIDNEY, TUMOUR, IGNORE = 1, 2, 3, 13, 14, 15
@@ -130,6 +131,78 @@ def test_each_class_alone(value):
     assert listed(fused.label) == [0 if v in (value, TUMOUR) else v for v in range(15)]
 
 
+def test_orders():
+    """An organ that is annotated (liver), one that is not (spleen), and tumours in and off them."""
+    states = states_of(annotated=(LIVER,))
+    partial = row(1, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+    tumour = row(0, 1, 1, 0, 1, 0, 0, 1, 1, 0)
+    organs = row(0, 0, 0, 0, 0, 0, 0, 0, 3, 3)
+    results = {
+        "reference": [1, 14, 14, 0, 14, 0, 0, 14, 14, 3],
+        "annotated-first": [1, 1, 14, 0, 14, 0, 0, 14, 14, 3],
+        "inside-organs": [1, 14, 14, 0, 0, 0, 0, 14, 14, 3],
+    }
+    for order, expected in results.items():
+        fused = fuse(partial, tumour, organs, states, LABELS, order)
+        assert listed(fused.label) == expected
+        assert fused.outside == (order == "inside-organs")
+
+
+def test_a_piece_touches_by_faces_edges_and_corners():
+    tumour = np.zeros((3, 3, 3), np.uint8)
+    tumour[0, 0, 0] = tumour[1, 1, 1] = 1
+    for place, inside in {(2, 2, 2): True, (0, 0, 2): True, (2, 0, 1): True}.items():
+        organs = np.zeros_like(tumour)
+        organs[place] = SPLEEN
+        fused = fuse(None, tumour, organs, states_of(), LABELS, "inside-organs")
+        assert (fused.outside == 0) == inside
+    far = np.zeros((1, 1, 4), np.uint8)
+    far[0, 0, 0] = SPLEEN
+    fused = fuse(None, row(0, 0, 1, 1), far, states_of(), LABELS, "inside-organs")
+    assert (listed(fused.label), fused.outside) == ([3, 0, 0, 0], 2)
+    # An organ that is annotated here, but not there: pseudo-labels of it say nothing.
+    known = states_of(annotated=(SPLEEN,))
+    assert fuse(None, row(0, 1), row(3, 0), known, LABELS, "inside-organs").outside == 1
+
+
+def test_scope():
+    """Kidneys and their tumours are annotated; elsewhere nobody looked for tumours."""
+    states = states_of(annotated=(RIGHT_KIDNEY, LEFT_KIDNEY, TUMOUR))
+    partial = row(2, 2, 14, 0, 0, 0, 0, 0, 0, 0)
+    tumour = row(0, 1, 0, 1, 0, 1, 0, 1, 1, 0)
+    organs = row(2, 2, 2, 0, 0, 0, 0, 0, 1, 1)
+    fused = fuse(partial, tumour, organs, states, LABELS, scope=(2, 13))
+    assert listed(fused.label) == [2, 2, 14, 0, 0, 14, 0, 14, 14, 1]
+    assert listed(fused.source) == [1, 1, 1, 0, 0, 2, 0, 2, 2, 3]
+    assert fused.outside == 2
+    inside = fuse(partial, tumour, organs, states, LABELS, "inside-organs", (2, 13))
+    assert listed(inside.label) == [2, 2, 14, 0, 0, 0, 0, 14, 14, 1]
+    # Where the tumour is unknown a scope says nothing.
+    unknown = states_of(annotated=(RIGHT_KIDNEY, LEFT_KIDNEY))
+    fused = fuse(partial, tumour, organs, unknown, LABELS, scope=(2, 13))
+    assert listed(fused.label)[:5] == [2, 14, 0, 14, 0]
+    # If nothing says where the scope is, annotators may have looked anywhere.
+    alone = fuse(None, row(1, 0), None, states_of(absent=(TUMOUR,)), LABELS, scope=(2,))
+    assert (listed(alone.label), alone.outside) == ([0, 0], 1)
+
+
+def test_ignored_voxels_claim_theirs_as_pseudo_labels_would():
+    states = states_of(annotated=(LIVER,))
+    partial, tumour, organs = row(1, 0, 0, 1, 0), row(2, 2, 1, 0, 0), row(3, 3, 15, 15, 15)
+    fused = fuse(partial, tumour, organs, states, LABELS)
+    assert listed(fused.label) == [15, 15, 14, 1, 15]
+    assert listed(fused.source) == [4, 4, 2, 1, 4]
+    assert not fused.conflicts
+    first = fuse(partial, tumour, organs, states, LABELS, "annotated-first")
+    assert listed(first.label) == [1, 15, 14, 1, 15]
+    known = states_of(annotated=range(1, 15))
+    assert listed(fuse(partial, tumour, organs, known, LABELS).label) == [1, 0, 0, 1, 0]
+    # Pieces of ignored voxels are admitted for themselves.
+    tumour, organs = row(2, 2, 1, 1), row(3, 0, 0, 0)
+    fused = fuse(None, tumour, organs, states_of(), LABELS, "inside-organs")
+    assert (listed(fused.label), fused.outside) == ([15, 15, 0, 0], 2)
+
+
 def test_inputs_stay_as_they_are():
     partial, tumour, organs = row(1, 3, 0, 0), row(0, 0, 1, 0), row(2, 2, 2, 2)
     for array in (partial, tumour, organs):
@@ -171,11 +244,18 @@ def test_unexpected_values_are_named():
         fuse_stage1(row(0, 14, 15, 255), None, everything, LABELS)
     assert (error.value.input, error.value.values) == ("partial", (15, 255))
     with pytest.raises(UnexpectedValues) as error:
-        fuse_stage1(None, row(0, 1, 2), everything, LABELS)
-    assert (error.value.input, error.value.values) == ("tumour", (2,))
+        fuse_stage1(row(0, 15), None, everything, LABELS)
+    assert error.value.values == (15,)
+    for order in ORDERS:
+        with pytest.raises(UnexpectedValues) as error:
+            fuse_stage1(None, row(0, 1, 3), states_of(), LABELS, order)
+        assert (error.value.input, error.value.values) == ("tumour", (3,))
     with pytest.raises(UnexpectedValues) as error:
-        fuse_stage2(row(1), row(1), row(15), everything, LABELS)
-    assert (error.value.input, error.value.values) == ("organs", (15,))
+        fuse_stage1(None, row(0, 1), states_of(), LABELS, "inside-organs", organs=row(16, 0))
+    assert (error.value.input, error.value.values) == ("organs", (16,))
+    with pytest.raises(UnexpectedValues) as error:
+        fuse_stage2(row(1), row(1), row(16), everything, LABELS)
+    assert (error.value.input, error.value.values) == ("organs", (16,))
     with pytest.raises(UnexpectedValues) as error:
         fuse_stage2(row(16), row(1), None, everything, LABELS)
     assert (error.value.input, error.value.values) == ("label", (16,))
@@ -192,11 +272,14 @@ def test_unexpected_values_are_named():
         ((None, None, states_of()), "nothing to fuse"),
         ((row(1), None, {1: "annotated"}), "not of the classes"),
         ((row(1), None, states_of() | {1: "maybe"}), "maybe"),
+        ((row(1), None, states_of(), LABELS, "refrence"), "refrence"),
+        ((row(1), None, states_of(absent=[14]), LABELS, "reference", [14]), "consist of organs"),
+        ((row(1), row(1), states_of(), LABELS, "reference", None, row(1, 0)), "organs \\(1, 1, 2"),
     ],
 )
 def test_wrong_arguments(arguments, text):
     with pytest.raises(ValueError, match=text):
-        fuse_stage1(*arguments, LABELS)
+        fuse_stage1(*arguments, *[LABELS] * (len(arguments) == 3))
 
 
 @pytest.mark.parametrize(("label", "source"), [(0, 1), (1, 0)])
@@ -207,87 +290,169 @@ def test_label_and_source_of_stage1_belong_together(label, source):
 
 # Against a loop over voxels
 
+ORGAN_VALUES = range(1, 14)
 
-def naive(partial, tumour, organs, states):
-    """The method's rules, voxel by voxel, with plain values: label, source, specks, conflicts."""
+
+def naive(partial, tumour, organs, states, order="reference", scope=None):
+    """The method's rules, voxel by voxel, with plain numbers.
+
+    Returns label, source, specks, conflicts and the voxels of pieces that were not admitted.
+    """
     label, source = np.zeros_like(partial), np.zeros_like(partial)
-    removed, lost = Counter(), Counter()
+    removed, lost, outside = Counter(), Counter(), 0
+    tumour = np.array(tumour, np.uint8)
+    adds = states[14] == "unknown" or scope is not None
+    if adds and (order == "inside-organs" or (scope is not None and states[14] != "unknown")):
+        for piece in naive_pieces(tumour):
+            around = {at for voxel in piece for at in neighbours(voxel, tumour.shape)}
+            if not naive_admits(around, partial, organs, states, order, scope):
+                outside += len(piece)
+                for voxel in piece:
+                    tumour[voxel] = 0
     for at in np.ndindex(partial.shape):
-        given = int(partial[at])
+        given, predicted, organ = int(partial[at]), int(tumour[at]), int(organs[at])
         if given != 0 and states[given] != "annotated":
             removed[given] += 1
             given = 0
         if given != 0:
             label[at], source[at] = given, 1
-        if tumour[at] != 0:
-            if states[14] == "unknown":
-                if given not in (0, 14):
-                    lost[14, given, "partial"] += 1
-                label[at], source[at] = 14, 2
-            elif given not in (0, 14):
-                lost[given, 14, "tumour"] += 1
-        organ = int(organs[at])
+        if predicted != 0 and adds and not (order == "annotated-first" and given != 0):
+            label[at], source[at] = (14, 2) if predicted == 1 else (15, 4)
+        if given not in (0, label[at]) and label[at] != 15:
+            lost[int(label[at]), given, "partial"] += 1
+        if predicted == 1 and label[at] not in (0, 14, 15):
+            lost[int(label[at]), 14, "tumour"] += 1
         if label[at] == 0:
             if 1 <= organ <= 13 and states[organ] == "unknown":
                 label[at], source[at] = organ, 3
-        elif organ not in (0, label[at]):
+            elif organ == 15 and any(states[v] == "unknown" for v in ORGAN_VALUES):
+                label[at], source[at] = 15, 4
+        elif organ not in (0, 15, label[at]) and label[at] != 15:
             lost[int(label[at]), organ, "organs"] += 1
-    return label, source, removed, lost
+    return label, source, removed, lost, outside
 
 
-@st.composite
-def inputs(draw):
-    """Label maps of one shape, in runs as real ones are, and states of the classes."""
-    shape = draw(hnp.array_shapes(min_dims=3, max_dims=3, max_side=6))
-    run = draw(st.sampled_from((1, 1, 3, 20)))
+def neighbours(voxel, shape):
+    """The voxel itself and all around it that are in the volume."""
+    z, y, x = voxel
+    for k in range(max(z - 1, 0), min(z + 2, shape[0])):
+        for j in range(max(y - 1, 0), min(y + 2, shape[1])):
+            for i in range(max(x - 1, 0), min(x + 2, shape[2])):
+                yield k, j, i
 
-    def volume(highest):
-        array = draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, highest)))
-        return np.repeat(array, run, axis=2)
 
-    states = draw(
-        st.fixed_dictionaries(
-            {v: st.sampled_from(("annotated", "absent", "unknown")) for v in range(1, 15)}
+def naive_pieces(mask):
+    """Flood fill: lists of voxels of one value that hang together."""
+    left = {at: int(mask[at]) for at in np.ndindex(mask.shape) if mask[at]}
+    while left:
+        seed, value = left.popitem()
+        piece = [seed]
+        for voxel in piece:
+            for at in neighbours(voxel, mask.shape):
+                if left.get(at) == value:
+                    del left[at]
+                    piece.append(at)
+        yield piece
+
+
+def naive_admits(around, partial, organs, states, order, scope):
+    in_organ = in_scope = False
+    for at in around:
+        given, organ = int(partial[at]), int(organs[at])
+        annotated = given != 0 and states[given] == "annotated"
+        if annotated and given != 14:
+            in_organ = True
+        if 1 <= organ <= 13 and states[organ] == "unknown":
+            in_organ = True
+        here = scope is not None and (organ in scope or (annotated and given in (14, *scope)))
+        if here and states[14] != "unknown":
+            in_scope = True
+    return not in_scope and (in_organ or order != "inside-organs")
+
+
+def random_case(random):
+    """Small label maps of one shape, in runs as real ones are, and what is known of the case.
+
+    Sparse or dense, so that pieces lie apart, touch, and are one; now and then with ignored voxels.
+    """
+    shape = tuple(random.integers(1, 7, 3))
+    run = random.choice((1, 1, 2, 5))
+    state_names = ("annotated", "absent", "unknown")
+
+    def volume(values):
+        voxels = random.choice(values, shape) * (
+            random.random(shape) < random.choice((0.1, 0.4, 1))
         )
-    )
-    return volume(14), volume(1), volume(14), states
+        return np.repeat(voxels, run, axis=2).astype(np.uint8)
+
+    classes = random.choice(np.arange(1, 15), random.integers(1, 15), replace=False)
+    partial = volume(classes)
+    tumour = volume((1, 1, 2) if random.random() < 0.5 else (1,))
+    organs = volume([*classes, 15] if random.random() < 0.5 else classes)
+    states = dict(zip(range(1, 15), random.choice(state_names, 14).tolist(), strict=True))
+    scope = None
+    if random.random() < 0.5:
+        scope = random.choice(np.arange(1, 14), random.integers(1, 4), replace=False).tolist()
+    order = str(random.choice(list(ORDERS)))
+    return partial, tumour, organs, states, order, scope
 
 
-@settings(max_examples=200, deadline=None)
-@given(inputs())
-def test_equals_the_loop_over_voxels(given):
-    partial, tumour, organs, states = given
-    fused = fuse(partial, tumour, organs, states, LABELS)
-    label, source, removed, lost = naive(partial, tumour, organs, states)
-    np.testing.assert_array_equal(fused.label, label)
-    np.testing.assert_array_equal(fused.source, source)
-    assert fused.specks == removed
-    assert fused.conflicts == lost
-    pairs = zip(label.ravel().tolist(), source.ravel().tolist(), strict=True)
-    assert fused.voxels == Counter(pairs)
+cases = st.integers(0, 2**32 - 1).map(lambda seed: random_case(np.random.default_rng(seed)))
 
 
-@settings(max_examples=100, deadline=None)
-@given(inputs())
-def test_two_stages_equal_one_pass(given):
-    partial, tumour, organs, states = given
-    stage1 = fuse_stage1(partial, tumour, states, LABELS)
+def fused_of(case, **changes):
+    partial, tumour, organs, states, order, scope = case
+    return fuse(partial, tumour, organs, states, LABELS, order, scope, **changes)
+
+
+def test_thousands_of_volumes_equal_the_loop_over_voxels(monkeypatch):
+    random = np.random.default_rng(3)
+    outside = Counter()
+    for number in range(2000):
+        monkeypatch.setattr("panorgan.fusion.BLOCK", (8, 16, 64, 1 << 19)[number % 4])
+        case = random_case(random)
+        fused = fused_of(case)
+        label, source, removed, lost, left_out = naive(*case)
+        np.testing.assert_array_equal(fused.label, label, err_msg=str(case))
+        np.testing.assert_array_equal(fused.source, source)
+        assert fused.specks == removed
+        assert fused.conflicts == lost
+        assert fused.outside == left_out
+        pairs = zip(label.ravel().tolist(), source.ravel().tolist(), strict=True)
+        assert fused.voxels == Counter(pairs)
+        outside[case[4], case[5] is None, left_out > 0] += 1
+        alone = fused_of(case, with_source=False)
+        assert alone.source is None
+        np.testing.assert_array_equal(alone.label, label)
+    # Enough of all kinds, or this test shows little.
+    assert min(outside[order, False, True] for order in ORDERS) > 50
+    assert min(outside[order, True, False] for order in ORDERS) > 50
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_two_stages_equal_one_pass(case):
+    partial, tumour, organs, states, order, scope = case
+    stage1 = fuse_stage1(partial, tumour, states, LABELS, order, scope, organs)
     stage2 = fuse_stage2(stage1.label, stage1.source, organs, states, LABELS)
-    whole = fuse(partial, tumour, organs, states, LABELS)
+    whole = fused_of(case)
     assert_same(stage2, whole)
     assert stage2.voxels == whole.voxels
     assert stage1.specks == whole.specks
+    assert stage1.outside == whole.outside
     assert {**stage1.conflicts, **stage2.conflicts} == whole.conflicts
 
 
 @settings(max_examples=60, deadline=None)
-@given(inputs(), st.sets(st.sampled_from(("partial", "tumour", "organs")), max_size=2))
-def test_a_missing_input_is_an_empty_one(given, missing):
-    *arrays, states = given
+@given(cases, st.sets(st.sampled_from(("partial", "tumour", "organs")), max_size=2))
+def test_a_missing_input_is_an_empty_one(case, missing):
+    *arrays, states, order, scope = case
+    if "organs" in missing and scope is not None:
+        scope = None  # then it is not known where the scope's organs are: no piece is admitted
     names = ("partial", "tumour", "organs")
     there = [None if n in missing else a for n, a in zip(names, arrays, strict=True)]
     empty = [a * 0 if n in missing else a for n, a in zip(names, arrays, strict=True)]
-    assert_same(fuse(*there, states, LABELS), fuse(*empty, states, LABELS))
+    assert_same(fused_of((*there, states, order, scope)), fused_of((*empty, states, order, scope)))
 
 
 def assert_same(one, other):
@@ -299,68 +464,100 @@ def assert_same(one, other):
 # Properties
 
 
-@settings(max_examples=100, deadline=None)
-@given(inputs())
-def test_annotated_voxels_change_only_by_the_declared_priority(given):
-    partial, tumour, organs, states = given
-    fused = fuse(partial, tumour, organs, states, LABELS)
+def tumours_are_added(case):
+    return case[3][TUMOUR] == "unknown" or case[5] is not None
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_annotated_voxels_change_only_by_the_declared_priority(case):
+    partial, tumour, _, states, order, _ = case
+    fused = fused_of(case)
     annotated = np.isin(partial, [v for v in states if states[v] == "annotated"])
     changed = annotated & (fused.label != partial)
-    assert (fused.label[changed] == TUMOUR).all()
+    np.testing.assert_array_equal(fused.label[changed] == TUMOUR, tumour[changed] == 1)
+    np.testing.assert_array_equal(fused.label[changed] == IGNORE, tumour[changed] == 2)
     assert tumour[changed].all()
-    assert not changed.any() or states[TUMOUR] == "unknown"
+    assert not changed.any() or (tumours_are_added(case) and order != "annotated-first")
     kept = annotated & ~changed & (tumour == 0)
     assert (fused.source[kept] == Source.GROUND_TRUTH).all()
 
 
-@settings(max_examples=100, deadline=None)
-@given(inputs())
-def test_pseudo_labels_add_no_class_that_is_known(given):
-    partial, tumour, organs, states = given
-    fused = fuse(partial, tumour, organs, states, LABELS)
-    added = np.unique(fused.label[fused.source >= Source.TUMOUR_PSEUDO])
-    assert all(states[v] == "unknown" for v in added.tolist())
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_pseudo_labels_add_no_class_that_is_known(case):
+    states, scope = case[3], case[5]
+    fused = fused_of(case)
+    pseudo = (fused.source == Source.TUMOUR_PSEUDO) | (fused.source == Source.ORGAN_PSEUDO)
+    for value in np.unique(fused.label[pseudo]).tolist():
+        assert states[value] == "unknown" or (value == TUMOUR and scope is not None)
     truth = np.unique(fused.label[fused.source == Source.GROUND_TRUTH])
     assert all(states[v] == "annotated" for v in truth.tolist())
+    np.testing.assert_array_equal(fused.label == IGNORE, fused.source == Source.IGNORED)
 
 
-@settings(max_examples=100, deadline=None)
-@given(inputs())
-def test_idempotent(given):
-    partial, tumour, organs, states = given
-    once = fuse_stage1(partial, tumour, states, LABELS)
-    assert_same(fuse_stage1(once.label, tumour, states, LABELS), once)
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_no_pseudo_tumour_in_or_beside_the_scope(case):
+    partial, _, organs, states, _, scope = case
+    if scope is None or states[TUMOUR] == "unknown":
+        return
+    fused = fused_of(case)
+    annotated = [v for v in (*scope, TUMOUR) if states[v] == "annotated"]
+    searched = np.isin(organs, scope) | np.isin(partial, annotated)
+    near = {at for voxel in np.argwhere(searched) for at in neighbours(voxel, partial.shape)}
+    assert not any(fused.source[at] == Source.TUMOUR_PSEUDO for at in near)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_idempotent(case):
+    partial, tumour, organs, states, order, scope = case
+    once = fused_of(case)
+    # The tumours that were put, or ignored, instead of those that were offered: nothing changes.
+    put = (once.source == Source.TUMOUR_PSEUDO).astype(np.uint8)
+    put[(once.source == Source.IGNORED) & (tumour == 2)] = 2
+    again = fused_of((partial, put, organs, states, order, scope))
+    assert_same(again, once)
+    # The result as stage 1's: the organs have filled what they can.
     filled = fuse_stage2(once.label, once.source, organs, states, LABELS)
-    assert_same(fuse_stage2(filled.label, filled.source, organs, states, LABELS), filled)
+    assert_same(filled, once)
+    # Without ignored voxels, which no partial label has, also with the result as partial label.
+    if order != "inside-organs" and 2 not in tumour:
+        stage1 = fuse_stage1(partial, tumour, states, LABELS, order, scope, organs)
+        repeated = fuse_stage1(stage1.label, tumour, states, LABELS, order, scope, organs)
+        np.testing.assert_array_equal(repeated.label, stage1.label)
 
 
-@settings(max_examples=100, deadline=None)
-@given(inputs(), st.data())
-def test_commutes_with_cropping_flipping_and_transposing(given, data):
-    *arrays, states = given
-    bounds = [
-        sorted((data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n))))
-        for n in arrays[0].shape
-    ]
-    box = tuple(slice(a, max(b, a + 1)) for a, b in bounds)
+@settings(max_examples=150, deadline=None)
+@given(cases, st.data())
+def test_commutes_with_cropping_flipping_and_transposing(case, data):
+    *arrays, states, order, scope = case
+    box = (slice(None),) * 3
+    if order != "inside-organs" and scope is None:  # else a crop may cut pieces off from organs
+        bounds = [
+            sorted((data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n))))
+            for n in arrays[0].shape
+        ]
+        box = tuple(slice(a, max(b, a + 1)) for a, b in bounds)
     axes = data.draw(st.permutations(range(3)))
     flips = data.draw(st.sets(st.integers(0, 2)))
 
     def moved(array):
         return np.flip(array[box].transpose(axes), tuple(flips))
 
-    fused = fuse(*arrays, states, LABELS)
-    again = fuse(*map(moved, arrays), states, LABELS)
+    fused = fused_of(case)
+    again = fused_of((*map(moved, arrays), states, order, scope))
     np.testing.assert_array_equal(again.label, moved(fused.label))
     np.testing.assert_array_equal(again.source, moved(fused.source))
 
 
-def assert_truth_comes_back(truth, hidden, absent=()):
+def assert_truth_comes_back(truth, hidden, absent=(), order="reference"):
     """Hide classes, give the truth as pseudo-labels, get the truth."""
     states = states_of(annotated=set(range(1, 15)) - set(hidden), absent=absent)
     partial = np.where(np.isin(truth, list(hidden)), 0, truth).astype(np.uint8)
     tumour = truth == TUMOUR if TUMOUR in hidden else None
-    fused = fuse(partial, tumour, truth, states, LABELS)
+    fused = fuse(partial, tumour, truth, states, LABELS, order)
     np.testing.assert_array_equal(fused.label, truth)
     assert not fused.conflicts
     assert not fused.specks
@@ -369,28 +566,52 @@ def assert_truth_comes_back(truth, hidden, absent=()):
     np.testing.assert_array_equal(fused.source == Source.ORGAN_PSEUDO, organs)
 
 
+def without_lonely_tumours(truth):
+    """Tumours that touch no organ become background: those are no tumours inside organs."""
+    kept = truth.copy()
+    for piece in naive_pieces(truth == TUMOUR):
+        around = {int(truth[at]) for voxel in piece for at in neighbours(voxel, truth.shape)}
+        if not around - {0, TUMOUR}:
+            kept[tuple(np.transpose(piece))] = 0
+    return kept
+
+
 @settings(max_examples=100, deadline=None)
-@given(inputs(), st.sets(st.integers(1, 14)))
-def test_truth_as_pseudo_label_gives_the_truth(given, hidden):
-    truth = given[0]
+@given(cases, st.sets(st.integers(1, 14)))
+def test_truth_as_pseudo_label_gives_the_truth(case, hidden):
+    truth, order = case[0], case[4]
+    if order == "inside-organs":
+        truth = without_lonely_tumours(truth)
     missing = set(range(1, 15)) - set(np.unique(truth).tolist())
-    assert_truth_comes_back(truth, hidden, absent=missing - hidden)
+    assert_truth_comes_back(truth, hidden, absent=missing - hidden, order=order)
 
 
-def test_truth_comes_back_on_a_real_ct():
-    folder = os.environ.get("PANORGAN_REAL_DATA")
-    if not folder:
-        pytest.skip("PANORGAN_REAL_DATA is not set")
-    truth = read_label(Path(folder) / "labels" / "TSexample.nii.gz").array
+@settings(max_examples=100, deadline=None)
+@given(cases, st.sets(st.integers(1, 13)))
+def test_truth_comes_back_where_only_some_organs_were_searched(case, hidden):
+    truth, scope = case[0], case[5] or [LIVER]
+    states = states_of(annotated=set(range(1, 15)) - hidden)
+    partial = np.where(np.isin(truth, list(hidden)), 0, truth).astype(np.uint8)
+    for piece in naive_pieces(truth == TUMOUR):
+        around = {int(truth[at]) for voxel in piece for at in neighbours(voxel, truth.shape)}
+        if not around & set(scope):
+            partial[tuple(np.transpose(piece))] = 0  # nobody looked here
+    fused = fuse(partial, truth == TUMOUR, truth, states, LABELS, scope=scope)
+    np.testing.assert_array_equal(fused.label, truth)
+
+
+@pytest.mark.real_data
+def test_truth_comes_back_on_a_real_ct(real_data):
+    truth = read_label(real_data / "labels" / "TSexample.nii.gz").array
     random = np.random.default_rng(7)
     present = np.unique(truth)[1:].tolist()
     assert len(present) > 5
-    for _ in range(20):
+    for order in (*ORDERS, *["reference"] * 10):
         hidden = random.choice(present, random.integers(0, len(present) + 1), replace=False)
-        assert_truth_comes_back(truth, hidden.tolist())
+        assert_truth_comes_back(truth, hidden.tolist(), order=order)
 
 
-# The compiled pass
+# The pass
 
 
 def test_any_memory_layout():
@@ -413,6 +634,96 @@ def test_one_voxel_and_none():
 
 
 # Files and folders
+
+
+def test_hundreds_of_files_through_the_command_equal_the_loop(tmp_path):
+    """In folders, with what is known of each case in a case table, or typed."""
+    random = np.random.default_rng(11)
+    done = Counter()
+    for number in range(60):
+        folder = tmp_path / str(number)
+        options, expected = write_random_cases(random, folder, with_table=number % 2 == 0)
+        order = str(random.choice(list(ORDERS)))
+        out, sources = folder / "out", folder / "sources"
+        command = ["fuse", *options, "--order", order, "-o", str(out), "--source-map", str(sources)]
+        assert main(command) == 0
+        for case, arguments in expected.items():
+            label, source, *_ = naive(*arguments[:4], order, arguments[4])
+            fused = read_label(out / f"{case}.nii.gz")
+            np.testing.assert_array_equal(fused.array, label)
+            np.testing.assert_array_equal(read_label(sources / f"{case}.nii.gz").array, source)
+            before = read_label(folder / "organs" / f"{case}.nii.gz")
+            assert geometry_hash(fused) == geometry_hash(before)
+            done[order, arguments[4] is not None] += 1
+    assert sum(done.values()) == 240
+    assert min(done.values()) >= 10
+
+
+def write_random_cases(random, folder, with_table):
+    """Four cases as folders of files; the options of `panorgan fuse`, and what they must mean."""
+    looked_for = random.choice(np.arange(1, 15), random.integers(1, 14), replace=False).tolist()
+    value = int(random.choice((1, 2, 14)))
+    lines, expected = ["case\timage\tlabel\tsplit\tsource\tannotated\ttumour_scope"], {}
+    for case in "abcd":
+        partial, tumour, organs, _, _, scope = random_case(random)
+        tumour = np.array(tumour == 1, np.uint8)
+        spacing, affine = (2.0, 0.7, 0.8), affine_of("LPS", (2.0, 0.7, 0.8), tilt=(3, 7, 0))
+        labelled = case != "d"
+        if with_table:
+            looked_for = random.choice(np.arange(1, 15), random.integers(1, 14), replace=False)
+            looked_for = looked_for.tolist()
+        states = dict.fromkeys(range(1, 15), "unknown")
+        if labelled:
+            for v in looked_for:
+                states[v] = "absent" if with_table and v not in partial else "annotated"
+        scope = scope if with_table and states[14] != "unknown" else None
+        names = ",".join(map(str, looked_for))
+        organ_names = ",".join(LABELS.by_value(v).name for v in scope or ())
+        lines.append(f"{case}\tx.nii.gz\ty.nii.gz\ttrain\tany\t{names}\t{organ_names}")
+        expected[case] = (partial if labelled else partial * 0, tumour, organs, states, scope)
+        files = {"partial": partial, "tumour": tumour * value, "organs": organs}
+        for name, array in files.items():
+            if name != "partial" or labelled:
+                volume = new_volume(array.astype(np.uint8), spacing, affine)
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                write_label(folder / name / f"{case}.nii.gz", volume.array, volume)
+    (folder / "cases.tsv").write_text("\n".join(lines) + "\n")
+    annotated = str(folder / "cases.tsv") if with_table else ",".join(map(str, looked_for))
+    tumour_value = "tumour" if value == 14 else str(value)
+    options = [f"--{name}={folder / name}" for name in ("partial", "tumour", "organs")]
+    return [*options, "--annotated", annotated, "--tumour-value", tumour_value], expected
+
+
+@pytest.mark.real_data
+def test_real_geometries_stay_bit_for_bit(real_data, tmp_path):
+    """Oblique, flipped, thick and scaled volumes, real ones: fused like their voxels alone."""
+    names = ["crop_IPL", "crop_LPS", "crop_RAS", "crop_oblique12x7z", "crop_thick6mm"]
+    files = [real_data / "geometry" / f"{name}.nii.gz" for name in (*names, "scl_inter_uint16")]
+    files.append(real_data / "labels" / "TSexample.nii.gz")
+    annotated, states = [LIVER, RIGHT_KIDNEY], states_of(annotated=(LIVER, RIGHT_KIDNEY))
+    for path in files:
+        folder = tmp_path / path.name
+        truth = read_label(path)
+        tumour = np.zeros_like(truth.array)
+        liver = np.argwhere(truth.array == LIVER)
+        z, y, x = liver[len(liver) // 2]
+        tumour[z - 2 : z + 2, y - 3 : y + 3, x - 5 : x + 5] = 1
+        organs = np.roll(truth.array, 2, axis=1)
+        folder.mkdir()
+        for name, array in {"t.nii.gz": tumour, "o.nii.gz": organs}.items():
+            write_label(folder / name, array, truth)
+        out, sources = folder / "out.nii.gz", folder / "sources.nii.gz"
+        command = ["--partial", path, "--annotated", "1,2", "--tumour", folder / "t.nii.gz"]
+        command += ["--organs", folder / "o.nii.gz", "-o", out, "--source-map", sources]
+        assert main(["fuse", *map(str, command)]) == 0
+        label = np.where(np.isin(truth.array, annotated), truth.array, 0)
+        label[tumour == 1] = TUMOUR
+        filled = (label == 0) & np.isin(organs, [v for v in states if v not in (1, 2, 14)])
+        label[filled] = organs[filled]
+        np.testing.assert_array_equal(read_label(out).array, label)
+        for written in map(read_frame, (out, sources)):
+            assert geometry_hash(written) == geometry_hash(truth)
+            np.testing.assert_array_equal(written.grid.affine, truth.grid.affine)
 
 
 def save(path, array, spacing=(2.0, 1.0, 1.0)):

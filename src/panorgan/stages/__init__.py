@@ -11,13 +11,14 @@ VERSIONS = {
     "predict": 2,
     "components": 1,
     "import": 1,
-    "fuse": 2,
+    "fuse": 3,
     "measure": 1,
     "score": 1,
 }
 """A stage's number is raised by hand when its results change: it is part of every stored key."""
 
 LABEL = ".nii.gz"
+AUTOMATIC = "_automatic.nii.gz"
 HISTOGRAMS = ".npz"
 """What follows the case's name in the names of its files."""
 

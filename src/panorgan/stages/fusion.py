@@ -1,21 +1,48 @@
 """Fusion of partial labels, tumour pseudo-labels and organ pseudo-labels, a shard at a time."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import product
 from pathlib import Path
 
-from panorgan.fusion import Fused, composition, conflicts, fuse_stage1, fuse_stage2, specks
+import numpy as np
+
+from panorgan.fusion import (
+    IGNORED_TUMOUR,
+    ORDERS,
+    REFERENCE,
+    Fused,
+    Source,
+    composition,
+    conflicts,
+    fuse,
+    fuse_stage1,
+    fuse_stage2,
+    specks,
+)
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour
-from panorgan.stages import CLASSES, LABEL, UNKNOWNS, VERSIONS
+from panorgan.stages import AUTOMATIC, CLASSES, LABEL, UNKNOWNS, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.volumes import Volume, read_label, write_label
+from panorgan.volumes import (
+    Volume,
+    VolumeError,
+    geometry_hash,
+    read_label,
+    voxel_hash,
+    write_label,
+)
 
 SOURCE = "_source.nii.gz"
 CONFLICTS = ("kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
 DETAILS = {"composition": ("value", "name", "source", "voxels", "ml"), "conflicts": CONFLICTS}
 SPECKS = ("value", "name", "voxels", "ml")
+NOISE_MM = 20.0
+"""Side of the blocks whose places noise exchanges: a piece of an organ, not one voxel."""
 
 
 def fuse_partial(manifest: str, shard: str, out: ShardOutput, *, labels_file: str) -> None:
@@ -26,17 +53,16 @@ def fuse_partial(manifest: str, shard: str, out: ShardOutput, *, labels_file: st
 
     def compute(name: str, folder: Path) -> Result:
         entry = labelled[name]
-        return _fuse_label(entry, None, entry.unknown, folder, labels)
+        like = entry.frame()
+        label = _on_grid(entry, entry.read_label(), like)
+        fused = fuse_stage1(label, None, entry.states, labels)
+        return _write(folder, entry, fused, like, entry.unknown, labels)
 
     run_shard(
         [
             Work(
                 name,
-                {
-                    "label": entry.facts["label_hash"],
-                    "grid": entry.facts["grid"],
-                    "states": _states(entry),
-                },
+                _facts(entry),
             )
             for name, entry in labelled.items()
         ],
@@ -54,25 +80,50 @@ def fuse_partial(manifest: str, shard: str, out: ShardOutput, *, labels_file: st
 
 
 def fuse_tumours(
-    manifest: str, shard: str, tumours: ShardReader, out: ShardOutput, *, labels_file: str
+    manifest: str,
+    shard: str,
+    tumours: ShardReader,
+    out: ShardOutput,
+    *,
+    labels_file: str,
+    order: str = REFERENCE,
+    organs: ShardReader | None = None,
 ) -> None:
-    """Stage 1: partial labels and, where the tumour is unknown, tumour pseudo-labels."""
+    """Stage 1: partial labels and, where the tumour is unknown, tumour pseudo-labels.
+
+    Parameters
+    ----------
+    order
+        Who wins: a name of `panorgan.fusion.ORDERS`.
+    organs
+        Organ pseudo-labels that a model made; None takes those that the case table names. They
+        only tell where organs are, for cases in which that decides where tumours may be.
+    """
     labels = load_labels(labels_file)
     entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+    pseudo = _Organs(organs, labels)
+
+    def asks_for_organs(entry: Entry) -> bool:
+        admission = ORDERS[order].inside_organs or entry.scope is not None
+        return admission and needs_tumour(entry, labels)
+
+    def inputs(entry: Entry) -> dict[str, object]:
+        asks = {"organs": pseudo.key(entry)} if asks_for_organs(entry) else {}
+        return _facts(entry) | _tumour_facts(entry, tumours, order, labels) | asks
 
     def compute(name: str, folder: Path) -> Result:
         entry = entries[name]
-        tumour = read_label(tumours.file(name, LABEL)) if needs_tumour(entry, labels) else None
-        return _fuse_label(entry, tumour, _unknown_organs(entry, labels), folder, labels)
-
-    def inputs(entry: Entry) -> dict[str, object]:
-        needed = needs_tumour(entry, labels)
-        return {
-            "label": entry.facts["label_hash"],
-            "grid": entry.facts["grid"],
-            "states": _states(entry),
-            "tumour": tumours.checksums(entry.case) if needed else None,
-        }
+        like = entry.frame()
+        fused = fuse_stage1(
+            _on_grid(entry, entry.read_label() if entry.label else None, like),
+            _on_grid(entry, _read(tumours, name) if needs_tumour(entry, labels) else None, like),
+            entry.states,
+            labels,
+            order,
+            entry.scope,
+            _on_grid(entry, pseudo.read(entry) if asks_for_organs(entry) else None, like),
+        )
+        return _write(folder, entry, fused, like, _unknown_organs(entry, labels), labels)
 
     run_shard(
         [Work(name, inputs(entry)) for name, entry in entries.items()],
@@ -84,24 +135,6 @@ def fuse_tumours(
     )
 
 
-def _fuse_label(
-    entry: Entry, tumour: Volume | None, unknown: Iterable[int], folder: Path, labels: Labels
-) -> Result:
-    """A case's own label, if it has one, and a tumour pseudo-label."""
-    partial = entry.read_label() if entry.label else None
-    like = _one_grid(entry.case, entry.frame(), partial, tumour)
-    fused = fuse_stage1(
-        partial.array if partial else None,
-        tumour.array if tumour else None,
-        entry.states,
-        labels,
-    )
-    result = _write(folder, entry.case, fused, like, labels)
-    result.details["specks"] = specks(fused, labels, like.grid.voxel_ml)
-    result.row[UNKNOWNS] = _text(unknown)
-    return result
-
-
 def fuse_organs(
     manifest: str,
     shard: str,
@@ -110,6 +143,7 @@ def fuse_organs(
     *,
     labels_file: str,
     predicted: ShardReader | None = None,
+    corrections: str = "",
 ) -> None:
     """Stage 2: what stage 1 left as background is filled with organ pseudo-labels.
 
@@ -117,51 +151,40 @@ def fuse_organs(
     ----------
     predicted
         Organ pseudo-labels that a model made; None takes those that the case table names.
+    corrections
+        Path of the user's corrections; empty: none. A corrected label takes the place of the
+        fused one, which is kept beside it as ``CASE_automatic.nii.gz``.
+
+    Raises
+    ------
+    Problems
+        Also if a corrected label cannot be read, is on another grid, or holds other values.
     """
     labels = load_labels(labels_file)
     entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+    pseudo = _Organs(predicted, labels)
+    corrected = _Corrections(corrections, labels)
 
-    def organs_of(entry: Entry) -> Volume | None:
-        if predicted is None:
-            return entry.read_organs() if entry.organs else None
-        return read_label(predicted.file(entry.case, LABEL)) if entry.case in predicted else None
-
-    def still_unknown(entry: Entry) -> list[int]:
-        filled: Iterable[int] = ()
-        if predicted is None:
-            filled = labels.values if entry.organs else ()
-        elif entry.case in predicted:
-            filled = map(int, predicted.row(entry.case)[CLASSES].split())
-        return sorted({*_unknown_organs(entry, labels)} - {*filled})
+    def compute(name: str, folder: Path) -> Result:
+        entry = entries[name]
+        like = entry.frame()
+        fused = fuse_stage2(
+            _on_grid(entry, _read(stage1, name), like),
+            _on_grid(entry, _read(stage1, name, SOURCE), like),
+            _on_grid(entry, pseudo.read(entry), like),
+            entry.states,
+            labels,
+        )
+        return corrected.write(folder, entry, fused, like, pseudo.left(entry))
 
     def inputs(entry: Entry) -> dict[str, object]:
-        organs: object = entry.facts["organs_hash"]
-        if predicted is not None:
-            organs = predicted.checksums(entry.case) if entry.case in predicted else None
         return {
             "stage1": stage1.checksums(entry.case),
             "grid": entry.facts["grid"],
             "states": _states(entry),
-            "organs": organs,
-            UNKNOWNS: still_unknown(entry),
-        }
-
-    def compute(name: str, folder: Path) -> Result:
-        entry = entries[name]
-        label = read_label(stage1.file(name, LABEL))
-        source = read_label(stage1.file(name, SOURCE))
-        organs = organs_of(entry)
-        like = _one_grid(name, entry.frame(), label, organs)
-        fused = fuse_stage2(
-            label.array,
-            source.array,
-            organs.array if organs else None,
-            entry.states,
-            labels,
-        )
-        result = _write(folder, name, fused, like, labels)
-        result.row[UNKNOWNS] = _text(still_unknown(entry))
-        return result
+            "organs": pseudo.key(entry),
+            UNKNOWNS: pseudo.left(entry),
+        } | corrected.key(entry.case)
 
     run_shard(
         [Work(name, inputs(entry)) for name, entry in entries.items()],
@@ -173,12 +196,293 @@ def fuse_organs(
     )
 
 
+def fuse_cases(
+    manifest: str,
+    shard: str,
+    tumours: ShardReader,
+    tumour_value: int,
+    organs: ShardReader | None,
+    out: ShardOutput,
+    *,
+    labels_file: str,
+    order: str = REFERENCE,
+    decisions: str = "",
+    shuffle_seed: int | None = None,
+    corrections: str = "",
+) -> None:
+    """Both stages in one pass: for the gate, for noise, and for later rounds.
+
+    Parameters
+    ----------
+    tumours, tumour_value
+        Tumour pseudo-labels, and the value that is tumour in them; they may hold other classes.
+    organs
+        Organ pseudo-labels that a model made, maybe the same maps; None takes those that the case
+        table names.
+    order
+        Who wins: a name of `panorgan.fusion.ORDERS`.
+    decisions
+        Path of the gate's decisions; empty: all pseudo-labels are trusted. Pieces are cleaned or
+        ignored before anything is fused. A dropped case has no label, unless it is corrected.
+    shuffle_seed
+        With a seed the organ pseudo-labels are noise: see `shuffled`. Corrections then count for
+        nothing: they would put truth where noise is wanted.
+    corrections
+        As in `fuse_organs`.
+
+    Raises
+    ------
+    Problems
+        Also if a corrected label cannot be read, is on another grid, or holds other values.
+    """
+    labels = load_labels(labels_file)
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+    pseudo = _Organs(organs, labels)
+    corrected = _Corrections("" if shuffle_seed is not None else corrections, labels)
+    gate = _Gate(decisions, labels)
+    dropped = {
+        name: reason
+        for name in entries
+        if name not in corrected.paths and (reason := gate.reason_against(name))
+    }
+
+    def inputs(entry: Entry) -> dict[str, object]:
+        organs = pseudo.key(entry)
+        shuffles = organs is not None and shuffle_seed is not None
+        noise = {"noise": [shuffle_seed, NOISE_MM]} if shuffles else {}
+        return {
+            **_facts(entry),
+            **_tumour_facts(entry, tumours, order, labels),
+            "organs": organs,
+            "gate": gate.key(entry),
+            UNKNOWNS: pseudo.left(entry),
+            **noise,
+            **corrected.key(entry.case),
+        }
+
+    def compute(name: str, folder: Path) -> Result:
+        entry = entries[name]
+        like = entry.frame()
+        tumour, organ_map = None, _on_grid(entry, pseudo.read(entry), like)
+        if needs_tumour(entry, labels):
+            tumour = _on_grid(entry, _read(tumours, name), like)
+            tumour = gate.judged_tumour(name, tumour == tumour_value)
+        if organ_map is not None:
+            organ_map = gate.judged_organs(name, organ_map)
+        if organ_map is not None and shuffle_seed is not None:
+            organ_map = shuffled(organ_map, like.grid.spacing, name, shuffle_seed)
+        fused = fuse(
+            _on_grid(entry, entry.read_label() if entry.label else None, like),
+            tumour,
+            organ_map,
+            entry.states,
+            labels,
+            order,
+            entry.scope,
+        )
+        return corrected.write(folder, entry, fused, like, pseudo.left(entry))
+
+    run_shard(
+        [Work(name, inputs(entry)) for name, entry in entries.items() if name not in dropped],
+        compute,
+        out,
+        parameters=[*_parameters(3, labels).items(), tumour_value],
+        columns=[UNKNOWNS],
+        details={**DETAILS, "specks": SPECKS},
+        others=[
+            {"case": name, "status": "excluded", "reason": reason}
+            for name, reason in dropped.items()
+        ],
+    )
+
+
+def shuffled(
+    organs: np.ndarray, spacing: tuple[float, float, float], case: str, seed: int
+) -> np.ndarray:
+    """Organ pseudo-labels as noise: blocks of about `NOISE_MM` change places at random.
+
+    So there is as much of each class as before, in pieces that look like it, in wrong places: a
+    student that learns as well from these would not have needed pseudo-labels. Blocks that the
+    volume's end cuts off change places among those of their own size.
+
+    Parameters
+    ----------
+    organs : uint8 (z, y, x)
+    spacing : (z, y, x)
+        mm.
+    case, seed
+        The same give the same noise.
+
+    Returns
+    -------
+    uint8 (z, y, x)
+        A new array.
+    """
+    name = int.from_bytes(blake2b(case.encode(), digest_size=8).digest(), "big")
+    random = np.random.default_rng([seed, name])
+    noise = np.empty_like(organs)
+    parts = []
+    for size, mm in zip(organs.shape, spacing, strict=True):
+        side = max(1, min(round(NOISE_MM / mm), size))
+        whole = size - size % side
+        parts.append([(slice(0, whole), side), (slice(whole, size), size - whole)])
+    for places in product(*parts):
+        inside, sides = zip(*places, strict=True)
+        region = organs[inside]
+        if not region.size:
+            continue
+        counts = [size // side for size, side in zip(region.shape, sides, strict=True)]
+        interleaved = [n for pair in zip(counts, sides, strict=True) for n in pair]
+        blocks = region.reshape(interleaved).transpose(0, 2, 4, 1, 3, 5).reshape(-1, *sides)
+        blocks = blocks[random.permutation(len(blocks))].reshape(*counts, *sides)
+        noise[inside] = blocks.transpose(0, 3, 1, 4, 2, 5).reshape(region.shape)
+    return noise
+
+
+@dataclass(frozen=True)
+class _Organs:
+    """Organ pseudo-labels: those of a model, or (None) those that the case table names."""
+
+    predicted: ShardReader | None
+    labels: Labels
+
+    def key(self, entry: Entry) -> object:
+        """What tells one pseudo-label from another; None where there is none."""
+        if self.predicted is None:
+            return entry.facts["organs_hash"] or None
+        return self.predicted.checksums(entry.case) if entry.case in self.predicted else None
+
+    def read(self, entry: Entry) -> Volume | None:
+        if self.predicted is None:
+            return entry.read_organs() if entry.organs else None
+        return _read(self.predicted, entry.case) if entry.case in self.predicted else None
+
+    def left(self, entry: Entry) -> list[int]:
+        """Organs of which nothing is known even with the pseudo-label."""
+        filled: Iterable[int] = ()
+        if self.key(entry) is not None:
+            filled = self.labels.values
+            if self.predicted and CLASSES in self.predicted.row(entry.case):
+                filled = map(int, self.predicted.row(entry.case)[CLASSES].split())
+        return sorted({*_unknown_organs(entry, self.labels)} - {*filled})
+
+
+class _Gate:
+    """What the gate decided on each case, or nothing."""
+
+    def __init__(self, decisions: str, labels: Labels):
+        self.labels = labels
+        self.cases: dict[str, tuple[str, str, dict[tuple[int, int], str]]] = {}
+        if decisions:
+            from panorgan.gate import read_decisions
+
+            self.cases = read_decisions(decisions)
+
+    def reason_against(self, case: str) -> str:
+        """Why a case is not learnt from; empty if it is."""
+        status, reason, _ = self.cases.get(case, ("keep", "", {}))
+        return "" if status == "keep" else reason or "dropped by the gate"
+
+    def _actions(self, case: str, tumour: bool) -> dict[tuple[int, int], str]:
+        actions = self.cases.get(case, ("", "", {}))[2]
+        return {
+            piece: action
+            for piece, action in sorted(actions.items())
+            if action != "keep" and (piece[0] == self.labels.tumour.value) == tumour
+        }
+
+    def key(self, entry: Entry) -> list[list[object]]:
+        """All that is done to a case's pieces."""
+        kinds = [False, True] if needs_tumour(entry, self.labels) else [False]
+        return [
+            [*piece, action]
+            for tumour in kinds
+            for piece, action in self._actions(entry.case, tumour).items()
+        ]
+
+    def judged_tumour(self, case: str, mask: np.ndarray) -> np.ndarray:
+        """A tumour mask, 0 and 1, of which pieces are 0 or ignored."""
+        actions = {(1, number): action for (_, number), action in self._actions(case, True).items()}
+        return _apply(mask.view(np.uint8), actions, IGNORED_TUMOUR)
+
+    def judged_organs(self, case: str, organs: np.ndarray) -> np.ndarray:
+        """An organ pseudo-label of which pieces are background or ignored."""
+        return _apply(organs, self._actions(case, False), self.labels.ignore)
+
+
+def _apply(label: np.ndarray, actions: dict[tuple[int, int], str], ignore: int) -> np.ndarray:
+    if not actions:
+        return label
+    from panorgan.components import apply_decisions
+
+    return apply_decisions(label, actions, ignore)
+
+
+class _Corrections:
+    """Labels that a person has corrected: they take the place of fused ones."""
+
+    def __init__(self, path: str, labels: Labels):
+        self.file = path
+        self.labels = labels
+        self.paths: dict[str, str] = {}
+        if path:
+            from panorgan.corrections import read_corrections
+
+            found = read_corrections(path, labels)
+            self.paths = {case: line.label for case, line in found.items() if line.label}
+
+    def key(self, case: str) -> dict[str, object]:
+        """What tells one corrected label from another; nothing for other cases."""
+        if case not in self.paths:
+            return {}
+        try:
+            volume = self._read(case)
+        except Problems as error:  # said when the case's turn comes, like any other's
+            return {"corrected": str(error)}
+        return {"corrected": [voxel_hash(volume), geometry_hash(volume)]}
+
+    def _read(self, case: str) -> Volume:
+        try:
+            return read_label(self.paths[case])
+        except VolumeError as error:
+            raise self._wrong(case, error.cause, error.cure) from None
+
+    def _wrong(self, case: str, cause: str, cure: str) -> Problems:
+        cause = f"its corrected label {self.paths[case]} {cause}"
+        return Problems.one(cause, cure, case=case, file=self.file)
+
+    def write(
+        self, folder: Path, entry: Entry, fused: Fused, like: Volume, unknown: Iterable[int]
+    ) -> Result:
+        """Write a case: the corrected label where there is one, else the fused one."""
+        case, labels = entry.case, self.labels
+        if case not in self.paths:
+            return _write(folder, entry, fused, like, unknown, labels)
+        corrected = self._read(case)
+        if difference := like.grid.difference(corrected.grid):
+            cure = "save it in the geometry of its image"
+            raise self._wrong(case, f"is not on its image's grid: {difference}", cure)
+        label = corrected.array
+        values, numbers = np.unique(label, return_counts=True)
+        counts = dict(zip(values.tolist(), numbers.tolist(), strict=True))
+        if strange := [value for value in counts if value > labels.ignore]:
+            cause = f"holds {', '.join(map(str, strange))}: no class"
+            cure = f"it may hold 0, classes, and {labels.ignore} for voxels to ignore"
+            raise self._wrong(case, cause, cure)
+        source_of = np.full(labels.ignore + 1, Source.GROUND_TRUTH, np.uint8)
+        source_of[0], source_of[labels.ignore] = Source.BACKGROUND, Source.IGNORED
+        voxels = Counter({(v, Source(source_of[v])): n for v, n in counts.items()})
+        write_label(folder / (case + AUTOMATIC), fused.label, like)
+        fused = replace(fused, label=label, source=source_of[label], voxels=voxels)
+        return _write(folder, entry, fused, like, (), labels)
+
+
+def _read(reader: ShardReader, case: str, suffix: str = LABEL) -> Volume:
+    return read_label(reader.file(case, suffix))
+
+
 def _unknown_organs(entry: Entry, labels: Labels) -> list[int]:
     return [value for value in entry.unknown if value != labels.tumour.value]
-
-
-def _text(values: Iterable[int]) -> str:
-    return " ".join(map(str, values))
 
 
 def _parameters(stage: int, labels: Labels) -> dict[str, object]:
@@ -190,26 +494,54 @@ def _parameters(stage: int, labels: Labels) -> dict[str, object]:
     }
 
 
+def _facts(entry: Entry) -> dict[str, object]:
+    return {
+        "label": entry.facts["label_hash"],
+        "grid": entry.facts["grid"],
+        "states": _states(entry),
+    }
+
+
+def _tumour_facts(
+    entry: Entry, tumours: ShardReader, order: str, labels: Labels
+) -> dict[str, object]:
+    """What a case's tumours depend on: nothing where none are added."""
+    if not needs_tumour(entry, labels):
+        return {"tumour": None}
+    scope = None if entry.scope is None else sorted(entry.scope)
+    return {"tumour": tumours.checksums(entry.case), "order": order, "scope": scope}
+
+
 def _states(entry: Entry) -> Mapping[str, str]:
     return {str(value): state for value, state in sorted(entry.states.items())}
 
 
-def _one_grid(case: str, image: Volume, *labels: Volume | None) -> Volume:
-    """The image, on whose grid all labels must be."""
-    for label in labels:
-        if label is not None and (difference := image.grid.difference(label.grid)):
-            cause = f"one of its labels is not on its image's grid: {difference}"
-            raise Problems.one(cause, "make that label again", case=case)
-    return image
+def _on_grid(entry: Entry, volume: Volume | None, like: Volume) -> np.ndarray | None:
+    """A label's voxels; Problems if they are not those of the image."""
+    if volume is None:
+        return None
+    if difference := like.grid.difference(volume.grid):
+        cause = f"one of its labels is not on its image's grid: {difference}"
+        raise Problems.one(cause, "make that label again", case=entry.case)
+    return volume.array
 
 
-def _write(folder: Path, name: str, fused: Fused, like: Volume, labels: Labels) -> Result:
-    write_label(folder / (name + LABEL), fused.label, like)
-    write_label(folder / (name + SOURCE), fused.source, like)
+def _write(
+    folder: Path,
+    entry: Entry,
+    fused: Fused,
+    like: Volume,
+    unknown: Iterable[int],
+    labels: Labels,
+) -> Result:
+    write_label(folder / (entry.case + LABEL), fused.label, like)
+    write_label(folder / (entry.case + SOURCE), fused.source, like)
     voxel_ml = like.grid.voxel_ml
     return Result(
-        details={
+        {UNKNOWNS: " ".join(map(str, unknown))},
+        {
             "composition": composition(fused, labels, voxel_ml),
             "conflicts": conflicts(fused, labels, voxel_ml),
-        }
+            "specks": specks(fused, labels, voxel_ml),
+        },
     )
