@@ -104,8 +104,9 @@ rule preprocess_student:
 
 rule train_student:
     input:
-        # Only for the cases that a fold leaves out.
-        manifest=ancient(rules.write_manifest.output.manifest),
+        # Only for the cases that a fold leaves out. By its path: `ancient` of another rule's output
+        # would make it ancient wherever it is named.
+        manifest=ancient("<results>/cases/manifest.tsv"),
         plans=run.of_labels("<results>/round-{round}/student/{labels}/plans.json"),
         dataset=run.of_labels("<results>/round-{round}/student/{labels}/dataset.json"),
         training=run.of_labels(

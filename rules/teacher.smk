@@ -88,8 +88,9 @@ rule preprocess_teacher:
 
 rule train_teacher:
     input:
-        # Only for the cases that a fold leaves out.
-        manifest=ancient(rules.write_manifest.output.manifest),
+        # Only for the cases that a fold leaves out. By its path: `ancient` of another rule's output
+        # would make it ancient wherever it is named.
+        manifest=ancient("<results>/cases/manifest.tsv"),
         plans=rules.plan_teacher.output.plans,
         dataset=rules.plan_teacher.output.dataset,
         training=expand(
