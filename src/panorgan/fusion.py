@@ -855,8 +855,10 @@ def _missing(job: _Job, known: Known) -> Iterator[Problem]:
         yield Problem(job.case, file, cause, "give --organs, or another order")
 
 
-def read_together(files: Mapping[str, Path], case: str) -> tuple[dict[str, Volume], list[Problem]]:
-    """Read label maps with two threads: those that can be read, by name, and what is wrong."""
+def read_together(
+    files: Mapping[str, Path], case: str, threads: int = 2
+) -> tuple[dict[str, Volume], list[Problem]]:
+    """Read label maps at once: those that can be read, by name, and what is wrong with others."""
 
     def read(path: Path) -> Volume | Problem:
         try:
@@ -864,8 +866,8 @@ def read_together(files: Mapping[str, Path], case: str) -> tuple[dict[str, Volum
         except VolumeError as error:
             return Problem(case, str(path), error.cause, error.cure)
 
-    if len(files) > 1:
-        with ThreadPoolExecutor(2) as pool:
+    if min(len(files), threads) > 1:
+        with ThreadPoolExecutor(threads) as pool:
             results = list(pool.map(read, files.values()))
     else:
         results = list(map(read, files.values()))
