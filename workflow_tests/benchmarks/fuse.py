@@ -5,7 +5,7 @@ scripts commonly do (read, NumPy, write with the geometry copied), `nibabel` the
 arrays. `ours` is what `panorgan fuse` does for a case: it also checks and counts, and two threads
 read. `one thread` is the same without the second. Prints seconds, the ratio to simpleitk and the
 process's peak memory; our reading, which is inflating, apart from our own work. The ways take
-turns, so that a busy machine slows all of them. All must write the same label, and ours equal bytes.
+turns, so that a busy machine slows all of them. All must write the same label, ours equal bytes.
 """
 
 import argparse
