@@ -461,7 +461,7 @@ def _amount(voxels: int, voxel_ml: float) -> dict:
 
 # The pass over the volume
 
-BLOCK = 1 << 19
+BLOCK = 1 << 20
 """Voxels that are looked up at a time; a multiple of 8. They stay in the processor's cache."""
 
 
@@ -479,7 +479,8 @@ def _look_up(
     shape = _common_shape({name: array for name, (array, _) in inputs.items()})
     allowed = [1 if array is None else values for array, values in inputs.values()]
     combinations = list(product(*map(range, allowed)))
-    labels_of, sources_of = np.array([rule(*values) for values in combinations], np.uint8).T
+    results = np.array([rule(*values) for values in combinations], np.uint8)
+    labels_of, sources_of = np.ascontiguousarray(results.T)
     counts = np.zeros(len(combinations), np.int64)
 
     size = math.prod(shape)
@@ -491,27 +492,34 @@ def _look_up(
     # numpy gets these zeroed from the system: pages of background alone are never touched.
     label = np.zeros(size, np.uint8)
     source = np.zeros(size, np.uint8) if with_source else None
+    room = np.empty(min(BLOCK, size + 7) // 8, np.uint64)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         blocks = [_as_words(flat[start:stop]) for _, flat, _ in given]
         # Most of a CT is background: of eight voxels at a time one comparison tells that.
-        foreground = blocks[0].copy()
-        for block in blocks[1:]:
+        foreground = np.bitwise_or(blocks[0], blocks[-1], out=room[: len(blocks[0])])
+        for block in blocks[1:-1]:
             foreground |= block
         at = np.flatnonzero(foreground != 0)
         if not at.size:
             continue
-        index = np.zeros(8 * at.size, np.intp)
-        for block, (name, flat, values) in zip(blocks, given, strict=True):
-            voxels = block[at].view(np.uint8)
+        words = [block[at] for block in blocks]
+        # Of words that are alike and follow each other one is looked up.
+        first = np.ones(at.size, np.bool_)
+        np.logical_or.reduce([word[1:] != word[:-1] for word in words], out=first[1:])
+        runs = np.flatnonzero(first)
+        lengths = np.diff(runs, append=at.size)
+        index = np.zeros(8 * runs.size, np.intp)
+        for word, (name, flat, values) in zip(words, given, strict=True):
+            voxels = word[runs].view(np.uint8)
             if voxels.max() >= values:
                 _check_values(name, flat, values)
             index *= values
             index += voxels
-        counts += np.bincount(index, minlength=len(counts))
-        _put(label[start:stop], at, labels_of[index])
+        counts += np.bincount(index, np.repeat(lengths, 8), len(counts)).astype(np.int64)
+        _put(label[start:stop], at, labels_of[index], lengths)
         if source is not None:
-            _put(source[start:stop], at, sources_of[index])
+            _put(source[start:stop], at, sources_of[index], lengths)
     counts[0] = size - counts[1:].sum()  # zeros were left out, and words filled up with them
 
     found = {combinations[at]: int(counts[at]) for at in np.flatnonzero(counts)}
@@ -544,13 +552,14 @@ def _as_words(flat: np.ndarray) -> np.ndarray:
     return (np.pad(flat, (0, missing)) if missing else flat).view(np.uint64)
 
 
-def _put(target: np.ndarray, at: np.ndarray, voxels: np.ndarray) -> None:
-    """Write voxels, eight to a word, into the words with the indices `at`, ascending."""
+def _put(target: np.ndarray, at: np.ndarray, voxels: np.ndarray, lengths: np.ndarray) -> None:
+    """Write voxels, eight to a word and each word repeated, into the words `at`, ascending."""
+    words = np.repeat(voxels.view(np.uint64), lengths)
     whole = len(target) // 8
     if at[-1] == whole:  # a word that the target has only a part of
-        target[8 * whole :] = voxels[-8:][: len(target) - 8 * whole]
-        at, voxels = at[:-1], voxels[:-8]
-    target[: 8 * whole].view(np.uint64)[at] = voxels.view(np.uint64)
+        target[8 * whole :] = words[-1:].view(np.uint8)[: len(target) - 8 * whole]
+        at, words = at[:-1], words[:-1]
+    target[: 8 * whole].view(np.uint64)[at] = words
 
 
 # Files and folders
@@ -855,8 +864,10 @@ def _missing(job: _Job, known: Known) -> Iterator[Problem]:
         yield Problem(job.case, file, cause, "give --organs, or another order")
 
 
-def read_together(files: Mapping[str, Path], case: str) -> tuple[dict[str, Volume], list[Problem]]:
-    """Read label maps with two threads: those that can be read, by name, and what is wrong."""
+def read_together(
+    files: Mapping[str, Path], case: str, threads: int = 2
+) -> tuple[dict[str, Volume], list[Problem]]:
+    """Read label maps at once: those that can be read, by name, and what is wrong with others."""
 
     def read(path: Path) -> Volume | Problem:
         try:
@@ -864,8 +875,8 @@ def read_together(files: Mapping[str, Path], case: str) -> tuple[dict[str, Volum
         except VolumeError as error:
             return Problem(case, str(path), error.cause, error.cure)
 
-    if len(files) > 1:
-        with ThreadPoolExecutor(2) as pool:
+    if min(len(files), threads) > 1:
+        with ThreadPoolExecutor(threads) as pool:
             results = list(pool.map(read, files.values()))
     else:
         results = list(map(read, files.values()))
