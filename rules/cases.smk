@@ -60,7 +60,6 @@ rule index_cases:
 rule write_manifest:
     input:
         cases=ancient(settings.cases),
-        corrections=ancient(settings.corrections or []),
         index=expand("<results>/cases/index/{shard}.tsv", shard=run.shards),
         problems=expand("<results>/cases/index/{shard}.problems.tsv", shard=run.shards),
         index_folders=ancient(expand("<results>/cases/index/{shard}", shard=run.shards)),

@@ -67,7 +67,6 @@ rule fuse_stage1:
 rule fuse_stage2:
     input:
         manifest=rules.write_manifest.output.manifest,
-        corrections=ancient(settings.corrections or []),
         corrected=lambda wildcards: run.corrected(wildcards.shard),
         stage1=rules.fuse_stage1.output.table,
         stage1_folder=ancient(rules.fuse_stage1.output.folder),
@@ -100,7 +99,6 @@ rule fuse_stage2:
 rule fuse_cases:
     input:
         manifest=rules.write_manifest.output.manifest,
-        corrections=ancient(settings.corrections or []),
         corrected=lambda wildcards: run.corrected(wildcards.shard),
         tumours=run.pseudo_labels("tumour", ".tsv"),
         tumour_folder=ancient(run.pseudo_labels("tumour", "")),

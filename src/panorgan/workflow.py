@@ -240,8 +240,9 @@ class Run:
     @property
     def corrections_digest(self) -> str:
         """A hash of what is corrected in the manifest: labels are not, they are for fusion."""
-        stated = [replace(found, label="") for found in self._corrections.values()]
-        return key_of([astuple(correction) for correction in stated])
+        stated = [replace(found, label="", file="") for found in self._corrections.values()]
+        changes = [one for one in stated if one != Correction(one.case, note=one.note)]
+        return key_of([astuple(one) for one in changes])
 
     def corrections(self, shard: str) -> list[str]:
         """The corrected labels of a shard: case and path."""
