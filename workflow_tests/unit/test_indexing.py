@@ -102,7 +102,7 @@ class Project:
         return [(row["case"], Path(row["file"]).name, row["cause"]) for row in rows]
 
 
-TABLES = ("manifest", "excluded", "suspects", "corrected")
+TABLES = ("manifest", "excluded", "suspects", "corrected", "repaired")
 
 
 def lean(path: str, by: float) -> None:

@@ -65,7 +65,7 @@ def test_disk_needs():
     assert needs["Teacher's preprocessed data"]["bytes"] == 2 * 1000 * 6
     pseudo = needs["Tumour pseudo-labels and the teacher's predictions"]
     assert (pseudo["files"], pseudo["bytes"]) == (2, 2 * case)
-    assert needs["Fused labels and source maps, two stages"]["bytes"] == 4 * 3 * case
+    assert needs["Fused labels and source maps"]["bytes"] == 4 * 3 * case
     assert needs["Students' preprocessed data"]["bytes"] == 4 * 1200 * 6
     assert needs["Students' predictions"]["bytes"] == 2 * case
     assert needs["Students' predictions"]["expected"] == 2 * case * 0.02

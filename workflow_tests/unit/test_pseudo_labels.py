@@ -1,7 +1,6 @@
 """Who predicts whom, and the tables of pieces that the gate reads."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from panorgan.config import Member, members
 from panorgan.labels import load_labels
 from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
 from panorgan.problems import Problems
-from panorgan.stages import LEFT_OUT
+from panorgan.stages import LEFT_OUT, gate
 from panorgan.stages.gate import Round, measure_components
 from panorgan.stages.prediction import WANTED, predict_cases
 from panorgan.stages.training import train_network
@@ -459,7 +458,7 @@ def test_instability_compares_what_all_rounds_could_tell(tmp_path, measure, monk
         compared.append([one.copy() for one in found])
         return 0.25
 
-    monkeypatch.setitem(sys.modules, "panorgan.gate", SimpleNamespace(instability=instability))
+    monkeypatch.setattr(gate, "instability", instability)
     entries = [
         add_case(tmp_path / "data", "a", label=box((0, 1), (0, 1), (0, 1), LIVER), liver=ANNOTATED),
         add_case(tmp_path / "data", "b"),
