@@ -24,6 +24,7 @@ from panorgan.fusion import (
 )
 from panorgan.labels import load_labels
 from panorgan.problems import Problems
+from panorgan.tables import write_table
 from panorgan.volumes import geometry_hash, new_volume, read_frame, read_label, write_label
 
 LABELS = load_labels()
@@ -132,9 +133,9 @@ def test_each_class_alone(value):
 
 
 def test_orders():
-    """An organ that is annotated (liver), one that is not (spleen), and tumours in and off them."""
+    """The example of docs/fusion.md."""
     states = states_of(annotated=(LIVER,))
-    partial = row(1, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+    partial = row(1, 1, 0, 0, 0, 0, 0, 0, 0, 2)
     tumour = row(0, 1, 1, 0, 1, 0, 0, 1, 1, 0)
     organs = row(0, 0, 0, 0, 0, 0, 0, 0, 3, 3)
     results = {
@@ -735,8 +736,19 @@ def save(path, array, spacing=(2.0, 1.0, 1.0)):
     return path
 
 
-def run(out, partial=None, annotated="", tumour=None, organs=None, tumour_value=1, source_map=None):
-    return fuse_paths(partial, annotated, tumour, tumour_value, organs, out, source_map, LABELS)
+def run(
+    out,
+    partial=None,
+    annotated="",
+    tumour=None,
+    organs=None,
+    tumour_value=1,
+    source_map=None,
+    order="reference",
+):
+    return fuse_paths(
+        partial, annotated, tumour, tumour_value, organs, out, source_map, LABELS, order
+    )
 
 
 def lines(error):
@@ -781,6 +793,70 @@ def test_folders_pair_by_case_and_unlabelled_cases_need_no_partial_label(tmp_pat
     assert contents(out) == ["a.nii.gz", "b.nii.gz"]
     assert listed(read_label(out / "a.nii.gz").array) == [1, 0, 14]
     assert listed(read_label(out / "b.nii.gz").array) == [1, 1, 14]
+
+
+def table_of(folder, *lines, scope=False):
+    header = ["case", "image", "label", "split", "source", "annotated"]
+    header += ["tumour_scope"] if scope else []
+    rows = [dict(zip(header, line, strict=True)) for line in lines]
+    write_table(folder / "cases.tsv", header, rows)
+    return str(folder / "cases.tsv")
+
+
+def test_a_case_table_says_what_is_annotated_in_each_case(tmp_path):
+    """By the case's own list, by the rule of its source, and by what its label holds."""
+    known = {"a": ("any", "1,3"), "b": ("phantom-liver", ""), "c": ("any", ""), "e": ("any", "")}
+    lines = [(case, "x", "y", "train", *rule) for case, rule in known.items()]
+    table = table_of(tmp_path, *lines, ("more", "x", "y", "train", "any", ""))
+    for case in "abc":
+        save(tmp_path / "p" / f"{case}.nii.gz", row(1, 2, 0, 0))
+    for case in "abce":
+        save(tmp_path / "o" / f"{case}.nii.gz", row(0, 0, 3, 4))
+        if case != "b":  # annotators of this source looked for tumours: it needs no mask
+            save(tmp_path / "t" / f"{case}.nii.gz", row(0, 0, 0, 1))
+    run(tmp_path / "out", tmp_path / "p", table, tmp_path / "t", tmp_path / "o")
+    expected = {"a": [1, 0, 0, 14], "b": [1, 0, 3, 4], "c": [1, 2, 3, 14], "e": [0, 0, 3, 14]}
+    for case, label in expected.items():
+        assert listed(read_label(tmp_path / "out" / f"{case}.nii.gz").array) == label
+
+
+def test_a_case_table_lacks_a_case(tmp_path):
+    for case in "ab":
+        save(tmp_path / "p" / f"{case}.nii.gz", row(1))
+    table = table_of(tmp_path, ("a", "x", "y", "train", "any", "1"))
+    with pytest.raises(Problems, match=r"has no line in .*cases\.tsv; add one") as error:
+        run(tmp_path / "out", tmp_path / "p", table)
+    assert [p.case for p in error.value.problems] == ["b"]
+    with pytest.raises(Problems, match="no such case table"):
+        run(tmp_path / "out", tmp_path / "p", str(tmp_path / "none.tsv"))
+
+
+def test_what_depends_on_organs_asks_for_them(tmp_path):
+    save(tmp_path / "p" / "a.nii.gz", row(2, 0, 0))
+    for case in "ab":
+        save(tmp_path / "t" / f"{case}.nii.gz", row(0, 0, 1))
+    with pytest.raises(Problems, match="inside-organs needs to know where organs are"):
+        run(tmp_path / "out", tumour=tmp_path / "t", order="inside-organs")
+    with pytest.raises(Problems, match="nothing says where organs are in this case") as error:
+        run(tmp_path / "out", tmp_path / "p", "2", tmp_path / "t", order="inside-organs")
+    assert [p.case for p in error.value.problems] == ["b"]
+    line = ("a", "x", "y", "train", "any", "right_kidney,tumour", "right_kidney,left_kidney")
+    table = table_of(tmp_path, line, ("b", "x", "", "train", "any", "", ""), scope=True)
+    with pytest.raises(Problems, match="nothing says where left_kidney is; give --organs") as error:
+        run(tmp_path / "out", tmp_path / "p", table, tmp_path / "t")
+    assert [p.case for p in error.value.problems] == ["a"]
+
+
+def test_two_in_a_tumour_mask_is_not_taken_for_ignored(tmp_path):
+    """A mask of kidneys (1) and their tumours (2) must not pass for one of tumours."""
+    tumour, organs = (
+        save(tmp_path / "t.nii.gz", row(0, 1, 2)),
+        save(tmp_path / "o.nii.gz", row(1, 15, 0)),
+    )
+    with pytest.raises(Problems, match="holds 2 beside 0 and the tumour's 1"):
+        run(tmp_path / "out.nii.gz", tumour=tumour)
+    run(tmp_path / "out.nii.gz", organs=organs)
+    assert listed(read_label(tmp_path / "out.nii.gz").array) == [1, 15, 0]
 
 
 def test_annotated_tumour_needs_no_mask(tmp_path):
@@ -895,6 +971,9 @@ def test_wrong_usage(tmp_path):
         "--partial without --annotated": dict(partial=file),
         "--annotated without --partial": dict(organs=file, annotated="1"),
         "--tumour-value is 0": dict(tumour=file, tumour_value=0),
+        "--tumour-value: 'tumor' is no class; did you mean 'tumour'": dict(
+            tumour=file, tumour_value="tumor"
+        ),
         "does not exist": dict(organs=tmp_path / "none"),
         "--partial is a folder, --organs is a file": dict(
             partial=tmp_path / "p", annotated="1", organs=file
