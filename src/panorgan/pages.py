@@ -13,6 +13,7 @@ from panorgan.labels import Labels
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN, Entry
 
 MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 MOST_ROWS = 200
 """Longer lists are cut, with the file that has them all."""
 
@@ -26,18 +27,32 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {filter.__name__: filter for filter in (percent, number, size, data_uri)}
+    filters = (percent, interval, number, signed, size)
+    environment.filters |= {filter.__name__: filter for filter in filters}
     return environment.get_template(template).render(most_rows=MOST_ROWS, **context)
 
 
-def percent(value: float | None) -> str:
+def percent(value: float | None, digits: int = 2) -> str:
     """A score between 0 and 1 in percent, e.g. ``87.31``."""
-    return MISSING if value is None else f"{value * 100:.2f}"
+    return MISSING if value is None else f"{value * 100:.{digits}f}"
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """Two scores between 0 and 1 in percent, e.g. ``81.2 to 90.4``."""
+    return MISSING if ends is None else " to ".join(percent(end, 1) for end in ends)
 
 
 def number(value: float | None, digits: int = 1) -> str:
     """A number with thousands apart, e.g. ``12,345.6``."""
     return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A difference with its sign, e.g. ``+1.20``; a true minus, and nothing before zero."""
+    if value is None:
+        return MISSING
+    text = f"{value:+,.{digits}f}"
+    return text[1:] if not float(text.replace(",", "")) else text.replace("-", MINUS)
 
 
 def size(count: float) -> str:

@@ -1,0 +1,209 @@
+"""Which cases, structures and lesions are worth a look, and their pictures."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from panorgan import drawing
+from panorgan.labels import Labels
+from panorgan.lesions import REFERENCE
+from panorgan.metrics import BOTH_EMPTY, NOT_SCORED, Row
+from panorgan.pages import number, percent
+from panorgan.report.inputs import Student
+from panorgan.report.pictures import (
+    Gallery,
+    Picture,
+    Scans,
+    compared_layers,
+    draw_scan,
+    piece_of,
+    prediction_of,
+)
+from panorgan.stages import LABEL
+from panorgan.volumes import read_label
+
+MOST_LESIONS = 3
+"""Drawn of the missed and of the false ones each."""
+Links = dict[tuple[str, str], str]
+"""Places of the page by case and class; the class is empty for a picture of all of them."""
+
+
+def rank_cases(rows: Sequence[Row], labels: Labels) -> dict[str, float]:
+    """Mean organ DSC of every case, the worst case first; of all classes if no organ is scored."""
+    organs: dict[str, list[float]] = defaultdict(list)
+    every: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["status"] != NOT_SCORED:
+            every[row["case"]].append(row["dsc"])
+            if row["value"] != labels.tumour.value:
+                organs[row["case"]].append(row["dsc"])
+    means = {case: float(np.mean(organs[case] or found)) for case, found in every.items()}
+    return dict(sorted(means.items(), key=lambda item: (item[1], item[0])))
+
+
+def median_case(ranking: Mapping[str, float]) -> str:
+    """The case in the middle of a ranking, the lower of two."""
+    cases = list(ranking)
+    return cases[(len(cases) - 1) // 2]
+
+
+def chosen_examples(ranking: Mapping[str, float]) -> dict[str, str]:
+    """The worst three, the median and the best case and what each is; each case once."""
+    cases = list(ranking)
+    if not cases:
+        return {}
+    chosen = {cases[0]: "worst", median_case(ranking): "median", cases[-1]: "best"}
+    for case, what in zip(cases[1:], ("second worst", "third worst"), strict=False):
+        chosen.setdefault(case, what)
+    return {case: chosen[case] for case in cases if case in chosen}
+
+
+def worst_by_class(rows: Iterable[Row]) -> dict[str, Row]:
+    """The row of the lowest DSC of each class, of equal ones that of the largest structure.
+
+    Cases in which nobody sees the class, or nobody knows of it, do not count.
+    """
+    worst: dict[str, Row] = {}
+    for row in rows:
+        if row["status"] not in (NOT_SCORED, BOTH_EMPTY):
+            before = worst.setdefault(row["name"], row)
+            worst[row["name"]] = min(before, row, key=_badness)
+    return worst
+
+
+def _badness(row: Row) -> tuple[float, float, str]:
+    return row["dsc"], -max(row["ref_ml"], row["pred_ml"]), row["case"]
+
+
+def wrong_lesions(lesions: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The largest lesions that were missed, and the largest predicted ones that are none."""
+    wrong: dict[str, list[Mapping[str, Any]]] = {"missed": [], "false": []}
+    for row in sorted(lesions, key=lambda row: (-row["ml"], row["case"], row["lesion"])):
+        if not row["hit"]:
+            wrong["missed" if row["side"] == REFERENCE else "false"].append(row)
+    return {what: found[:MOST_LESIONS] for what, found in wrong.items()}
+
+
+def place_of(case: str, name: str = "") -> str:
+    """The id of a picture in the page: a colon is in no case's name."""
+    return f"case:{case}:{name}" if name else f"case:{case}"
+
+
+def draw_examples(
+    student: Student,
+    ranking: Mapping[str, float],
+    labels: Labels,
+    scans: Scans,
+    gallery: Gallery,
+) -> dict[str, Any]:
+    """Pictures of the student's cases in the split that is shown, and where each is in the page.
+
+    Returns
+    -------
+    dict
+        cases: rows with case, what, dsc, picture, structure (its worst organ, or None); classes:
+        rows with label, row and picture, or the link to the picture of that structure; lesions:
+        rows with what, about, case, picture; links: `Links`.
+    """
+    rows = student.scores[student.shown]
+    links: Links = {}
+    cases = []
+    for case, what in chosen_examples(ranking).items():
+        picture = gallery.add(
+            "cases",
+            lambda case=case: draw_scan(
+                scans[case],
+                compared_layers(prediction_of(student, case), scans.reference(case), labels),
+                labels,
+                kind="jpeg",
+            ),
+            f"{what.capitalize()} case {case}: CT, and CT with prediction and reference, in an "
+            "axial, a coronal and a sagittal plane",
+        )
+        worst = min(
+            (row for row in worst_by_class(r for r in rows if r["case"] == case).values()),
+            key=_badness,
+            default=None,
+        )
+        structure = draw_structure(student, worst, labels, scans, gallery) if worst else None
+        if picture:
+            links[case, ""] = place_of(case)
+        if structure:
+            links[case, worst["name"]] = place_of(case, worst["name"])
+        if picture or structure:
+            cases.append(
+                {"case": case, "what": what, "dsc": ranking[case], "picture": picture}
+                | {"row": worst, "structure": structure}
+            )
+    classes = []
+    by_class = worst_by_class(rows)
+    for label in labels.labels:
+        row = by_class.get(label.name)
+        if row is None:
+            continue
+        known = links.get((row["case"], label.name))
+        picture = None if known else draw_structure(student, row, labels, scans, gallery)
+        if picture:
+            links[row["case"], label.name] = place_of(row["case"], label.name)
+        if picture or known:
+            classes.append({"label": label, "row": row, "picture": picture, "link": known})
+    return {
+        "cases": cases,
+        "classes": classes,
+        "lesions": draw_lesions(student, labels, scans, gallery),
+        "links": links,
+    }
+
+
+def draw_structure(
+    student: Student, row: Row, labels: Labels, scans: Scans, gallery: Gallery
+) -> Picture | None:
+    """A class of a case in three planes, by its row of scores."""
+    case, title = row["case"], labels.by_value(row["value"]).title
+
+    def draw() -> bytes:
+        scan = scans[case]
+        return drawing.draw_structure(
+            scan.image,
+            scan.spacing,
+            prediction_of(student, case),
+            scans.reference(case),
+            row["value"],
+            labels,
+            title=f"{case}: {title}, DSC {percent(row['dsc'])} %, NSD {percent(row['nsd'])} %",
+        )
+
+    alt = (
+        f"{title} of case {case} in an axial, a coronal and a sagittal plane: contours of "
+        "prediction and reference on CT"
+    )
+    return gallery.add("structures", draw, alt)
+
+
+def draw_lesions(
+    student: Student, labels: Labels, scans: Scans, gallery: Gallery
+) -> list[dict[str, Any]]:
+    """Pictures of `wrong_lesions`."""
+    drawn = []
+    for what, lesions in wrong_lesions(student.lesions[student.shown]).items():
+        for row in lesions:
+            case = row["case"]
+            about = f"{number(row['ml'], 2)} ml, {number(row['diameter_mm'], 0)} mm"
+
+            def draw(row: Mapping[str, Any] = row, about: str = f"{what} tumour, {about}") -> bytes:
+                case = row["case"]
+                scan, tumour = scans[case], labels.tumour
+                volume = (
+                    scans.entry(case).read_label()
+                    if row["side"] == REFERENCE
+                    else read_label(student.predictions.file(case, LABEL))
+                )
+                mask = piece_of(volume, tumour.value, row["lesion"])
+                return drawing.draw_piece(scan.image, scan.spacing, mask, f"{case}: {about}")
+
+            alt = f"{what.capitalize()} tumour of {about} in case {case}, outlined on CT"
+            if picture := gallery.add("lesions", draw, alt):
+                drawn.append({"what": what, "about": about, "case": case, "picture": picture})
+    return drawn

@@ -1,0 +1,264 @@
+"""Scores: beside published ones, by class and by case, by other rules, and of single lesions."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from panorgan import drawing
+from panorgan.labels import Labels
+from panorgan.lesions import REFERENCE
+from panorgan.metrics import MISSED, NOT_SCORED, SCORED, Row
+from panorgan.report.examples import worst_by_class
+from panorgan.report.inputs import Student
+from panorgan.report.pictures import Gallery, Picture
+
+STATUS_TEXTS = {
+    "scored": "in both",
+    "both_empty": "in neither",
+    "missed": "missed",
+    "false_positive": "false positive",
+    "not_scored": "unknown",
+}
+PROFILE_TEXTS = {
+    "flare23-2023": "the challenge's script during FLARE23: NSD counts 0 where DSC is below 0.1, and "
+    "the last slice of aorta, vena cava and oesophagus is lost",
+    "flare23-2024": "the same script since March 2024: NSD counts 0 where DSC is below 0.2",
+    "corrected": "without these quirks: all slices count, and NSD is what was measured",
+}
+PUBLISHED = (
+    (
+        "Reference method (team zzm3zz)",
+        "FLARE23 validation, 50 cases",
+        (0.8853, 0.3047, 0.8438, 0.8928),
+    ),
+    ("Winner of FLARE23", "FLARE23 hidden test set", (0.923, 0.649, None, None)),
+)
+"""What, of which cases, and DSC of organs and tumour, DSC and NSD of all; as their authors say."""
+MOST_DOTS = 200
+"""Of a class in a plot of scores; of more cases as many of evenly spaced ranks are drawn."""
+ScoreRow = tuple[str, str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]
+
+
+def compared_results(
+    students: Iterable[Student], published: Sequence[tuple] = ()
+) -> list[dict[str, Any]]:
+    """This run's means beside published ones: title, split, four cells, whether they are ours."""
+    own = [
+        {
+            "title": f"This run, student {student.title}",
+            "split": f"this run's {split}, {_cases(student.summaries[split]['cases'])}",
+            "cells": _headline(student.summaries[split]),
+            "own": True,
+        }
+        for student in students
+        for split in student.scored
+    ]
+    others = [
+        {
+            "title": title,
+            "split": split,
+            "cells": [{"value": value, "interval": None} for value in values],
+            "own": False,
+        }
+        for title, split, values in published
+    ]
+    return own + others
+
+
+def _cases(count: int) -> str:
+    return f"{count} case" if count == 1 else f"{count} cases"
+
+
+def _headline(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"value": summary[part][score], "interval": summary[part][f"{score}_interval"]}
+        for part, score in (("organs", "dsc"), ("tumour", "dsc"), ("all", "dsc"), ("all", "nsd"))
+    ]
+
+
+def score_rows(labels: Labels) -> list[ScoreRow]:
+    """Rows of a table of scores: title, colour (of means none), and where a summary has them."""
+    return [
+        *(
+            (label.title, label.colour, lambda summary, name=label.name: summary["classes"][name])
+            for label in labels.labels
+        ),
+        ("Mean of the organs", "", lambda summary: summary["organs"]),
+        ("Mean of all classes", "", lambda summary: summary["all"]),
+        (
+            f"{labels.tumour.title}, only cases with one",
+            "",
+            lambda summary: summary["tumour"]["positive"],
+        ),
+    ]
+
+
+def class_table(student: Student, split: str, labels: Labels) -> dict[str, Any]:
+    """A split's scores of a student: a row a class or mean; no rows where no case has a label.
+
+    Rows of classes have the row of scores of their worst case.
+    """
+    summary = student.summaries[split]
+    worst = worst_by_class(student.scores[split])
+    names = {label.title: label.name for label in labels.labels}
+    return {
+        "split": split,
+        "cases": summary["cases"],
+        "rows": [
+            {"title": title, "colour": colour}
+            | dict(pick(summary))
+            | {"name": names.get(title, ""), "worst": worst.get(names.get(title, ""))}
+            for title, colour, pick in score_rows(labels)
+        ]
+        if summary["cases"]
+        else [],
+        "free": summary["tumour"]["tumour_free"],
+    }
+
+
+def student_table(split: str, students: Sequence[Student], labels: Labels) -> dict[str, Any]:
+    """A split's scores of several students: a row a class or mean, a cell a student."""
+    scored = [student for student in students if split in student.scored]
+    summaries = [student.summaries[split] for student in scored]
+    return {
+        "split": split,
+        "students": [student.title for student in scored],
+        "cases": summaries[0]["cases"] if scored else 0,
+        "rows": [
+            {"title": title, "colour": colour, "cells": [pick(summary) for summary in summaries]}
+            for title, colour, pick in score_rows(labels)
+        ],
+    }
+
+
+def profile_table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The run's result by all scoring rules, its own first, and how far others are from that."""
+    own = summary["profiles"][summary["profile"]]
+    order = sorted(summary["profiles"], key=lambda name: name != summary["profile"])
+    return [
+        {
+            "profile": name,
+            "text": PROFILE_TEXTS[name],
+            "cells": [
+                {
+                    "value": summary["profiles"][name][part][score],
+                    "change": _difference(summary["profiles"][name][part][score], own[part][score]),
+                }
+                for part in ("organs", "tumour", "all")
+                for score in ("dsc", "nsd")
+            ],
+        }
+        for name in order
+    ]
+
+
+def _difference(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
+def lesion_table(lesions: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """How lesions were found, by size and all together; None where no tumour truth is known."""
+    if lesions is None:
+        return None
+    return dict(lesions) | {"all": {"title": "all sizes"} | dict(lesions)}
+
+
+def case_table(
+    ranking: Mapping[str, float], student: Student, split: str, labels: Labels
+) -> list[dict[str, Any]]:
+    """A row a case in the ranking's order: mean organ scores, the worst organ, the tumour."""
+    by_case: dict[str, list[Row]] = defaultdict(list)
+    for row in student.scores[split]:
+        if row["status"] != NOT_SCORED:
+            by_case[row["case"]].append(row)
+    lesions = lesions_by_case(student.lesions[split])
+    table = []
+    for case in ranking:
+        organs = [row for row in by_case[case] if row["value"] != labels.tumour.value]
+        tumour = [row for row in by_case[case] if row["value"] == labels.tumour.value]
+        table.append(
+            {
+                "case": case,
+                "dsc": _mean(row["dsc"] for row in organs),
+                "nsd": _mean(row["nsd"] for row in organs),
+                "lowest": min(organs, key=lambda row: row["dsc"], default=None),
+                "tumour": tumour[0] if tumour else None,
+                "lesions": lesions.get(case),
+            }
+        )
+    return table
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return float(np.mean(values)) if values else None
+
+
+def lesions_by_case(rows: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]]:
+    """Of every case with any: how many lesions it has, how many were found, how many are false."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row["side"] == REFERENCE:
+            found[row["case"]].update(reference=1, found=int(row["hit"]))
+        else:
+            found[row["case"]].update(false=int(not row["hit"]))
+    return dict(found)
+
+
+def score_plots(
+    student: Student, split: str, labels: Labels, gallery: Gallery
+) -> list[Picture]:
+    """Scores of the cases by class, as pictures."""
+    plots = []
+    colours = {label.title: label.colour for label in labels.labels}
+    for score in ("dsc", "nsd"):
+        values = {
+            label.title: few(
+                row[score]
+                for row in student.scores[split]
+                if row["value"] == label.value and row["status"] != NOT_SCORED
+            )
+            for label in labels.labels
+        }
+        values = {title: found for title, found in values.items() if found}
+        if values:
+            name = score.upper()
+            alt = f"{name} of every {split} case by class; the class means are in the table above"
+            plots.append(
+                gallery.add(
+                    "plots",
+                    lambda values=values, name=name: drawing.draw_scores(values, colours, name),
+                    alt,
+                )
+            )
+    return [plot for plot in plots if plot]
+
+
+def few(values: Iterable[float]) -> list[float]:
+    """At most `MOST_DOTS` of some numbers: of evenly spaced ranks, the extremes among them."""
+    values = list(values)
+    if len(values) <= MOST_DOTS:
+        return values
+    ranks = np.linspace(0, len(values) - 1, MOST_DOTS).round().astype(int)
+    return np.sort(values)[ranks].tolist()
+
+
+def tumour_plot(
+    student: Student, split: str, labels: Labels, gallery: Gallery
+) -> Picture | None:
+    """The size of each case's tumour against its DSC; None where no case has one."""
+    points = [
+        (row["ref_ml"], row["dsc"], row["case"])
+        for row in student.scores[split]
+        if row["value"] == labels.tumour.value and row["status"] in (SCORED, MISSED)
+    ]
+    if not points:
+        return None
+    return gallery.add(
+        "plots",
+        lambda: drawing.draw_tumour_sizes(points),
+        f"Volume of the tumour in each of {_cases(len(points))} of {split} with one, against its "
+        "DSC",
+    )

@@ -1,0 +1,78 @@
+"""The last lines on the terminal: scores by class, lesions, and where the report is."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from panorgan.labels import Labels
+from panorgan.pages import interval, percent
+from panorgan.report.inputs import SYNTHETIC, TEACHER, Gate, Student
+from panorgan.report.results import score_rows
+
+FREE_NOTE = "a tumour-free case counts 100 for the tumour if none is predicted, else 0"
+
+
+def summary_text(
+    config: Mapping[str, Any],
+    students: Sequence[Student],
+    gates: Sequence[Gate],
+    labels: Labels,
+    paths: Sequence[str],
+) -> str:
+    """The teacher's false tumours and scores for the terminal, and where the report is."""
+    lines = [f"run {config['run']}" + (f" ({SYNTHETIC})" if config["phantom"] else "")]
+    lines += [gate.summary["text"][0] for gate in gates if gate.origin == TEACHER]
+    for student in students:
+        lines += ["", f"student {student.title}", *student_lines(student, labels)]
+    if any(
+        student.summaries[split]["tumour"]["tumour_free"]["cases"]
+        for student in students
+        for split in student.scored
+    ):
+        lines += ["", FREE_NOTE]
+    return "\n".join([*lines, "", *paths, ""])
+
+
+def student_lines(student: Student, labels: Labels) -> list[str]:
+    """A student's scores: a line a class, then intervals and lesions, a line a split each."""
+    if not student.scored:
+        return ["no labelled validation or test cases: no scores"]
+    scored = {split: student.summaries[split] for split in student.scored}
+    rows = score_rows(labels)
+    width = max(len(title) for title, *_ in rows)
+    heads = (f"{split}, cases: {summary['cases']}" for split, summary in scored.items())
+    lines = [
+        " " * width + "".join(f"{head:>24}" for head in heads),
+        " " * width + f"{'DSC %':>9}{'NSD %':>8}{'cases':>7}" * len(scored),
+    ]
+    for title, _, pick in rows:
+        cells = "".join(
+            f"{percent(cell['dsc']):>9}{percent(cell['nsd']):>8}{cell.get('cases', ''):>7}"
+            for cell in map(pick, scored.values())
+        )
+        lines.append(f"{title:{width}}{cells}".rstrip())
+    lines += [f"95 % intervals of DSC, {split}: {_intervals(of)}" for split, of in scored.items()]
+    lines += [
+        f"lesions, {split}: {lesion_text(summary['lesions'])}"
+        for split, summary in scored.items()
+        if summary["lesions"]
+    ]
+    return lines
+
+
+def _intervals(summary: Mapping[str, Any]) -> str:
+    parts = {"organs": summary["organs"], "all": summary["all"]}
+    parts["tumour, if any"] = summary["tumour"]["positive"]
+    return ", ".join(f"{name} {interval(found['dsc_interval'])}" for name, found in parts.items())
+
+
+def lesion_text(lesions: Mapping[str, Any]) -> str:
+    """How many lesions were found and how many are false, in a line."""
+    text = f"{lesions['found']} of {lesions['reference']} found"
+    if lesions["sensitivity"] is not None:
+        text += f" ({percent(lesions['sensitivity'], 0)} %)"
+    text += f", {lesions['prediction'] - lesions['true']} of {lesions['prediction']} predicted are"
+    text += " false"
+    free = lesions["tumour_free"]
+    if free["cases"]:
+        text += f", {free['false']} of them in {free['cases']} tumour-free scans"
+    return text
