@@ -142,6 +142,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=_evaluate)
 
+    compare = commands.add_parser(
+        "compare",
+        help="compare two scored runs case by case",
+        description="Compare two scored runs case by case: what got better or worse from A to B.",
+    )
+    for name in "ab":
+        compare.add_argument(
+            name,
+            metavar=name.upper(),
+            type=Path,
+            help="a folder that panorgan evaluate or the workflow wrote, or its cases.csv",
+        )
+    compare.add_argument(
+        "-o", "--output", type=Path, help="a new folder for classes.tsv, cases.tsv, comparison.json"
+    )
+    compare.add_argument(
+        "--profile",
+        choices=["flare23-2023", "flare23-2024", "corrected"],
+        help="compare the scores by these rules (default: those by which both were scored)",
+    )
+    compare.set_defaults(command=_compare)
+
     describe = commands.add_parser("describe", help="what a model or a recipe is, as JSON")
     what = describe.add_mutually_exclusive_group(required=True)
     what.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a model's folder")
@@ -278,6 +300,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     write_scores(rows, summary, options.output)
     print(f"{options.output}: cases.csv and summary.json of {summary['cases']} cases")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from panorgan.comparison import compare_paths, comparison_text, write_comparison
+
+    if options.output and options.output.exists():
+        raise Problems.one("exists already", "name another with -o", file=options.output)
+    comparison, cases = compare_paths(options.a, options.b, load_labels(), options.profile)
+    if options.output:
+        write_comparison(comparison, cases, options.output)
+    print(comparison_text(comparison))
+    if options.output:
+        print(f"\n{options.output}: classes.tsv, cases.tsv, comparison.json")
     return 0
 
 
