@@ -138,7 +138,15 @@ def _parser() -> argparse.ArgumentParser:
         "--profile",
         default="flare23-2023",
         choices=["flare23-2023", "flare23-2024", "corrected"],
-        help="rules of the challenge in 2023, since 2024, or without their quirks",
+        help="rules of the challenge in 2023, since 2024, or without their quirks (default: "
+        "%(default)s)",
+    )
+    evaluate.add_argument(
+        "--annotated",
+        default="all",
+        metavar="CLASSES",
+        help="classes that the references know, by name or value, such as 1,spleen; or a case "
+        "table, TABLE.tsv; others are not scored (default: all)",
     )
     evaluate.set_defaults(command=_evaluate)
 
@@ -291,15 +299,18 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from panorgan.metrics import evaluate_folders, write_scores
+    from panorgan.evaluation import evaluate_folders, summary_lines
 
     if options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
-    rows, summary = evaluate_folders(
-        options.predictions, options.references, load_labels(), options.profile
+    labels = load_labels()
+    found = evaluate_folders(
+        options.predictions, options.references, labels, options.profile, options.annotated
     )
-    write_scores(rows, summary, options.output)
-    print(f"{options.output}: cases.csv and summary.json of {summary['cases']} cases")
+    found.write(options.output)
+    print("\n".join([*found.notes, *summary_lines(found.summary, labels), ""]))
+    cases = found.summary["cases"]
+    print(f"{options.output}: cases.csv, lesions.csv and summary.json of {cases} cases")
     return 0
 
 
