@@ -1,4 +1,4 @@
-# DSC and NSD of the predictions by the challenge's rules: a row per case and class, and means.
+# Scores of the predictions: a row per case and class, a row per lesion, and means.
 
 
 rule score_cases:
@@ -9,6 +9,7 @@ rule score_cases:
     output:
         table="<results>/round-{round}/scores/{variant}/seed-{seed}/{shard}.tsv",
         scores="<results>/round-{round}/scores/{variant}/seed-{seed}/{shard}.scores.tsv",
+        lesions="<results>/round-{round}/scores/{variant}/seed-{seed}/{shard}.lesions.tsv",
     log:
         text="<logs>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.log",
         problems="<logs>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.problems.tsv",
@@ -24,6 +25,7 @@ rule score_cases:
     params:
         version=VERSIONS["score"],
         profile=settings.evaluation.profile,
+        overlap=settings.evaluation.lesion_overlap,
         tables=run.tables_digest(),
     script:
         "../scripts/score_cases.py"
@@ -36,8 +38,13 @@ rule summarise_scores:
             "<results>/round-{{round}}/scores/{{variant}}/seed-{{seed}}/{shard}.scores.tsv",
             shard=run.evaluation_shards,
         ),
+        lesions=expand(
+            "<results>/round-{{round}}/scores/{{variant}}/seed-{{seed}}/{shard}.lesions.tsv",
+            shard=run.evaluation_shards,
+        ),
     output:
         cases="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/cases.csv",
+        lesions="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/lesions.csv",
         summary="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/summary.json",
     log:
         text="<logs>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.log",
@@ -55,5 +62,8 @@ rule summarise_scores:
         runtime=30,
     params:
         profile=settings.evaluation.profile,
+        samples=settings.evaluation.samples,
+        overlap=settings.evaluation.lesion_overlap,
+        sizes_mm=settings.evaluation.lesion_sizes_mm,
     script:
         "../scripts/summarise_scores.py"

@@ -155,6 +155,7 @@ rule score_teacher:
         ),
     output:
         cases=f"<results>/teacher/seed-{settings.teacher.seed}/scores/cases.csv",
+        lesions=f"<results>/teacher/seed-{settings.teacher.seed}/scores/lesions.csv",
         summary=f"<results>/teacher/seed-{settings.teacher.seed}/scores/summary.json",
     log:
         text="<logs>/score_teacher.log",
@@ -171,5 +172,8 @@ rule score_teacher:
     params:
         version=VERSIONS["score"],
         profile=settings.evaluation.profile,
+        samples=settings.evaluation.samples,
+        overlap=settings.evaluation.lesion_overlap,
+        sizes_mm=settings.evaluation.lesion_sizes_mm,
     script:
         "../scripts/score_teacher.py"

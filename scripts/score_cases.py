@@ -12,4 +12,5 @@ with job(snakemake):
         shard_output(snakemake),
         labels_file=snakemake.config["labels"],
         profile=snakemake.params.profile,
+        overlap=snakemake.params.overlap,
     )

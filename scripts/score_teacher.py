@@ -14,5 +14,8 @@ with job(snakemake):
         ShardReader(files.predictions, files.prediction_folders),
         labels_file=snakemake.config["labels"],
         profile=snakemake.params.profile,
+        samples=snakemake.params.samples,
+        overlap=snakemake.params.overlap,
+        sizes_mm=snakemake.params.sizes_mm,
         folder=Path(snakemake.output.summary).parent,
     )

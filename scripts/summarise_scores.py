@@ -9,8 +9,12 @@ with job(snakemake):
     summarise_scores(
         snakemake.input.manifest,
         snakemake.input.scores,
+        snakemake.input.lesions,
         snakemake.wildcards.split,
         labels_file=snakemake.config["labels"],
         profile=snakemake.params.profile,
+        samples=snakemake.params.samples,
+        overlap=snakemake.params.overlap,
+        sizes_mm=snakemake.params.sizes_mm,
         folder=Path(snakemake.output.summary).parent,
     )

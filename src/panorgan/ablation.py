@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from panorgan.bootstrap import COVERAGE, draw, interval
 from panorgan.labels import Labels
 from panorgan.metrics import BOTH_EMPTY, FALSE_POSITIVE, MISSED, NOT_SCORED, SCORED, Row
 from panorgan.pages import MISSING
@@ -19,7 +20,6 @@ from panorgan.problems import Problem, Problems
 
 BASE = "stage2"
 """The arm that the others are compared with: the method itself."""
-COVERAGE = 0.95
 
 LEARNS_FROM = {
     "partial": "partial labels as they are: what nobody annotated is background",
@@ -157,17 +157,16 @@ def compare(
     bears = ~np.isnan(values[0, :, 0])
     values = np.nan_to_num(values)
     rng = np.random.default_rng(seed)
-    of_cases = rng.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=samples)
-    of_seeds = rng.multinomial(count, np.full(count, 1 / count), size=samples)
+    of_cases, of_seeds = draw(rng, len(cases), samples), draw(rng, count, samples)
     once, each = np.ones((1, len(cases))), np.eye(count)
     by_seed = _means(values, bears, np.repeat(once, count, 0), each)
     mean = _means(values, bears, once, np.ones((1, count)))[..., 0]
     drawn = _means(values, bears, of_cases, of_seeds)
-    low, high = _interval(drawn)
+    low, high = interval(drawn)
     base = list(arms).index(BASE) if BASE in arms else None
     if base is not None:
         difference = mean - mean[base]
-        difference_low, difference_high = _interval(drawn - drawn[base])
+        difference_low, difference_high = interval(drawn - drawn[base])
     found: dict[str, Any] = {}
     for a, arm in enumerate(arms):
         found[arm] = {}
@@ -235,15 +234,6 @@ def _means(
     weights = (bears @ of_cases.T) * of_seeds.sum(axis=1)
     with np.errstate(invalid="ignore"):
         return sums / np.where(weights == 0, np.nan, weights)
-
-
-def _interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Percentiles over the last axis, without samples that drew no case of the measure."""
-    tail = 50 * (1 - COVERAGE)
-    out = np.full((2, *drawn.shape[:-1]), np.nan)
-    some = ~np.isnan(drawn).all(axis=-1)
-    out[:, some] = np.nanpercentile(drawn[some], [tail, 100 - tail], axis=-1)
-    return out[0], out[1]
 
 
 def _number(value: float) -> float | None:

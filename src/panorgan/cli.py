@@ -138,9 +138,39 @@ def _parser() -> argparse.ArgumentParser:
         "--profile",
         default="flare23-2023",
         choices=["flare23-2023", "flare23-2024", "corrected"],
-        help="rules of the challenge in 2023, since 2024, or without their quirks",
+        help="rules of the challenge in 2023, since 2024, or without their quirks (default: "
+        "%(default)s)",
+    )
+    evaluate.add_argument(
+        "--annotated",
+        default="all",
+        metavar="CLASSES",
+        help="classes that the references know, by name or value, such as 1,spleen; or a case "
+        "table, TABLE.tsv; others are not scored (default: all)",
     )
     evaluate.set_defaults(command=_evaluate)
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare two scored runs case by case",
+        description="Compare two scored runs case by case: what got better or worse from A to B.",
+    )
+    for name in "ab":
+        compare.add_argument(
+            name,
+            metavar=name.upper(),
+            type=Path,
+            help="a folder that panorgan evaluate or the workflow wrote, or its cases.csv",
+        )
+    compare.add_argument(
+        "-o", "--output", type=Path, help="a new folder for classes.tsv, cases.tsv, comparison.json"
+    )
+    compare.add_argument(
+        "--profile",
+        choices=["flare23-2023", "flare23-2024", "corrected"],
+        help="compare the scores by these rules (default: those by which both were scored)",
+    )
+    compare.set_defaults(command=_compare)
 
     describe = commands.add_parser("describe", help="what a model or a recipe is, as JSON")
     what = describe.add_mutually_exclusive_group(required=True)
@@ -269,15 +299,32 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from panorgan.metrics import evaluate_folders, write_scores
+    from panorgan.evaluation import evaluate_folders, summary_lines
 
     if options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
-    rows, summary = evaluate_folders(
-        options.predictions, options.references, load_labels(), options.profile
+    labels = load_labels()
+    found = evaluate_folders(
+        options.predictions, options.references, labels, options.profile, options.annotated
     )
-    write_scores(rows, summary, options.output)
-    print(f"{options.output}: cases.csv and summary.json of {summary['cases']} cases")
+    found.write(options.output)
+    print("\n".join([*found.notes, *summary_lines(found.summary, labels), ""]))
+    cases = found.summary["cases"]
+    print(f"{options.output}: cases.csv, lesions.csv and summary.json of {cases} cases")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from panorgan.comparison import compare_paths, comparison_text, write_comparison
+
+    if options.output and options.output.exists():
+        raise Problems.one("exists already", "name another with -o", file=options.output)
+    comparison, cases = compare_paths(options.a, options.b, load_labels(), options.profile)
+    if options.output:
+        write_comparison(comparison, cases, options.output)
+    print(comparison_text(comparison))
+    if options.output:
+        print(f"\n{options.output}: classes.tsv, cases.tsv, comparison.json")
     return 0
 
 

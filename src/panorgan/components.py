@@ -234,7 +234,7 @@ def component_rows(
             "hu_sd": round(float(deviations[at]), 2),
             "organ": "",
             "distance_mm": "",
-            "centre_mm": _centre(piece, grid),
+            "centre_mm": centre_mm(piece.centroid, grid),
             "box_zyx": " ".join(map(str, piece.box)),
             "at_border": "yes" if _at_border(piece, grid) else "no",
             "hit_ml": "",
@@ -243,9 +243,9 @@ def component_rows(
     ]
 
 
-def _centre(piece: Piece, grid: Grid) -> str:
-    """RAS mm."""
-    place = grid.affine[:3, :3] @ piece.centroid[::-1] + grid.origin
+def centre_mm(centroid: tuple[float, float, float], grid: Grid) -> str:
+    """Where an index (z, y, x) lies in the patient: RAS in mm, for tables."""
+    place = grid.affine[:3, :3] @ centroid[::-1] + grid.origin
     return " ".join(f"{round(mm, 2) + 0.0:.2f}" for mm in place.tolist())  # no -0.00
 
 

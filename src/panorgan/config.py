@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from panorgan.problems import Problem, Problems
 
@@ -348,6 +355,22 @@ class Evaluation(Section):
     profile: Literal["flare23-2023", "flare23-2024", "corrected"] = Field(
         "flare23-2023", description="rules of DSC and NSD"
     )
+    samples: Positive = Field(2000, description="bootstrap samples of cases, for the intervals")
+    lesion_overlap: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1,
+        description="share of a lesion's voxels that the other side must call tumour, for the "
+        "lesion to count as found, or as true",
+    )
+    lesion_sizes_mm: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
+        [10.0, 20.0, 50.0], description="bounds of the groups of lesions by diameter, ascending"
+    )
+
+    @field_validator("lesion_sizes_mm")
+    @classmethod
+    def _ascending(cls, sizes: list[float]) -> list[float]:
+        if sorted(set(sizes)) != sizes:
+            raise ValueError("bounds must ascend")
+        return sizes
 
 
 class Ablation(Section):

@@ -24,14 +24,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from panorgan.labels import Labels, config_folder
+from panorgan.annotations import Annotations, Known
+from panorgan.labels import Labels
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN
 from panorgan.problems import Problem, Problems
 from panorgan.volumes import Volume, VolumeError, read_label, write_label
@@ -580,10 +581,6 @@ class FusedCase:
     outside_ml: float
 
 
-Known = tuple[dict[int, str], Collection[int] | None]
-"""The states of a case's classes, and where annotators looked for tumours."""
-
-
 @dataclass(frozen=True)
 class _Job:
     """One case of `fuse_paths`: what to read, what is known, where label and source map go."""
@@ -591,7 +588,7 @@ class _Job:
     case: str
     inputs: dict[str, Path]
     given: dict[str, Path]
-    annotations: "_Annotations"
+    annotations: Annotations
     order: str
     targets: list[Path]
 
@@ -647,7 +644,7 @@ def fuse_paths(
     targets = {"-o": Path(out)}
     if source_map is not None:
         targets["--source-map"] = Path(source_map)
-    annotations = _Annotations(annotated, "partial" in given, labels)
+    annotations = _annotations(annotated, "partial" in given, labels)
     value = _tumour_value(tumour_value, labels)
     if ORDERS[order].inside_organs and not {"partial", "organs"} & set(given):
         cause = f"--order {order} needs to know where organs are"
@@ -679,56 +676,15 @@ def fuse_paths(
     return done
 
 
-class _Annotations:
-    """What is known of each case: ``--annotated``, a list of classes or a case table."""
-
-    def __init__(self, text: str, has_partial: bool, labels: Labels):
-        self.labels = labels
-        self.table = Path(text) if text.strip().endswith(".tsv") else None
-        if self.table:
-            from panorgan.cases import read_cases
-            from panorgan.manifest import load_sources
-
-            self.cases = {case.case: case for case in read_cases(self.table, labels)}
-            self.sources = load_sources(config_folder() / "sources.yaml", labels)
-            listed = bool(self.cases)
-        else:
-            try:
-                self.classes = {label.value for label in labels.parse(text)}
-            except ValueError as error:
-                raise Problems.one(f"--annotated: {error}", "mend the list") from None
-            listed = bool(self.classes)
-        if has_partial and not listed:
-            cause = "--partial without --annotated: no class of it would be used"
-            cure = "say which classes are annotated, such as --annotated liver,1,3"
-            raise Problems.one(cause, cure)
-        if listed and not has_partial:
-            raise Problems.one("--annotated without --partial", "give both or neither")
-
-    def of(self, case: str, partial: Path | None, array: np.ndarray | None = None) -> Known:
-        """What is known of a case with some partial label.
-
-        Before that is read each class is taken to occur: what is unknown then is so in any case.
-        """
-        if self.table and case not in self.cases:
-            cause = f"has no line in {self.table}"
-            raise Problems.one(cause, "add one, or remove its files", case=case, file=partial or "")
-        if partial is None:
-            return dict.fromkeys(self.labels.values, UNKNOWN), None
-        if not self.table:
-            states = dict.fromkeys(self.labels.values, UNKNOWN)
-            return states | dict.fromkeys(self.classes, ANNOTATED), None
-        from panorgan.manifest import class_states
-
-        occur = dict.fromkeys(self.labels.values if array is None else _values_in(array), 1)
-        row = replace(self.cases[case], label=str(partial))
-        return class_states(row, occur, 1.0, self.sources, self.labels, 0.0)[:2]
-
-
-def _values_in(array: np.ndarray) -> list[int]:
-    occurs = np.zeros(256, np.bool_)
-    occurs[array.reshape(-1)] = True
-    return np.flatnonzero(occurs).tolist()
+def _annotations(text: str, has_partial: bool, labels: Labels) -> Annotations:
+    annotations = Annotations(text, labels)
+    if has_partial and not annotations.listed:
+        cause = "--partial without --annotated: no class of it would be used"
+        cure = "say which classes are annotated, such as --annotated liver,1,3"
+        raise Problems.one(cause, cure)
+    if annotations.listed and not has_partial:
+        raise Problems.one("--annotated without --partial", "give both or neither")
+    return annotations
 
 
 def _tumour_value(text: int | str, labels: Labels) -> int:
@@ -747,7 +703,7 @@ def _tumour_value(text: int | str, labels: Labels) -> int:
 
 
 def _jobs(
-    given: dict[str, Path], targets: dict[str, Path], annotations: _Annotations, order: str
+    given: dict[str, Path], targets: dict[str, Path], annotations: Annotations, order: str
 ) -> list[_Job]:
     in_folders = _are_folders(given)
     cases = _pair(given) if in_folders else {_case_of(next(iter(given.values()))): given}

@@ -5,11 +5,13 @@ looks at its 2x2x2 neighbours, whose pattern is a code of 8 bits; all codes but 
 eight" are surface elements, with the area of the marching-cubes triangles of that code. Whatever
 lies beyond the array is outside of the mask.
 
-Masks and surfaces are rows of bits here, 64 corners in a word, and the kernels only count, in
-integers: how many elements there are of each code, and of how many the other surface is near.
-Areas come last. One thread; importing this module loads or compiles the kernels.
+Masks and surfaces are rows of bits here, 64 corners in a word. For DSC and NSD the kernels only
+count, in integers: how many elements there are of each code, and of how many the other surface is
+near; areas come last. HD95 needs the distance of every element, which is looked for outwards from
+it. One thread; importing this module loads or compiles the kernels.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
 
@@ -30,6 +32,10 @@ LAST, BYTE = np.uint64(63), np.uint64(0xFF)
 WORDS = types.Array(types.uint64, 3, "C", readonly=True, aligned=False)
 COUNTS = types.Array(types.int64, 2, "C")
 ELEMENTS = types.Array(types.int64, 3, "C")
+BITS = types.Array(types.uint64, 4, "C")
+
+HD_SHARE = 0.95
+"""Share of a surface's area that the Hausdorff distance looks at: HD95."""
 
 
 def as_words(labels: np.ndarray) -> np.ndarray:
@@ -152,7 +158,7 @@ def _is_near(surface, z, y, x, reach):
     return False
 
 
-# Patterns of the 2x2x2 neighbours (bits of a code, see `compare`) and their marching-cubes
+# Patterns of the 2x2x2 neighbours (bits of a code, see `count_elements`) and their marching-cubes
 # triangles as area vectors along z, y and x in eighths of a voxel's faces, signs left out. All
 # other codes are mirror images, rotations or complements of these; facts from the tables of
 # DeepMind's surface-distance.
@@ -231,12 +237,12 @@ def reach_of(
 
 
 @kernel(
-    types.Tuple((types.Array(types.int64, 1, "C"), ELEMENTS))(
-        WORDS, WORDS, types.int64, types.Array(types.int64, 1, "C"), COUNTS
+    types.Tuple((BITS, BITS))(
+        WORDS, WORDS, types.int64, types.Array(types.int64, 1, "C", readonly=True)
     )
 )
-def compare(prediction, reference, value, box, reach):
-    """Count voxels and surface elements of one class in two label maps.
+def outline(prediction, reference, value, box):
+    """The masks of one class in two label maps, and their surfaces.
 
     Parameters
     ----------
@@ -247,24 +253,20 @@ def compare(prediction, reference, value, box, reach):
     box
         int64 z0, z1, y0, y1, x0, x1, half-open, at least as large as the class in y and x; slices
         outside do not count.
-    reach
-        From `reach_of`.
 
     Returns
     -------
-    voxels
-        int64 (3,): in the prediction, in the reference, in both.
-    elements
-        int64 (2, 2, 256): of the prediction's and the reference's surface, all elements and those
-        that are within reach of the other surface, by code. Bit 4·dz + 2·dy + dx of a code is
-        set if voxel (z - 1 + dz, y - 1 + dy, x - 1 + dx) belongs to the class.
+    masks
+        uint64 (2, z + 2, y + 2, w + 1): bits of the voxels of the prediction and the reference,
+        with an empty slice and row on either side and an empty word before each row.
+    surfaces
+        uint64 (2, z + 1, y + 1, w): bits of the corners that are surface elements.
     """
     z0, y0 = box[0], box[2]
     depth, height = box[1] - z0, box[3] - y0
     i0, i1 = box[4] >> 3, (box[5] + 7) >> 3
     width = ((i1 - i0) >> 3) + 1  # words in a row; the last corner may need one more
     pattern = np.uint64(value) * ONES
-    # One empty slice and row on either side, one empty word before each row.
     masks = np.zeros((2, depth + 2, height + 2, width + 1), np.uint64)
     for z in range(depth):
         for y in range(height):
@@ -274,14 +276,6 @@ def compare(prediction, reference, value, box, reach):
                 masks[0, z + 1, y + 1, w] |= bits << shift
                 bits = _bits_of(reference[z0 + z, y0 + y, i], pattern)
                 masks[1, z + 1, y + 1, w] |= bits << shift
-
-    voxels = np.zeros(3, np.int64)
-    for z in range(1, depth + 1):
-        for y in range(1, height + 1):
-            for w in range(1, width + 1):
-                voxels[0] += _ones_in(masks[0, z, y, w])
-                voxels[1] += _ones_in(masks[1, z, y, w])
-                voxels[2] += _ones_in(masks[0, z, y, w] & masks[1, z, y, w])
 
     surfaces = np.zeros((2, depth + 1, height + 1, width), np.uint64)
     for m in range(2):
@@ -297,62 +291,309 @@ def compare(prediction, reference, value, box, reach):
                     full = all_here & ((all_here << ONE) | (all_before >> LAST))
                     surfaces[m, z, y, w - 1] = some & ~full
                     any_before, all_before = any_here, all_here
+    return masks, surfaces
 
+
+@kernel(types.Array(types.int64, 1, "C")(BITS))
+def count_voxels(masks):
+    """Voxels of `outline`'s masks, int64 (3,): in the prediction, in the reference, in both."""
+    voxels = np.zeros(3, np.int64)
+    for z in range(1, masks.shape[1] - 1):
+        for y in range(1, masks.shape[2] - 1):
+            for w in range(1, masks.shape[3]):
+                voxels[0] += _ones_in(masks[0, z, y, w])
+                voxels[1] += _ones_in(masks[1, z, y, w])
+                voxels[2] += _ones_in(masks[0, z, y, w] & masks[1, z, y, w])
+    return voxels
+
+
+@numba.njit
+def _trailing_zeros(word):
+    """The place of the lowest bit that is set."""
+    return _ones_in((word & (~word + ONE)) - ONE)
+
+
+@numba.njit
+def _around(masks, m, z, y, w):
+    """The words of a mask that hold the eight neighbours of a word's corners, in a code's order."""
+    a, b = masks[m, z, y], masks[m, z, y + 1]
+    c, d = masks[m, z + 1, y], masks[m, z + 1, y + 1]
+    return (
+        _shifted(a, w + 1),
+        a[w + 1],
+        _shifted(b, w + 1),
+        b[w + 1],
+        _shifted(c, w + 1),
+        c[w + 1],
+        _shifted(d, w + 1),
+        d[w + 1],
+    )
+
+
+@numba.njit
+def _code(around, k):
+    """The code of corner k of a word; see `count_elements`."""
+    return np.int64(
+        ((around[0] >> k) & ONE)
+        | (((around[1] >> k) & ONE) << np.uint64(1))
+        | (((around[2] >> k) & ONE) << np.uint64(2))
+        | (((around[3] >> k) & ONE) << np.uint64(3))
+        | (((around[4] >> k) & ONE) << np.uint64(4))
+        | (((around[5] >> k) & ONE) << np.uint64(5))
+        | (((around[6] >> k) & ONE) << np.uint64(6))
+        | (((around[7] >> k) & ONE) << np.uint64(7))
+    )
+
+
+@kernel(ELEMENTS(BITS, BITS, COUNTS))
+def count_elements(masks, surfaces, reach):
+    """Count surface elements by code.
+
+    Parameters
+    ----------
+    masks, surfaces
+        From `outline`.
+    reach
+        From `reach_of`.
+
+    Returns
+    -------
+    int64 (2, 2, 256)
+        Of the prediction's and the reference's surface, all elements and those that are within
+        reach of the other surface, by code. Bit 4·dz + 2·dy + dx of a code is set if voxel
+        (z - 1 + dz, y - 1 + dy, x - 1 + dx) belongs to the class.
+    """
     elements = np.zeros((2, 2, 256), np.int64)
     for m in range(2):
-        for z in range(depth + 1):
-            for y in range(height + 1):
-                a, b = masks[m, z, y], masks[m, z, y + 1]
-                c, d = masks[m, z + 1, y], masks[m, z + 1, y + 1]
-                for w in range(width):
+        for z in range(surfaces.shape[1]):
+            for y in range(surfaces.shape[2]):
+                for w in range(surfaces.shape[3]):
                     left = surfaces[m, z, y, w]
                     if left == ZERO:
                         continue
                     common = surfaces[1 - m, z, y, w]
-                    a0, a1 = _shifted(a, w + 1), a[w + 1]
-                    b0, b1 = _shifted(b, w + 1), b[w + 1]
-                    c0, c1 = _shifted(c, w + 1), c[w + 1]
-                    d0, d1 = _shifted(d, w + 1), d[w + 1]
+                    around = _around(masks, m, z, y, w)
                     while left:
-                        lowest = left & (~left + ONE)
-                        k = np.uint64(_ones_in(lowest - ONE))
+                        k = _trailing_zeros(left)
+                        lowest = ONE << np.uint64(k)
                         left ^= lowest
-                        code = np.int64(
-                            ((a0 >> k) & ONE)
-                            | (((a1 >> k) & ONE) << np.uint64(1))
-                            | (((b0 >> k) & ONE) << np.uint64(2))
-                            | (((b1 >> k) & ONE) << np.uint64(3))
-                            | (((c0 >> k) & ONE) << np.uint64(4))
-                            | (((c1 >> k) & ONE) << np.uint64(5))
-                            | (((d0 >> k) & ONE) << np.uint64(6))
-                            | (((d1 >> k) & ONE) << np.uint64(7))
-                        )
+                        code = _code(around, np.uint64(k))
                         elements[m, 0, code] += 1
-                        if common & lowest or _is_near(
-                            surfaces[1 - m], z, y, 64 * w + np.int64(k), reach
-                        ):
+                        if common & lowest or _is_near(surfaces[1 - m], z, y, 64 * w + k, reach):
                             elements[m, 1, code] += 1
-    return voxels, elements
+    return elements
 
 
-def dsc_and_nsd(
+@numba.njit
+def _leading_zeros(word):
+    """How many bits above the highest that is set are not."""
+    for shift in (1, 2, 4, 8, 16, 32):
+        word |= word >> np.uint64(shift)
+    return 64 - _ones_in(word)
+
+
+@numba.njit
+def _nearest_in_row(row, x, limit):
+    """Distance along a row from corner x to the nearest element, `limit` if none is nearer."""
+    w, k = x >> 6, np.uint64(x & 63)
+    here = row[w] >> k
+    if here:
+        limit = min(limit, _trailing_zeros(here))
+    else:
+        at = w + 1
+        while at < len(row) and 64 * at - x < limit:
+            if row[at]:
+                limit = min(limit, 64 * at + _trailing_zeros(row[at]) - x)
+                break
+            at += 1
+    here = row[w] << (LAST - k)
+    if here:
+        return min(limit, _leading_zeros(here))
+    at = w - 1
+    while at >= 0 and x - (64 * at + 63) < limit:
+        if row[at]:
+            return min(limit, x - (64 * at + 63 - _leading_zeros(row[at])))
+        at -= 1
+    return limit
+
+
+@numba.njit
+def _rows_of(surface):
+    """First and last row with elements of every slice, -1 and -1 of an empty one: int64 (z, 2)."""
+    rows = np.full((surface.shape[0], 2), -1, np.int64)
+    for z in range(surface.shape[0]):
+        for y in range(surface.shape[1]):
+            if surface[z, y].any():
+                if rows[z, 0] < 0:
+                    rows[z, 0] = y
+                rows[z, 1] = y
+    return rows
+
+
+@numba.njit
+def _nearest(surface, rows, z, y, x, spacing):
+    """Distance in mm from corner (z, y, x) to the nearest element of a surface that has some."""
+    depth, _, width = surface.shape
+    far = 64 * width
+    best = np.inf
+    for dz in range(depth):
+        from_z = (dz * spacing[0]) ** 2
+        if from_z >= best:
+            break
+        for sign_z in range(-1, 2 if dz else 0, 2):
+            other_z = z + sign_z * dz
+            if other_z < 0 or other_z >= depth or rows[other_z, 0] < 0:
+                continue
+            first, last = rows[other_z]
+            for dy in range(max(first - y, y - last, 0), max(y - first, last - y) + 1):
+                from_y = (dy * spacing[1]) ** 2 + from_z
+                if from_y >= best:
+                    break
+                for sign_y in range(-1, 2 if dy else 0, 2):
+                    other_y = y + sign_y * dy
+                    if other_y < first or other_y > last:
+                        continue
+                    limit = far
+                    if best < np.inf:
+                        limit = min(far, int(np.sqrt(best - from_y) / spacing[2]) + 1)
+                    dx = _nearest_in_row(surface[other_z, other_y], x, limit)
+                    if dx < far:
+                        best = min(best, (dx * spacing[2]) ** 2 + from_y)
+    return np.sqrt(best)
+
+
+@kernel(
+    types.Tuple((types.Array(types.float64, 1, "C"), types.Array(types.float64, 1, "C")))(
+        BITS,
+        BITS,
+        types.int64,
+        types.Array(types.float64, 1, "C"),
+        types.Array(types.float64, 1, "C"),
+    )
+)
+def measure_elements(masks, surfaces, m, areas, spacing):
+    """Areas and distances of the surface elements of one mask that the other does not share.
+
+    Parameters
+    ----------
+    masks, surfaces
+        From `outline`; the other surface has an element.
+    m
+        0: from the prediction to the reference; 1: the other way.
+    areas
+        From `areas_of`.
+    spacing
+        mm (z, y, x).
+
+    Returns
+    -------
+    areas
+        float64 (n + 1,) in mm²; the last is the sum of those that both surfaces share.
+    distances
+        float64 (n,) in mm to the nearest element of the other surface.
+    """
+    count = 0
+    for z in range(surfaces.shape[1]):
+        for y in range(surfaces.shape[2]):
+            for w in range(surfaces.shape[3]):
+                count += _ones_in(surfaces[m, z, y, w] & ~surfaces[1 - m, z, y, w])
+    found, distances = np.zeros(count + 1), np.empty(count)
+    rows = _rows_of(surfaces[1 - m])
+    at = 0
+    for z in range(surfaces.shape[1]):
+        for y in range(surfaces.shape[2]):
+            for w in range(surfaces.shape[3]):
+                left = surfaces[m, z, y, w]
+                if left == ZERO:
+                    continue
+                common = surfaces[1 - m, z, y, w]
+                around = _around(masks, m, z, y, w)
+                while left:
+                    k = _trailing_zeros(left)
+                    lowest = ONE << np.uint64(k)
+                    left ^= lowest
+                    area = areas[_code(around, np.uint64(k))]
+                    if common & lowest:
+                        found[count] += area
+                        continue
+                    found[at] = area
+                    distances[at] = _nearest(surfaces[1 - m], rows, z, y, 64 * w + k, spacing)
+                    at += 1
+    return found, distances
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One class of two label maps, compared; see `compare`.
+
+    Attributes
+    ----------
+    dsc
+        Unrounded.
+    nsd
+        Unrounded.
+    hd95_mm
+        None where it was not asked for, or one of the surfaces is empty.
+    """
+
+    dsc: float
+    nsd: float
+    hd95_mm: float | None
+
+
+def compare(
     prediction: np.ndarray,
     reference: np.ndarray,
     value: int,
     box: np.ndarray,
     tolerance: float,
     spacing: tuple[float, float, float],
-) -> tuple[float, float]:
-    """Unrounded DSC and NSD of a class.
+    *,
+    with_hd95: bool = True,
+) -> Comparison:
+    """DSC, NSD and HD95 of a class.
+
+    HD95 is that of DeepMind's surface-distance: the larger of the two distances within which 95 %
+    of a surface's area lies from the other surface.
 
     Parameters
     ----------
     prediction, reference, value, box
-        See `compare`; one of the masks must not be empty in the box.
+        See `outline`; one of the masks must not be empty in the box.
     tolerance, spacing
         In mm; spacing along z, y, x.
+    with_hd95
+        Whether to measure HD95, which takes longer than all else.
     """
     reach = reach_of(tolerance, spacing, box[1::2] - box[::2])
-    voxels, elements = compare(prediction, reference, value, box, reach)
-    total, near = (elements @ areas_of(spacing)).sum(axis=0)
-    return 2 * voxels[2] / (voxels[0] + voxels[1]), near / total
+    areas = areas_of(spacing)
+    masks, surfaces = outline(prediction, reference, value, box)
+    voxels = count_voxels(masks)
+    elements = count_elements(masks, surfaces, reach)
+    total, near = (elements @ areas).sum(axis=0)
+    hd95 = None
+    if with_hd95 and voxels[0] and voxels[1]:
+        steps = np.array(spacing)
+        hd95 = max(
+            _percentile(*measure_elements(masks, surfaces, m, areas, steps)) for m in range(2)
+        )
+    return Comparison(2 * voxels[2] / (voxels[0] + voxels[1]), near / total, hd95)
+
+
+def _percentile(areas: np.ndarray, distances: np.ndarray) -> float:
+    """The smallest distance within which `HD_SHARE` of the area lies; see `measure_elements`."""
+    # Ties: so near to the share, sums in another order would decide.
+    wanted = HD_SHARE * areas.sum() * (1 - 1e-12) - areas[-1]
+    if wanted <= 0:
+        return 0.0
+    # Only the bin in which the share is reached has to be sorted.
+    step = distances.max() / len(distances) or 1.0
+    bins = (distances / step).astype(np.int64)
+    sums = np.cumsum(np.bincount(bins, areas[:-1]))
+    critical = min(int(np.searchsorted(sums, wanted)), len(sums) - 1)
+    inside = bins == critical
+    before = sums[critical - 1] if critical else 0.0
+    order = np.argsort(distances[inside], kind="stable")
+    sums = before + np.cumsum(areas[:-1][inside][order])
+    at = min(int(np.searchsorted(sums, wanted)), len(order) - 1)
+    return float(distances[inside][order[at]])

@@ -129,7 +129,7 @@ first = np.zeros((3, 4, 5), np.uint8)
 first[1, 1:3, 1:4] = 1
 words = [surface.as_words(labels) for labels in (first, np.roll(first, 1, 2))]
 assert surface.extents(words[0])[1].tolist() == [6, 1, 2, 1, 3, 1, 4]
-print(surface.dsc_and_nsd(*words, 1, np.array([0, 3, 0, 4, 0, 5]), 1.0, (1.0, 1.0, 1.0)))
+print(surface.compare(*words, 1, np.array([0, 3, 0, 4, 0, 5]), 1.0, (1.0, 1.0, 1.0)))
 """
 
 

@@ -1,4 +1,4 @@
-"""DSC and NSD: worked out by hand, against the surface-distance package, and from folders."""
+"""DSC, NSD and HD95: worked out by hand and against the surface-distance package."""
 
 import json
 import subprocess
@@ -15,16 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from panorgan import metrics, surface
 from panorgan.labels import load_labels
-from panorgan.metrics import (
-    PROFILES,
-    evaluate_folders,
-    read_scores,
-    score_case,
-    summarise,
-    write_scores,
-)
-from panorgan.problems import Problems
-from panorgan.volumes import new_volume, write_label
+from panorgan.metrics import PROFILES, score_case, summarise
 
 LABELS = load_labels()
 LIVER, AORTA, TUMOUR = 1, 5, 14
@@ -57,7 +48,20 @@ def exact(prediction, reference, tolerance, spacing):
     """Unrounded DSC and NSD of two masks."""
     box = np.array([0, prediction.shape[0], 0, prediction.shape[1], 0, prediction.shape[2]])
     words = surface.as_words(prediction), surface.as_words(reference)
-    return surface.dsc_and_nsd(*words, 1, box, tolerance, spacing)
+    found = surface.compare(*words, 1, box, tolerance, spacing)
+    return found.dsc, found.nsd
+
+
+def hd95(prediction, reference, spacing):
+    box = np.array([0, prediction.shape[0], 0, prediction.shape[1], 0, prediction.shape[2]])
+    words = surface.as_words(prediction), surface.as_words(reference)
+    return surface.compare(*words, 1, box, 1.0, spacing).hd95_mm
+
+
+def package_hd95(prediction, reference, spacing, share=95.0):
+    pred, ref = (np.ascontiguousarray(mask.T.astype(bool)) for mask in (prediction, reference))
+    distances = package.compute_surface_distances(ref, pred, spacing[::-1])
+    return package.compute_robust_hausdorff(distances, share)
 
 
 def package_scores(prediction, reference, tolerance, spacing):
@@ -114,7 +118,7 @@ def test_area_of_one_voxel_and_of_a_box():
         words = surface.as_words(mask)
         box = np.array([0, mask.shape[0], 0, mask.shape[1], 0, mask.shape[2]])
         reach = surface.reach_of(1, spacing, mask.shape)
-        _, elements = surface.compare(words, words, 1, box, reach)
+        elements = surface.count_elements(*surface.outline(words, words, 1, box), reach)
         assert (elements[:, 0] == elements[:, 1]).all()  # equal surfaces: all within reach
         assert (elements[0] == elements[1]).all()
         return elements[0, 0] @ surface.areas_of(spacing)
@@ -278,26 +282,14 @@ def test_rows_volumes_and_unknown_classes():
     prediction = volume((4, 4, 4), (LIVER, np.s_[0, 0, :2]), (TUMOUR, np.s_[1, 1, 1]))
     classes = [LABELS.by_value(LIVER), LABELS.tumour]
     rows = score_case(prediction, reference, (5, 10, 10), classes, "corrected", unknown=[TUMOUR])
-    assert rows == [
-        {
-            "value": 1,
-            "name": "liver",
-            "dsc": 0.8,
-            "nsd": rows[0]["nsd"],
-            "ref_ml": 1.5,
-            "pred_ml": 1.0,
-            "status": "scored",
-        },
-        {
-            "value": 14,
-            "name": "tumour",
-            "dsc": None,
-            "nsd": None,
-            "ref_ml": None,
-            "pred_ml": 0.5,
-            "status": "not_scored",
-        },
-    ]
+    liver, tumour = rows
+    assert list(liver) == list(metrics.SCORES)
+    assert (liver["value"], liver["name"], liver["status"]) == (1, "liver", "scored")
+    assert (liver["ref_ml"], liver["pred_ml"]) == (1.5, 1.0)
+    assert liver["dsc"] == liver["dsc_corrected"] == liver["dsc_flare23-2023"] == 0.8
+    assert (tumour["status"], tumour["pred_ml"]) == ("not_scored", 0.5)
+    others = set(metrics.DECIMALS) - {"pred_ml"}
+    assert {key: tumour[key] for key in others} == dict.fromkeys(others)
     everything = score_case(prediction, reference, (5, 10, 10), LABELS, "corrected")
     assert [row["value"] for row in everything] == list(LABELS.values)
 
@@ -308,6 +300,68 @@ def test_other_shapes_and_profiles_are_refused():
         score_case(labels, labels[:, :, :3], UNIT, LABELS, "corrected")
     with pytest.raises(KeyError, match="flare22"):
         score_case(labels, labels, UNIT, LABELS, "flare22")
+
+
+def test_every_profile_is_in_a_row_whichever_was_asked_for():
+    # 10 of 2·60 voxels in common: DSC 1/6, between the floors; cropped, the last slice counts.
+    reference = volume((6, 4, 12), (AORTA, np.s_[1:5, :, :5]), (LIVER, np.s_[1, :3, 6:11]))
+    prediction = volume((6, 4, 12), (AORTA, np.s_[1:4, :, :5]), (LIVER, np.s_[1, 1:, 8:]))
+    rows = {
+        profile: score_case(prediction, reference, UNIT, LABELS, profile) for profile in PROFILES
+    }
+    for profile, own in rows.items():
+        for line, other in zip(own, rows["corrected"], strict=True):
+            assert line["dsc"] == line[f"dsc_{profile}"]
+            assert line["nsd"] == line[f"nsd_{profile}"]
+            columns = [f"{name}_{one}" for one in PROFILES for name in ("dsc", "nsd")]
+            assert [line[key] for key in columns] == [other[key] for key in columns]
+    aorta = rows["corrected"][AORTA - 1]
+    assert aorta["dsc_flare23-2023"] == aorta["dsc_flare23-2024"] == 1.0
+    assert aorta["dsc_corrected"] == pytest.approx(2 * 60 / 140, abs=1e-4)
+
+
+def test_threads_change_nothing():
+    prediction, reference = shifted_boxes()
+    one = score_case(prediction, reference, UNIT, LABELS, "corrected")
+    assert score_case(prediction, reference, UNIT, LABELS, "corrected", threads=2) == one
+
+
+# --- HD95 -------------------------------------------------------------------------------------
+
+
+def test_hd95_by_hand():
+    # Two plates of one voxel's thickness, 10 mm apart: every element is as far from the other.
+    first = volume((9, 20, 20), (1, np.s_[1, 2:18, 2:18]))
+    second = np.roll(first, 5, axis=0)
+    assert hd95(first, second, (2.0, 1.0, 1.0)) == 10.0
+    assert hd95(first, first, (2.0, 1.0, 1.0)) == 0.0
+    # A far voxel is less than 5 % of a plate's surface, but all of its own.
+    with_speck = first.copy()
+    with_speck[8, 0, 0] = 1
+    assert hd95(with_speck, first, (2.0, 1.0, 1.0)) == 0.0
+    speck = volume((9, 20, 20), (1, np.s_[8, 0, 0]))
+    assert hd95(speck, first, (2.0, 1.0, 1.0)) > 14
+
+
+def test_hd95_is_of_the_direction_that_is_worse():
+    small = volume((1, 1, 60), (1, np.s_[0, 0, :2]))
+    large = volume((1, 1, 60), (1, np.s_[0, 0, :50]))
+    # From the small one nearly all of the large one is far; the other way nothing is.
+    assert hd95(small, large, UNIT) == hd95(large, small, UNIT)
+    assert hd95(small, large, UNIT) == package_hd95(small, large, UNIT)
+
+
+def test_hd95_only_where_both_are():
+    there = volume((4, 4, 4), (LIVER, np.s_[1:3, 1:3, 1:3]))
+    none = np.zeros_like(there)
+    for pair in ((there, none), (none, there), (none, none)):
+        assert all(line["hd95_mm"] is None for line in score_case(*pair, UNIT, LABELS, "corrected"))
+    # In the slices that count the prediction is empty.
+    prediction = volume((6, 4, 4), (AORTA, np.s_[0, 1:3, 1:3]))
+    reference = volume((6, 4, 4), (AORTA, np.s_[3:5, 1:3, 1:3]))
+    assert (
+        score_case(prediction, reference, UNIT, LABELS, "corrected")[AORTA - 1]["hd95_mm"] is None
+    )
 
 
 # --- against the surface-distance package ----------------------------------------------------
@@ -335,6 +389,23 @@ def test_parity_with_the_package(pair, steps, tolerance):
     spacing = float32(*steps)
     theirs = package_scores(*pair, tolerance, spacing)
     assert exact(*pair, tolerance, spacing) == pytest.approx(theirs, abs=1e-9)
+
+
+@settings(max_examples=120, deadline=None)
+@given(mask_pairs(), st.tuples(STEPS, STEPS, STEPS))
+def test_hd95_parity_with_the_package(pair, steps):
+    spacing = float32(*steps)
+    # Where the share falls on the end of a distance, the order of a sum decides in the package.
+    theirs = [package_hd95(*pair, spacing, 95.0 + shift) for shift in (-1e-7, 0.0, 1e-7)]
+    assert any(hd95(*pair, spacing) == pytest.approx(one, abs=1e-9) for one in theirs)
+
+
+def test_hd95_of_far_and_scattered_masks():
+    rng = np.random.default_rng(5)
+    for shape, share in (((2, 3, 700), 0.002), ((9, 60, 130), 0.0005), ((12, 30, 64), 0.2)):
+        pair = [(rng.random(shape) < share).astype(np.uint8) for _ in range(2)]
+        spacing = float32(2.5, 0.8, 0.7)
+        assert hd95(*pair, spacing) == pytest.approx(package_hd95(*pair, spacing), abs=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
@@ -415,7 +486,14 @@ def test_any_memory_layout_gives_the_same_and_compiles_nothing_new():
     assert score(frozen, reference, LIVER) == expected
     assert score(np.asfortranarray(prediction), reference, LIVER) == expected
     assert score(unaligned, reference_too, LIVER) == expected
-    assert len(surface.extents.signatures) == len(surface.compare.signatures) == 1
+    kernels = (
+        surface.extents,
+        surface.outline,
+        surface.count_voxels,
+        surface.count_elements,
+        surface.measure_elements,
+    )
+    assert [len(kernel.signatures) for kernel in kernels] == [1] * len(kernels)
 
 
 def test_importing_the_module_loads_no_numba():
@@ -433,10 +511,24 @@ def row(case, value, dsc, nsd, status="scored", ref_ml=1.0, pred_ml=1.0):
         "name": LABELS.by_value(value).name,
         "dsc": dsc,
         "nsd": nsd,
+        "hd95_mm": None,
         "ref_ml": ref_ml,
         "pred_ml": pred_ml,
         "status": status,
+        **{
+            f"{name}_{one}": score
+            for one in PROFILES
+            for name, score in (("dsc", dsc), ("nsd", nsd))
+        },
     }
+
+
+def without_intervals(entry):
+    return {key: value for key, value in entry.items() if not key.endswith("_interval")}
+
+
+def means(entry):
+    return {key: entry[key] for key in ("value", "dsc", "nsd", "cases")}
 
 
 def test_summary_by_hand():
@@ -455,13 +547,20 @@ def test_summary_by_hand():
     summary = summarise(rows, LABELS, "corrected")
     assert summary["profile"] == "corrected"
     assert summary["cases"] == 6
-    assert summary["classes"]["liver"] == {"value": 1, "dsc": 0.85, "nsd": 0.75, "cases": 2}
-    assert summary["classes"]["right_kidney"] == {"value": 2, "dsc": 0.5, "nsd": 0.4, "cases": 1}
-    assert summary["classes"]["spleen"] == {"value": 3, "dsc": None, "nsd": None, "cases": 0}
+    assert means(summary["classes"]["liver"]) == {"value": 1, "dsc": 0.85, "nsd": 0.75, "cases": 2}
+    assert means(summary["classes"]["right_kidney"]) == {
+        "value": 2,
+        "dsc": 0.5,
+        "nsd": 0.4,
+        "cases": 1,
+    }
+    assert means(summary["classes"]["spleen"]) == {"value": 3, "dsc": None, "nsd": None, "cases": 0}
     assert list(summary["classes"]) == list(LABELS.names)
     # (0.85 + 0.5)/2 = 0.675 and (0.75 + 0.4)/2; the tumour: 1.6/5 and 1.5/5.
-    assert summary["organs"] == {"dsc": 0.675, "nsd": 0.575, "classes": 2}
-    assert summary["tumour"] == {
+    assert without_intervals(summary["organs"]) == {"dsc": 0.675, "nsd": 0.575, "classes": 2}
+    tumour = without_intervals(summary["tumour"])
+    tumour["positive"] = without_intervals(tumour["positive"])
+    assert tumour == {
         "dsc": 0.32,
         "nsd": 0.3,
         "cases": 5,
@@ -469,13 +568,53 @@ def test_summary_by_hand():
         "tumour_free": {"cases": 3, "false_positives": 2, "false_positive_ml": 2.75},
     }
     # (0.85 + 0.5 + 0.32)/3 and (0.75 + 0.4 + 0.3)/3.
-    assert summary["all"] == {"dsc": 0.5567, "nsd": 0.4833, "classes": 3}
+    assert without_intervals(summary["all"]) == {"dsc": 0.5567, "nsd": 0.4833, "classes": 3}
+    for profile in PROFILES:  # the rows have the same scores by all
+        for key in ("organs", "tumour", "all"):
+            own = summary["profiles"][profile][key]
+            assert own == {score: summary[key][score] for score in ("dsc", "nsd")}
+    assert summary["lesions"] is None
     json.dumps(summary)
+
+
+def test_volume_errors_and_hd95_by_hand():
+    rows = [
+        row("a", 1, 0.9, 0.8, ref_ml=100.0, pred_ml=110.0) | {"hd95_mm": 2.0},
+        row("b", 1, 0.8, 0.7, ref_ml=100.0, pred_ml=70.0) | {"hd95_mm": 9.0},
+        row("c", 1, 0.0, 0.0, "missed", ref_ml=30.0, pred_ml=0.0),
+        row("d", 1, None, None, "not_scored", ref_ml=None, pred_ml=500.0),
+    ]
+    liver = summarise(rows, LABELS, "corrected")["classes"]["liver"]
+    # (10 - 30 - 30)/3 and (10 + 30 + 30)/3.
+    assert (liver["ml_error"], liver["ml_abs_error"]) == (-16.6667, 23.3333)
+    assert (liver["hd95_mm"], liver["hd95_cases"]) == (5.5, 2)
+
+
+def test_profiles_are_averaged_apart():
+    rows = [row("a", 1, 0.15, 0.5) | {"nsd_flare23-2024": 0.0}]
+    summary = summarise(rows, LABELS, "flare23-2023")
+    assert summary["organs"]["nsd"] == 0.5
+    assert summary["profiles"]["flare23-2024"]["organs"] == {"dsc": 0.15, "nsd": 0.0}
+
+
+def test_intervals_are_over_cases():
+    alike = [row(case, 1, 0.7, 0.6) for case in "abcdef"]
+    liver = summarise(alike, LABELS, "corrected")["classes"]["liver"]
+    assert (liver["dsc_interval"], liver["nsd_interval"]) == ([0.7, 0.7], [0.6, 0.6])
+    # Of 0 and 1 in equal parts in 100 cases: a mean of 0.5 with a deviation of 0.05.
+    apart = [row(f"{i:03}", value, float(i % 2), 0.5) for i in range(100) for value in (1, 2)]
+    summary = summarise(apart, LABELS, "corrected", samples=4000)
+    for entry in (summary["classes"]["liver"], summary["organs"], summary["all"]):
+        # Both classes fail in the same cases: their mean is no surer than one of them.
+        assert entry["dsc_interval"] == pytest.approx([0.402, 0.598], abs=0.011)
+    assert summary["classes"]["spleen"]["dsc_interval"] is None
+    assert summary["samples"] == 4000
 
 
 def test_summary_without_cases():
     summary = summarise([], LABELS, "corrected")
     nothing = {"dsc": None, "nsd": None}
+    nothing |= {"dsc_interval": None, "nsd_interval": None}
     assert summary["organs"] == summary["all"] == {**nothing, "classes": 0}
     assert summary["tumour"]["positive"] == {**nothing, "cases": 0}
 
@@ -495,93 +634,3 @@ def test_summary_does_not_depend_on_the_rows_order():
     for _ in range(20):
         rng.shuffle(rows)
         assert summarise(rows, LABELS, "corrected") == summary
-
-
-# --- folders and files -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def folders(tmp_path):
-    """Two cases with a liver of 4x4x4 voxels, predicted one voxel off in the second."""
-    predictions, references = tmp_path / "predictions", tmp_path / "references"
-    predictions.mkdir()
-    references.mkdir()
-    prediction, reference = shifted_boxes()
-    for case, array in (("a", reference), ("b", prediction)):
-        for folder, labels in ((predictions, array), (references, reference)):
-            save(folder / f"{case}.nii.gz", labels)
-    return predictions, references
-
-
-def save(path, labels, spacing=(2.0, 2.0, 2.0)):
-    write_label(path, labels, new_volume(labels, spacing))
-
-
-def causes(*arguments):
-    with pytest.raises(Problems) as error:
-        evaluate_folders(*arguments, LABELS, "corrected")
-    return [(problem.case, problem.cause) for problem in error.value.problems]
-
-
-def test_folders_are_scored(folders):
-    rows, summary = evaluate_folders(*folders, LABELS, "flare23-2024")
-    assert [row["case"] for row in rows] == ["a"] * 14 + ["b"] * 14
-    assert [row["dsc"] for row in rows if row["value"] == LIVER] == [1.0, 0.75]
-    assert rows[0]["ref_ml"] == 0.512  # 64 voxels of 8 mm³
-    assert summary["profile"] == "flare23-2024"
-    assert summary["classes"]["liver"]["dsc"] == 0.875
-    assert summary["classes"]["spleen"] == {"value": 3, "dsc": 1.0, "nsd": 1.0, "cases": 2}
-
-
-def test_missing_and_extra_predictions_are_problems(folders):
-    predictions, references = folders
-    (predictions / "b.nii.gz").rename(predictions / "c.nii.gz")
-    (predictions / "._a.nii.gz").touch()  # what a Mac leaves behind is no case
-    assert causes(*folders) == [
-        ("b", "no such prediction"),
-        ("c", f"no reference in {references}"),
-    ]
-
-
-def test_other_grids_values_and_broken_files_are_problems(folders):
-    predictions, references = folders
-    prediction, reference = shifted_boxes()
-    save(predictions / "a.nii.gz", reference, spacing=(2.0, 2.0, 2.5))
-    prediction[0, 0, :2] = 15, 77
-    save(predictions / "b.nii.gz", prediction)
-    (predictions / "c.nii.gz").write_bytes(b"no volume")
-    save(references / "c.nii.gz", reference)
-    (a, grid), (b, values), (c, _) = causes(*folders)
-    assert (a, b, c) == ("a", "b", "c")
-    assert grid.startswith("not on the grid of its reference")
-    assert values == "label values that are no class: 15, 77"
-
-
-def test_folders_that_hold_nothing(tmp_path, folders):
-    assert causes(tmp_path / "nowhere", folders[1]) == [("", "is no folder")]
-    (tmp_path / "empty").mkdir()
-    assert causes(folders[0], tmp_path / "empty") == [("", "holds no .nii.gz file")]
-
-
-def test_scores_are_written_and_read_back(tmp_path, folders):
-    rows, summary = evaluate_folders(*folders, LABELS, "corrected")
-    rows.append({"case": "z", **row("z", 1, None, None, "not_scored", ref_ml=None)})
-    out = tmp_path / "new" / "scores"
-    write_scores(rows, summary, out)
-    lines = (out / "cases.csv").read_text().splitlines()
-    assert lines[0] == "case,value,name,dsc,nsd,ref_ml,pred_ml,status"
-    assert lines[1] == "a,1,liver,1.0000,1.0000,0.512,0.512,scored"
-    assert lines[-1] == "z,1,liver,,,,1.000,not_scored"
-    assert read_scores(out / "cases.csv") == rows
-    assert json.loads((out / "summary.json").read_text()) == summary
-    assert summarise(read_scores(out / "cases.csv"), LABELS, "corrected")["cases"] == 3
-    assert sorted(path.name for path in out.iterdir()) == ["cases.csv", "summary.json"]
-
-
-def test_unreadable_scores(tmp_path):
-    with pytest.raises(Problems, match="No such file"):
-        read_scores(tmp_path / "cases.csv")
-    for text in ("case;value\na;1\n", ",".join(metrics.COLUMNS) + "\na,x,liver,1,1,1,1,scored\n"):
-        (tmp_path / "cases.csv").write_text(text)
-        with pytest.raises(Problems, match="no table of scores"):
-            read_scores(tmp_path / "cases.csv")

@@ -11,8 +11,10 @@ import numpy as np
 from panorgan.components import COLUMNS
 from panorgan.config import Member
 from panorgan.labels import Labels, load_labels
+from panorgan.lesions import DETAILS, as_text, find_lesions, summarise_lesions, write_lesions
+from panorgan.lesions import parse_row as parse_lesion
 from panorgan.manifest import Entry, read_manifest
-from panorgan.metrics import parse_row, score_case, summarise, write_scores
+from panorgan.metrics import SCORES, parse_row, score_case, summarise, write_scores
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour, shows_tumours, wants_organs
 from panorgan.stages import CLASSES, LABEL, LEFT_OUT, VERSIONS
@@ -29,7 +31,6 @@ EFFICIENCY = (
     "peak_ram_mb",
     "peak_gpu_mb",
 )
-SCORES = ("value", "name", "dsc", "nsd", "ref_ml", "pred_ml", "status")
 
 
 def _in_validation(entry: Entry, labels: Labels) -> bool:
@@ -230,8 +231,9 @@ def score_cases(
     *,
     labels_file: str,
     profile: str,
+    overlap: float,
 ) -> None:
-    """DSC and NSD of every labelled case of a shard, a row a class.
+    """Scores of every labelled case of a shard, a row a class, and its lesions.
 
     A class that is unknown in a case is not scored there, nor are tumours with a scope.
     """
@@ -252,7 +254,16 @@ def score_cases(
             profile,
             unknown=entry.unjudged,
         )
-        return Result(details={"scores": rows})
+        lesions = []
+        if labels.tumour.value not in entry.unjudged:
+            lesions = find_lesions(
+                prediction.array,
+                reference.array,
+                reference.grid,
+                labels.tumour.value,
+                overlap=overlap,
+            )
+        return Result(details={"scores": rows, "lesions": [as_text(row) for row in lesions]})
 
     run_shard(
         [
@@ -272,29 +283,39 @@ def score_cases(
         parameters={
             "version": VERSIONS["score"],
             "profile": profile,
+            "overlap": overlap,
             "labels": labels.model_dump(mode="json"),
         },
-        details={"scores": SCORES},
+        details={"scores": SCORES, "lesions": DETAILS},
     )
 
 
 def summarise_scores(
     manifest: str,
     score_tables: Sequence[str],
+    lesion_tables: Sequence[str],
     split: str,
     *,
     labels_file: str,
     profile: str,
+    samples: int,
+    overlap: float,
+    sizes_mm: Sequence[float],
     folder: Path,
 ) -> None:
-    """Collect the scores of a split from all shards: `cases.csv` and `summary.json`."""
+    """Collect a split's scores from all shards: `cases.csv`, `lesions.csv` and `summary.json`."""
     labels = load_labels(labels_file)
     cases = {entry.case for entry in read_manifest(manifest, labels, split=split)}
-    rows = [
-        parse_row(row)
-        for table in score_tables
-        for row in read_table(table)
-        if row["case"] in cases
-    ]
-    rows.sort(key=lambda row: (row["case"], row["value"]))
-    write_scores(rows, summarise(rows, labels, profile), folder)
+
+    def collect(tables: Sequence[str], parse: Callable) -> list[dict]:
+        rows = [row for table in tables for row in read_table(table) if row["case"] in cases]
+        # Shards come in any order, the rows of a case in one that means something.
+        return sorted(map(parse, rows), key=itemgetter("case"))
+
+    rows = collect(score_tables, parse_row)
+    lesions = collect(lesion_tables, parse_lesion)
+    about = summarise_lesions(
+        lesions, rows, labels.tumour.value, overlap=overlap, sizes_mm=sizes_mm, samples=samples
+    )
+    write_lesions(lesions, folder / "lesions.csv")
+    write_scores(rows, summarise(rows, labels, profile, samples=samples, lesions=about), folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from panorgan.labels import Labels, load_labels
+from panorgan.lesions import find_lesions, summarise_lesions, write_lesions
 from panorgan.manifest import read_manifest
 from panorgan.metrics import score_case, summarise, write_scores
 from panorgan.selection import TUMOUR, reason_against, shows_tumours, teacher_label
@@ -85,16 +86,19 @@ def score_teacher(
     *,
     labels_file: str,
     profile: str,
-    folder: str,
+    samples: int,
+    overlap: float,
+    sizes_mm: Sequence[float],
+    folder: Path,
 ) -> None:
-    """Score the teacher's tumours on the validation cases: `cases.csv` and `summary.json`."""
+    """Score the teacher's tumours on the validation cases, as `summarise_scores` does."""
     labels = load_labels(labels_file)
     tumour = Labels(
         labels=(labels.tumour.model_copy(update={"value": TUMOUR}),),
         tumour=labels.tumour_name,
         ignore=TUMOUR + 1,
     )
-    rows = []
+    rows, lesions = [], []
     for entry in read_manifest(manifest, labels, split="validation"):
         if entry.case not in predictions:
             continue
@@ -103,4 +107,12 @@ def score_teacher(
         spacing = reference.grid.spacing
         scores = score_case(prediction.array, reference.array, spacing, tumour, profile)
         rows += [{"case": entry.case} | score for score in scores]
-    write_scores(rows, summarise(rows, tumour, profile), folder)
+        found = find_lesions(
+            prediction.array, reference.array, reference.grid, TUMOUR, overlap=overlap
+        )
+        lesions += [{"case": entry.case} | lesion for lesion in found]
+    about = summarise_lesions(
+        lesions, rows, TUMOUR, overlap=overlap, sizes_mm=sizes_mm, samples=samples
+    )
+    write_lesions(lesions, folder / "lesions.csv")
+    write_scores(rows, summarise(rows, tumour, profile, samples=samples, lesions=about), folder)

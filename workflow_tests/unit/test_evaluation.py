@@ -1,0 +1,220 @@
+"""``panorgan evaluate``: folders of label maps scored, their tables, and what is said of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from panorgan import metrics
+from panorgan.evaluation import evaluate_folders, summary_lines
+from panorgan.labels import load_labels
+from panorgan.lesions import read_lesions
+from panorgan.metrics import read_scores, summarise, write_scores
+from panorgan.problems import Problems
+from panorgan.volumes import new_volume, write_image, write_label
+
+LABELS = load_labels()
+LIVER, TUMOUR = 1, 14
+
+
+def shifted_boxes():
+    """Two livers of 4x4x4 voxels, one voxel apart along x: 48 of 64 voxels in common."""
+    reference = np.zeros((8, 8, 9), np.uint8)
+    reference[2:6, 2:6, 2:6] = LIVER
+    return np.roll(reference, 1, axis=2), reference
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two cases with a liver of 4x4x4 voxels, predicted one voxel off in the second."""
+    predictions, references = tmp_path / "predictions", tmp_path / "references"
+    predictions.mkdir()
+    references.mkdir()
+    prediction, reference = shifted_boxes()
+    for case, array in (("a", reference), ("b", prediction)):
+        for folder, labels in ((predictions, array), (references, reference)):
+            save(folder / f"{case}.nii.gz", labels)
+    return predictions, references
+
+
+def save(path, labels, spacing=(2.0, 2.0, 2.0)):
+    write_label(path, labels, new_volume(labels, spacing))
+
+
+def causes(*arguments):
+    with pytest.raises(Problems) as error:
+        evaluate_folders(*arguments, LABELS, "corrected")
+    return [(problem.case, problem.cause) for problem in error.value.problems]
+
+
+def test_folders_are_scored(folders):
+    found = evaluate_folders(*folders, LABELS, "flare23-2024")
+    rows, summary = found.scores, found.summary
+    assert found.notes == []
+    assert [row["case"] for row in rows] == ["a"] * 14 + ["b"] * 14
+    assert [row["dsc"] for row in rows if row["value"] == LIVER] == [1.0, 0.75]
+    assert rows[0]["ref_ml"] == 0.512  # 64 voxels of 8 mm³
+    assert summary["profile"] == "flare23-2024"
+    assert summary["classes"]["liver"]["dsc"] == 0.875
+    spleen = summary["classes"]["spleen"]
+    assert (spleen["dsc"], spleen["nsd"], spleen["cases"]) == (1.0, 1.0, 2)
+
+
+def test_missing_and_extra_predictions_are_problems(folders):
+    predictions, references = folders
+    (predictions / "b.nii.gz").rename(predictions / "c.nii.gz")
+    (predictions / "._a.nii.gz").touch()  # what a Mac leaves behind is no case
+    assert causes(*folders) == [
+        ("b", "no such prediction"),
+        ("c", f"no reference in {references}"),
+    ]
+
+
+def test_other_grids_values_and_broken_files_are_problems(folders):
+    predictions, references = folders
+    prediction, reference = shifted_boxes()
+    save(predictions / "a.nii.gz", reference, spacing=(2.0, 2.0, 2.5))
+    prediction[0, 0, :2] = 15, 77
+    save(predictions / "b.nii.gz", prediction)
+    (predictions / "c.nii.gz").write_bytes(b"no volume")
+    save(references / "c.nii.gz", reference)
+    (a, grid), (b, values), (c, _) = causes(*folders)
+    assert (a, b, c) == ("a", "b", "c")
+    assert grid.startswith("not on the grid of its reference")
+    assert values == "label values that are no class: 15, 77"
+
+
+def test_folders_that_hold_nothing(tmp_path, folders):
+    assert causes(tmp_path / "nowhere", folders[1]) == [("", "is no folder")]
+    (tmp_path / "empty").mkdir()
+    assert causes(folders[0], tmp_path / "empty") == [("", "holds no .nii.gz file")]
+
+
+def test_scores_are_written_and_read_back(tmp_path, folders):
+    found = evaluate_folders(*folders, LABELS, "corrected")
+    out = tmp_path / "new" / "scores"
+    found.write(out)
+    lines = (out / "cases.csv").read_text().splitlines()
+    assert lines[0] == (
+        "case,value,name,status,dsc,nsd,hd95_mm,ref_ml,pred_ml,dsc_flare23-2023,nsd_flare23-2023,"
+        "dsc_flare23-2024,nsd_flare23-2024,dsc_corrected,nsd_corrected"
+    )
+    assert lines[1] == "a,1,liver,scored,1.0000,1.0000,0.0000,0.512,0.512" + 6 * ",1.0000"
+    assert read_scores(out / "cases.csv") == found.scores
+    assert json.loads((out / "summary.json").read_text()) == found.summary
+    assert read_lesions(out / "lesions.csv") == found.lesions == []
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cases.csv",
+        "lesions.csv",
+        "summary.json",
+    ]
+    again = summarise(
+        read_scores(out / "cases.csv"), LABELS, "corrected", lesions=found.summary["lesions"]
+    )
+    assert again == found.summary
+
+
+def test_unknown_scores_are_empty_fields(tmp_path, folders):
+    found = evaluate_folders(*folders, LABELS, "corrected", annotated="liver,2")
+    assert {row["status"] for row in found.scores if row["value"] > 2} == {"not_scored"}
+    assert found.summary["classes"]["spleen"]["cases"] == 0
+    assert found.summary["organs"]["classes"] == 2
+    assert found.summary["lesions"] is None
+    write_scores(found.scores, found.summary, tmp_path)
+    line = (tmp_path / "cases.csv").read_text().splitlines()[3]
+    assert line == "a,3,spleen,not_scored,,,,,0.000,,,,,,"
+    assert read_scores(tmp_path / "cases.csv") == found.scores
+
+
+def test_unreadable_scores(tmp_path):
+    with pytest.raises(Problems, match="No such file"):
+        read_scores(tmp_path / "cases.csv")
+    line = "a,x,liver,scored" + ",1" * len(metrics.DECIMALS)
+    for text in ("case;value\na;1\n", ",".join(metrics.COLUMNS) + f"\n{line}\n"):
+        (tmp_path / "cases.csv").write_text(text)
+        with pytest.raises(Problems, match="no table of scores"):
+            read_scores(tmp_path / "cases.csv")
+
+
+def test_only_known_classes_are_scored_and_the_list_is_checked(folders):
+    for annotated, cause in (
+        ("livr", "--annotated: 'livr' is no class; did you mean 'liver'?"),
+        ("none", "--annotated names no class: nothing to score"),
+    ):
+        with pytest.raises(Problems) as error:
+            evaluate_folders(*folders, LABELS, "corrected", annotated=annotated)
+        assert [problem.cause for problem in error.value.problems] == [cause]
+
+
+def test_a_case_table_says_what_is_known_of_each_case(tmp_path, folders):
+    table = tmp_path / "cases.tsv"
+    rows = [
+        ("a", folders[1] / "a.nii.gz", "liver"),
+        ("b", folders[1] / "b.nii.gz", "liver,tumour"),
+    ]
+    lines = [f"{case}\tct.nii.gz\t{label}\ttrain\tmine\t{known}" for case, label, known in rows]
+    head = "case\timage\tlabel\tsplit\tsource\tannotated"
+    table.write_text("\n".join([head, *lines]) + "\n")
+    found = evaluate_folders(*folders, LABELS, "corrected", annotated=str(table))
+    known = {row["case"]: [] for row in found.scores}
+    for row in found.scores:
+        if row["status"] != "not_scored":
+            known[row["case"]].append(row["name"])
+    assert known == {"a": ["liver"], "b": ["liver", "tumour"]}
+    assert found.summary["lesions"]["cases"] == 1
+    table.write_text("\n".join([head, lines[0]]) + "\n")
+    with pytest.raises(Problems, match=r"b: .*has no line in"):
+        evaluate_folders(*folders, LABELS, "corrected", annotated=str(table))
+
+
+def test_numbers_that_are_not_whole_are_cast_as_the_official_script_does(folders):
+    predictions, references = folders
+    _, reference = shifted_boxes()
+    save(references / "a.nii.gz", np.where(reference, 13, 0).astype(np.uint8))
+    scaled = np.where(reference, 13.9986, 0).astype(np.float32)
+    write_image(predictions / "a.nii.gz", scaled, new_volume(scaled, (2.0, 2.0, 2.0)))
+    found = evaluate_folders(*folders, LABELS, "flare23-2023")
+    assert found.scores[12]["name"] == "left_kidney"
+    assert found.scores[12]["dsc"] == 1.0
+    [note] = found.notes
+    assert note.startswith(f"a: {predictions / 'a.nii.gz'}: 64 voxels hold no whole number")
+    assert "13.9986" in note
+    assert "cast to 13" in note
+    [(case, cause)] = causes(*folders)
+    assert case == "a"
+    assert "13.9986" in cause
+
+
+def test_problems_are_those_of_all_cases(folders):
+    for folder in folders:
+        (folder / "a.nii.gz").write_bytes(b"no volume")
+    (folders[0] / "b.nii.gz").write_bytes(b"no volume")
+    assert [case for case, _ in causes(*folders)] == ["a", "a", "b"]
+
+
+def test_lesions_are_summed_up_and_said(folders):
+    predictions, references = folders
+    for case, predicted in (("a", [2]), ("b", [6])):
+        array = np.zeros((8, 8, 9), np.uint8)
+        array[2, 2, 2] = TUMOUR
+        save(references / f"{case}.nii.gz", array)
+        array = np.zeros((8, 8, 9), np.uint8)
+        array[2, 2, predicted] = TUMOUR
+        save(predictions / f"{case}.nii.gz", array)
+    found = evaluate_folders(*folders, LABELS, "corrected")
+    lesions = found.summary["lesions"]
+    assert (lesions["found"], lesions["reference"]) == (1, 2)
+    assert (lesions["true"], lesions["prediction"]) == (1, 2)
+    text = "\n".join(summary_lines(found.summary, LABELS))
+    assert "tumours found: 1 of 2; predicted and true: 1 of 2; false ones in a case: 0.50" in text
+    assert "below 10 mm: 1 of 2" in text
+
+
+def test_summary_is_a_table_of_even_columns(folders):
+    found = evaluate_folders(*folders, LABELS, "flare23-2024")
+    lines = summary_lines(found.summary, LABELS)
+    assert max(map(len, lines)) <= 100
+    liver = next(line for line in lines if line.startswith("Liver"))
+    assert liver.split()[1:5] == ["87.50", "(75.0", "to", "100.0)"]
+    assert any(line.startswith("flare23-2023") for line in lines)
+    assert len({len(line) for line in lines[1:14]}) == 1
