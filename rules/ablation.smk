@@ -6,7 +6,9 @@ rule write_ablation:
         **run.ablation,
     output:
         table="<results>/ablation.tsv",
-        page="<results>/ablation.md",
+        page=report(
+            "<results>/ablation.md", caption="captions/ablation.rst", category="Ablation"
+        ),
         details="<results>/ablation.json",
     log:
         text="<logs>/write_ablation.log",

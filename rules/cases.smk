@@ -64,7 +64,11 @@ rule write_manifest:
         problems=expand("<results>/cases/index/{shard}.problems.tsv", shard=run.shards),
         index_folders=ancient(expand("<results>/cases/index/{shard}", shard=run.shards)),
     output:
-        manifest="<results>/cases/manifest.tsv",
+        manifest=report(
+            "<results>/cases/manifest.tsv",
+            caption="captions/manifest.rst",
+            category="Cases",
+        ),
         excluded="<results>/cases/excluded.tsv",
         suspects="<results>/cases/suspects.tsv",
         corrected="<results>/cases/corrected.tsv",
@@ -99,7 +103,11 @@ rule write_preflight:
         excluded=rules.write_manifest.output.excluded,
         suspects=rules.write_manifest.output.suspects,
     output:
-        page="<results>/cases/preflight.html",
+        page=report(
+            "<results>/cases/preflight.html",
+            caption="captions/preflight.rst",
+            category="Cases",
+        ),
     log:
         text="<logs>/write_preflight.log",
         problems="<logs>/write_preflight.problems.tsv",

@@ -43,8 +43,26 @@ rule summarise_scores:
             shard=run.evaluation_shards,
         ),
     output:
-        cases="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/cases.csv",
-        lesions="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/lesions.csv",
+        cases=report(
+            "<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/cases.csv",
+            caption="captions/cases.rst",
+            category="Scores",
+            labels={
+                "student": "{variant}, round {round}, seed {seed}",
+                "cases": "{split}",
+                "table": "cases",
+            },
+        ),
+        lesions=report(
+            "<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/lesions.csv",
+            caption="captions/lesions.rst",
+            category="Scores",
+            labels={
+                "student": "{variant}, round {round}, seed {seed}",
+                "cases": "{split}",
+                "table": "lesions",
+            },
+        ),
         summary="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/summary.json",
     log:
         text="<logs>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.log",

@@ -1,4 +1,5 @@
-# The report: one HTML file with scores, learning curves, overlays and what was fused from what.
+# The report: one HTML file with scores, overlays, what the labels are made of, learning curves and
+# a methods text.
 
 
 rule write_report:
@@ -16,6 +17,8 @@ rule write_report:
         decisions=run.of_origins("decisions.tsv"),
         gate_cases=run.of_origins("cases.tsv"),
         gate_summaries=run.of_origins("summary.json"),
+        pseudo_labels=run.of_pseudo_labels(".tsv"),
+        pseudo_label_folders=ancient(run.of_pseudo_labels("")),
         composition=run.of_fused("{shard}.composition.tsv"),
         conflicts=run.of_fused("{shard}.conflicts.tsv"),
         specks=run.of_fused("{shard}.specks.tsv", but="stage2"),
@@ -24,14 +27,21 @@ rule write_report:
         students=ancient(run.of_arms("student", "model")),
         student_tables=run.of_arms("student", "model.tsv"),
         scores=run.of_arms("scores", "{split}/cases.csv"),
+        lesions=run.of_arms("scores", "{split}/lesions.csv"),
         summaries=run.of_arms("scores", "{split}/summary.json"),
         predictions=run.of_arms("predictions", "{shard}.tsv"),
         prediction_folders=ancient(run.of_arms("predictions", "{shard}")),
         efficiency=run.of_arms("predictions", "{shard}.efficiency.tsv"),
     output:
-        report="<results>/report.html",
-        picture="<results>/overlay.png",
-        summary="<results>/summary.txt",
+        report=report(
+            "<results>/report.html", caption="captions/report.rst", category="Report"
+        ),
+        picture=report(
+            "<results>/overlay.png", caption="captions/overlay.rst", category="Report"
+        ),
+        summary=report(
+            "<results>/summary.txt", caption="captions/summary.rst", category="Report"
+        ),
     log:
         text="<logs>/write_report.log",
         problems="<logs>/write_report.problems.tsv",

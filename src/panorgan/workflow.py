@@ -138,12 +138,26 @@ class Run:
             if (number, labels) != (1, but)
         ]
 
+    @property
+    def _origins(self) -> list[tuple[int, str]]:
+        """Round and maker of all pseudo-labels that are judged for a result of the run."""
+        later = {(arm.round, arm.variant) for arm in students(self.config) if arm.round > 1}
+        return [(1, TEACHER), *sorted(later)]
+
     def of_origins(self, name: str) -> list[str]:
         """Files of the gate of every round."""
-        later = {(arm.round, arm.variant) for arm in students(self.config) if arm.round > 1}
         return [
-            f"{self.folder}/round-{number}/gate/{origin}/{name}"
-            for number, origin in [(1, TEACHER), *sorted(later)]
+            f"{self.folder}/round-{number}/gate/{origin}/{name}" for number, origin in self._origins
+        ]
+
+    def of_pseudo_labels(self, end: str) -> list[str]:
+        """Files of the pseudo-labels that the gates of `of_origins` judge, one a shard and kind."""
+        organs = [] if self.config.pseudo_labels.organs == "cases" else ["organs"]
+        return [
+            f"{self.folder}/round-{number}/pseudo_labels/{kind}/{shard}{end}"
+            for number, origin in self._origins
+            for kind in (["tumour", *organs] if number == 1 else [origin])
+            for shard in self.train_shards
         ]
 
     def of_arms(self, kind: str, end: str) -> list[str]:

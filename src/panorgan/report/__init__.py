@@ -2,7 +2,7 @@
 
 Each module describes a part of the page for the template of its name in ``templates/report``:
 `run`, `results` and `examples` (cases, structures, lesions), `data`, `gates` and `fusion` (labels),
-`training`, `efficiency`. `inputs` reads what the rule hands over, `pictures` limits and draws.
+`training`, `efficiency`, `methods`. `inputs` reads what the rule hands over, `pictures` limits and draws.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from panorgan.report.examples import draw_examples, median_case, rank_cases
 from panorgan.report.fusion import count_specks, describe_doubtful, describe_fusion, telling_case
 from panorgan.report.gates import describe_gate, describe_pseudo_tumours, describe_rounds
 from panorgan.report.inputs import SYNTHETIC, main_student, read_fusions, read_gates, read_students
+from panorgan.report.methods import describe_methods
 from panorgan.report.pictures import (
     SOURCES,
     Gallery,
@@ -33,7 +34,6 @@ from panorgan.report.results import (
     case_table,
     class_table,
     compared_results,
-    lesion_table,
     profile_table,
     score_plots,
     student_table,
@@ -116,6 +116,7 @@ def write_report(
         run=config["run"],
         synthetic=SYNTHETIC if config["phantom"] else "",
         status_texts=STATUS_TEXTS,
+        titles={label.name: label.title for label in labels.labels},
         main=main.title,
         shown=shown,
         headline=main.summaries[shown],
@@ -128,7 +129,7 @@ def write_report(
         if len(students) > 1
         else [],
         profiles=profile_table(main.summaries[shown]),
-        lesions=[(split, lesion_table(main.summaries[split]["lesions"])) for split in main.scored],
+        lesions=[(split, main.summaries[split]["lesions"]) for split in main.scored],
         cases=cut(case_table(ranking, main, shown, labels), f"scores/…/{shown}/cases.csv"),
         data=describe_data(entries, labels),
         selection=describe_selection(files["selection"]),
@@ -140,6 +141,7 @@ def write_report(
         learnt=learnt.title,
         fused=scans.entry(fused),
         efficiency=[describe_efficiency(student) for student in students],
+        methods=describe_methods(config, files, entries, main, labels),
         pictures_left_out=dict(gallery.left_out),
         **listed,
         **pictures,

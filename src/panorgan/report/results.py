@@ -10,6 +10,7 @@ from panorgan import drawing
 from panorgan.labels import Labels
 from panorgan.lesions import REFERENCE
 from panorgan.metrics import MISSED, NOT_SCORED, SCORED, Row
+from panorgan.pages import percent
 from panorgan.report.examples import worst_by_class
 from panorgan.report.inputs import Student
 from panorgan.report.pictures import Gallery, Picture
@@ -158,11 +159,17 @@ def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
-def lesion_table(lesions: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """How lesions were found, by size and all together; None where no tumour truth is known."""
-    if lesions is None:
-        return None
-    return dict(lesions) | {"all": {"title": "all sizes"} | dict(lesions)}
+def lesion_text(lesions: Mapping[str, Any]) -> str:
+    """How many lesions were found and how many are false, in a line."""
+    text = f"{lesions['found']} of {lesions['reference']} found"
+    if lesions["sensitivity"] is not None:
+        text += f" ({percent(lesions['sensitivity'], 0)} %)"
+    text += f", {lesions['prediction'] - lesions['true']} of {lesions['prediction']} predicted are"
+    text += " false"
+    free = lesions["tumour_free"]
+    if free["cases"]:
+        text += f", {free['false']} of them in {free['cases']} tumour-free scans"
+    return text
 
 
 def case_table(

@@ -6,7 +6,7 @@ from typing import Any
 from panorgan.labels import Labels
 from panorgan.pages import interval, percent
 from panorgan.report.inputs import SYNTHETIC, TEACHER, Gate, Student
-from panorgan.report.results import score_rows
+from panorgan.report.results import lesion_text, score_rows
 
 FREE_NOTE = "a tumour-free case counts 100 for the tumour if none is predicted, else 0"
 
@@ -63,16 +63,3 @@ def _intervals(summary: Mapping[str, Any]) -> str:
     parts = {"organs": summary["organs"], "all": summary["all"]}
     parts["tumour, if any"] = summary["tumour"]["positive"]
     return ", ".join(f"{name} {interval(found['dsc_interval'])}" for name, found in parts.items())
-
-
-def lesion_text(lesions: Mapping[str, Any]) -> str:
-    """How many lesions were found and how many are false, in a line."""
-    text = f"{lesions['found']} of {lesions['reference']} found"
-    if lesions["sensitivity"] is not None:
-        text += f" ({percent(lesions['sensitivity'], 0)} %)"
-    text += f", {lesions['prediction'] - lesions['true']} of {lesions['prediction']} predicted are"
-    text += " false"
-    free = lesions["tumour_free"]
-    if free["cases"]:
-        text += f", {free['false']} of them in {free['cases']} tumour-free scans"
-    return text

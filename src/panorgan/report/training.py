@@ -14,6 +14,7 @@ from panorgan.metrics import read_scores
 from panorgan.pages import cut, duration, spread
 from panorgan.report.inputs import read_json, read_rows
 from panorgan.report.pictures import Gallery
+from panorgan.report.results import lesion_text
 
 MOST_POINTS = 300
 """Of a learning curve; of longer trainings each is the mean of some epochs."""
@@ -39,13 +40,13 @@ def describe_selection(tables: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def describe_teacher(
-    files: Mapping[str, Any], labels: Labels, gallery: Gallery
-) -> dict[str, Any]:
+def describe_teacher(files: Mapping[str, Any], labels: Labels, gallery: Gallery) -> dict[str, Any]:
     """The teacher's model and its own scores on the validation cases."""
+    summary = read_json(files["teacher_summary"])
     return {
-        "model": describe_model("Teacher", Path(files["teacher"]), labels, gallery),
-        "summary": read_json(files["teacher_summary"]),
+        "model": describe_model("the teacher", Path(files["teacher"]), labels, gallery),
+        "summary": summary,
+        "lesions": lesion_text(summary["lesions"]) if summary["lesions"] else "",
         "cases": cut(read_scores(files["teacher_scores"]), files["teacher_scores"]),
     }
 
