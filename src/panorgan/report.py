@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from panorgan import drawing
+from panorgan import drawing, plots
 from panorgan.config import MARGINAL, Arm, load_config, students, teachers, trained_students
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
@@ -434,7 +434,7 @@ def describe_model(title: str, model: Path, labels: Labels) -> dict[str, Any]:
     return {
         "title": title,
         "facts": {name: value for name, value in facts.items() if value is not None},
-        "curves": drawing.draw_curves(rows, labels) if rows else None,
+        "curves": plots.draw_curves(rows, labels) if rows else None,
     }
 
 
@@ -781,7 +781,7 @@ def score_rows(labels: Labels) -> list[tuple[str, str, Callable[[dict], dict]]]:
 
 def score_plots(student: Student, labels: Labels) -> dict[str, bytes]:
     """Scores of the validation cases by class, as pictures."""
-    plots = {}
+    drawn = {}
     for score in ("dsc", "nsd"):
         values = {
             label.title: [
@@ -794,8 +794,8 @@ def score_plots(student: Student, labels: Labels) -> dict[str, bytes]:
         values = {title: found for title, found in values.items() if found}
         colours = {label.title: label.colour for label in labels.labels}
         if values:
-            plots[score.upper()] = drawing.draw_scores(values, colours, score.upper())
-    return plots
+            drawn[score.upper()] = plots.draw_scores(values, colours, score.upper())
+    return drawn
 
 
 def describe_efficiency(student: Student) -> dict[str, Any]:
