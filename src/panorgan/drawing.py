@@ -1,4 +1,4 @@
-"""Pictures: CT slices with labels as PNG, plots of scores as SVG.
+"""Pictures: CT slices with labels as PNG or JPEG.
 
 Volumes are (z, y, x) in RAS order. Slices are shown as radiologists expect them: the patient's
 right on the left side of the picture, anterior and superior up, in the right aspect ratio.
@@ -7,15 +7,16 @@ right on the left side of the picture, anterior and superior up, in the right as
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
-import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 
 from panorgan.labels import Labels
 
@@ -24,6 +25,9 @@ PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 SIDES = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
 """What lies at the left and at the right edge of a slice of each plane."""
+
+COUNTED_FROM = {"axial": "below", "coronal": "behind", "sagittal": "the left"}
+"""Where the first slice of each plane lies."""
 
 SOFT_TISSUE = (400.0, 40.0)
 """Width and level of the window in HU."""
@@ -36,11 +40,31 @@ SOURCE_COLOURS = {
 }
 """Title and colour of a source map's values; apart for the colour-blind too (Okabe and Ito)."""
 
-FILL_OPACITY = 0.25
-PANEL_INCHES = 3.7
+FILL_OPACITY, FAINT = 0.25, 0.6
+DASHES = (0, (3.0, 2.0))
+"""Of a reference's contour, in widths of its line."""
+
+BARS_MM = (1, 2, 5, 10, 20, 50, 100)
+BAR_SHARE = 0.3
+"""Lengths of scale bars, and the largest share of a panel's width that one takes."""
+
 DPI = 130
+PANEL_INCHES = 3.7
+LEAST_INCHES = 0.5
+"""Room for the writing on a panel of a few slices."""
+
 MARGIN_MM = 40.0
 """Above and below the labels; what is further away is not shown."""
+
+ROW_DPI = 110
+CELL_INCHES = 3.1
+"""Side of the squares in pictures of a structure or a piece."""
+
+STRUCTURE_MM, PIECE_MM = 60.0, 200.0
+"""The least that a square shows: of a structure, and of a piece whose place one has to see."""
+
+AROUND, AROUND_MM = 0.25, 15.0
+"""What a square shows on each side of a structure: a share of its size, and at least this."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +76,60 @@ class Layer:
     title
         Written above the column.
     label : uint8 (z, y, x) or None
-        None shows the CT alone.
+        Filled and with solid contours; None shows the CT alone.
     colours
         Title and colour of the values that are shown.
+    outline : uint8 (z, y, x) or None
+        The reference where `label` is a prediction: dashed contours with a dark halo.
     """
 
     title: str
     label: np.ndarray | None = None
     colours: Mapping[int, tuple[str, str]] | None = None
+    outline: np.ndarray | None = None
+
+    @property
+    def maps(self) -> list[np.ndarray]:
+        """The label maps that it has."""
+        return [found for found in (self.label, self.outline) if found is not None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """How a contour is drawn and what the legend says of it."""
+
+    title: str
+    colour: str
+    width: float = 1.1
+    opacity: float = 1.0
+    dashed: bool = False
+
+    @property
+    def effects(self) -> list[withStroke]:
+        return [withStroke(linewidth=self.width + 2.0, foreground="black")] if self.dashed else []
+
+    def draw(self, axes: Axes, mask: np.ndarray, pixel: tuple[float, float]) -> None:
+        """Draw the contour of a bool (rows, columns) mask; `pixel` is height and width in mm."""
+        mask = np.pad(mask, 1)
+        y, x = ((np.arange(n) - 0.5) * step for n, step in zip(mask.shape, pixel, strict=True))
+        style = {"colors": [self.colour], "linewidths": self.width, "alpha": self.opacity}
+        lines = axes.contour(
+            x, y, mask, [0.5], linestyles=[DASHES if self.dashed else "-"], **style
+        )
+        lines.set_path_effects(self.effects)
+
+    def handle(self) -> Line2D:
+        """For a legend."""
+        return Line2D(
+            [],
+            [],
+            label=self.title,
+            color=self.colour,
+            linewidth=self.width,
+            alpha=self.opacity,
+            linestyle=DASHES if self.dashed else "-",
+            path_effects=self.effects,
+        )
 
 
 def class_colours(labels: Labels) -> dict[int, tuple[str, str]]:
@@ -103,6 +173,30 @@ def telling_position(label: np.ndarray, weights: Mapping[int, float] | None = No
     )
 
 
+def fullest_point(mask: np.ndarray) -> tuple[int, int, int]:
+    """The voxel of a mask whose three slices hold most of the mask.
+
+    The areas on the slices through a voxel are each taken relative to the largest on that axis;
+    the voxel with the largest sum is chosen.
+
+    Parameters
+    ----------
+    mask : bool (z, y, x)
+
+    Returns
+    -------
+    tuple of int
+        (z, y, x); the middle of the volume where the mask is empty.
+    """
+    places = np.nonzero(mask)
+    if not places[0].size:
+        return tuple(size // 2 for size in mask.shape)
+    areas = [np.bincount(place) for place in places]
+    sums = sum((area / area.max())[place] for area, place in zip(areas, places, strict=True))
+    best = sums.argmax()
+    return tuple(int(place[best]) for place in places)
+
+
 def draw_case(
     image: np.ndarray,
     spacing: Sequence[float],
@@ -143,23 +237,22 @@ def draw_case(
         If a layer has another shape than the image.
     """
     for layer in layers:
-        if layer.label is not None and layer.label.shape != image.shape:
-            raise ValueError(f"{layer.title}: shape {layer.label.shape}, image {image.shape}")
+        for found in layer.maps:
+            _check_shape(layer.title, found, image)
     planes = list(planes)
     first, last = _shown_slices(layers, position[0], image.shape[0], spacing[0])
-    position = (position[0] - first, position[1], position[2])
-    image = image[first:last]
     size_mm = [count * step for count, step in zip(image.shape, spacing, strict=True)]
+    size_mm[0] = (last - first) * spacing[0]
     scale = PANEL_INCHES / max(size_mm[1:])
-    heights = [size_mm[1] * scale if plane == "axial" else size_mm[0] * scale for plane in planes]
+    sizes = [[length * scale for length in _pixel(size_mm, plane)] for plane in planes]
+    rows = [max(height, LEAST_INCHES) for height, _ in sizes]
     shown: set[tuple[str, str]] = set()
     gap, head = 0.08, 0.28 + (0.3 if title else 0.0)
     foot = 0.95
     width = len(layers) * (PANEL_INCHES + gap) + gap
-    height = head + sum(heights) + gap * len(planes) + foot
+    height = head + sum(rows) + gap * len(planes) + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="black")
-    if title:
-        figure.text(0.5, 1 - 0.06 / height, title, color="white", ha="center", va="top", size=12)
+    _write_title(figure, title)
     for column, layer in enumerate(layers):
         left = gap + column * (PANEL_INCHES + gap)
         figure.text(
@@ -172,18 +265,186 @@ def draw_case(
             size=11,
         )
         top = height - head
-        for plane, row_height in zip(planes, heights, strict=True):
-            top -= row_height
-            panel_width = size_mm[1 if plane == "sagittal" else 2] * scale
-            box = (left + (PANEL_INCHES - panel_width) / 2, top, panel_width, row_height)
-            axes = figure.add_axes(
-                (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
-            )
-            label = None if layer.label is None else layer.label[first:last]
-            _draw_slice(axes, plane, image, label, layer.colours or {}, spacing, position, shown)
-            top -= gap
+        for plane, row, (high, wide) in zip(planes, rows, sizes, strict=True):
+            box = (left + (PANEL_INCHES - wide) / 2, top - (row + high) / 2, wide, high)
+            axes = _add_axes(figure, box)
+            index = position[PLANES[plane]]
+            above = 0.0 if plane == "axial" else (image.shape[0] - last) * spacing[0]
+            frame = (0.0, wide / scale, above, above + high / scale)
+            _show_slice(axes, plane, image, spacing, index, frame)
+            _show_layer(axes, plane, layer, spacing, index, shown)
+            top -= row + gap
     _draw_legends(figure, layers, shown, foot / height)
     return _pixels(figure, kind)
+
+
+def draw_structure(
+    image: np.ndarray,
+    spacing: Sequence[float],
+    prediction: np.ndarray,
+    reference: np.ndarray | None,
+    value: int,
+    labels: Labels,
+    *,
+    names: tuple[str, str] = ("Prediction", "Reference"),
+    title: str = "",
+    kind: str = "jpeg",
+) -> bytes:
+    """One class where it matters: axial, coronal and sagittal slice, cropped to the structure.
+
+    The slices go through the voxel at which prediction and reference differ most
+    (`fullest_point`), and if they nowhere do, or there is no reference, through the fullest part
+    of the class. The prediction's contour is solid, the reference's dashed, those of the other
+    classes in the prediction are faint.
+
+    Parameters
+    ----------
+    image : (z, y, x)
+        HU in RAS order.
+    spacing
+        mm (z, y, x).
+    prediction, reference : uint8 (z, y, x)
+        Label maps on the image's grid; the reference may be None.
+    value
+        Of the class.
+    labels
+        Gives titles and colours.
+    names
+        What the legend calls prediction and reference.
+    title
+        Written above; by default the class's title.
+    kind
+        ``jpeg`` or ``png``.
+
+    Returns
+    -------
+    bytes
+        The file; equal input gives equal bytes.
+
+    Raises
+    ------
+    ValueError
+        If a label map has another shape than the image.
+    """
+    _check_shape(names[0], prediction, image)
+    label = labels.by_value(value)
+    shown = apart = prediction == value
+    lines = [(prediction, value, Line(_named(names[0], shown), label.colour, 1.3))]
+    if reference is not None:
+        _check_shape(names[1], reference, image)
+        true = reference == value
+        lines.insert(0, (reference, value, Line(_named(names[1], true), "white", 1.3, dashed=True)))
+        shown, apart = shown | true, shown ^ true
+    lines += [
+        (prediction, other.value, Line(other.title, other.colour, 0.8, FAINT))
+        for other in labels.labels
+        if other != label
+    ]
+    position = fullest_point(apart if apart.any() else shown)
+    return _draw_row(
+        image,
+        spacing,
+        tuple(PLANES),
+        position,
+        shown,
+        STRUCTURE_MM,
+        lines,
+        title or label.title,
+        kind,
+    )
+
+
+def _named(name: str, mask: np.ndarray) -> str:
+    return name if mask.any() else f"{name}: none"
+
+
+def draw_piece(
+    image: np.ndarray,
+    spacing: Sequence[float],
+    mask: np.ndarray,
+    title: str = "",
+    kind: str = "jpeg",
+    colour: str = "#d55e00",
+) -> bytes:
+    """A piece of a label in its surroundings: axial and coronal slice through its fullest part.
+
+    Parameters
+    ----------
+    image : (z, y, x)
+        HU in RAS order.
+    spacing
+        mm (z, y, x).
+    mask : bool (z, y, x)
+        The piece, on the image's grid.
+    title
+        Written above.
+    kind
+        ``jpeg`` or ``png``.
+    colour
+        Of its contour.
+
+    Returns
+    -------
+    bytes
+        The file; equal input gives equal bytes.
+
+    Raises
+    ------
+    ValueError
+        If the mask has another shape than the image.
+    """
+    _check_shape("mask", mask, image)
+    lines = [(mask, True, Line("", colour, 1.3))]
+    position = fullest_point(mask)
+    planes = ("axial", "coronal")
+    return _draw_row(image, spacing, planes, position, mask, PIECE_MM, lines, title, kind)
+
+
+def _draw_row(
+    image: np.ndarray,
+    spacing: Sequence[float],
+    planes: Sequence[str],
+    position: Sequence[int],
+    mask: np.ndarray,
+    least_mm: float,
+    lines: Sequence[tuple[np.ndarray, int, Line]],
+    title: str,
+    kind: str,
+) -> bytes:
+    """A row of squares around a mask, one a plane.
+
+    `lines` are label maps, the value to be outlined and how, the most important first; it lies on
+    top of the others.
+    """
+    gap = 0.06
+    head = 0.32 if title else gap
+    foot = 0.75 if any(line.title for *_, line in lines) else 0.0
+    width = len(planes) * (CELL_INCHES + gap) + gap
+    height = head + CELL_INCHES + gap + foot
+    figure = Figure(figsize=(width, height), dpi=ROW_DPI, facecolor="black")
+    _write_title(figure, title)
+    seen: set[Line] = set()
+    for column, plane in enumerate(planes):
+        box = (gap + column * (CELL_INCHES + gap), foot + gap, CELL_INCHES, CELL_INCHES)
+        axes = _add_axes(figure, box)
+        index, pixel = position[PLANES[plane]], _pixel(spacing, plane)
+        frame = _square(_cut(mask, plane, index), pixel, least_mm)
+        _show_slice(axes, plane, image, spacing, index, frame)
+        for array, value, line in reversed(lines):
+            flat = _cut(array, plane, index) == value
+            if _within(flat, pixel, frame).any():
+                line.draw(axes, flat, pixel)
+                seen.add(line)
+    handles = [
+        line.handle() for *_, line in lines if line.title and (line in seen or line.opacity == 1.0)
+    ]
+    _draw_legend(figure, handles, (0.0, 0.0, 1.0, foot / height))
+    return _pixels(figure, kind)
+
+
+def _check_shape(title: str, label: np.ndarray, image: np.ndarray) -> None:
+    if label.shape != image.shape:
+        raise ValueError(f"{title}: shape {label.shape}, image {image.shape}")
 
 
 def _shown_slices(
@@ -192,8 +453,8 @@ def _shown_slices(
     """The range of axial slices with labels and a margin: a long scan would be all thorax."""
     used = np.zeros(count, bool)
     for layer in layers:
-        if layer.label is not None:
-            used |= layer.label.any(axis=(1, 2))
+        for found in layer.maps:
+            used |= found.any(axis=(1, 2))
     if not used.any():
         return 0, count
     used[position] = True
@@ -202,50 +463,134 @@ def _shown_slices(
     return max(0, int(found[0]) - margin), min(count, int(found[-1]) + 1 + margin)
 
 
-def _draw_slice(
+# Where things lie in a picture of a slice: in mm from its left and from its top.
+
+Frame = tuple[float, float, float, float]
+"""What is shown of a slice: left, right, top and bottom."""
+
+
+def _cut(array: np.ndarray, plane: str, index: int) -> np.ndarray:
+    """A slice as (rows, columns) of a picture."""
+    return np.take(array, index, PLANES[plane])[::-1, ::-1]
+
+
+def _pixel(spacing: Sequence[float], plane: str) -> tuple[float, float]:
+    """Height and width of a pixel of a slice; of the slice itself from a volume's size."""
+    high, wide = (step for axis, step in enumerate(spacing) if axis != PLANES[plane])
+    return high, wide
+
+
+def _square(flat: np.ndarray, pixel: tuple[float, float], least_mm: float) -> Frame:
+    """A square around a mask on a slice, inside the slice if it can; all of it for an empty one."""
+    sizes = [count * step for count, step in zip(flat.shape, pixel, strict=True)]
+    spans = [(0.0, size) for size in sizes]
+    if flat.any():
+        places = (np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0))
+        spans = [
+            (float(place[0] * step), float((place[-1] + 1) * step))
+            for place, step in zip(places, pixel, strict=True)
+        ]
+    longest = max(end - begin for begin, end in spans)
+    side = max(least_mm, longest + 2 * max(AROUND_MM, AROUND * longest))
+    side = min(side, max(sizes))
+    top, left = (
+        min(max((begin + end - side) / 2, 0.0), size - side) if side < size else (size - side) / 2
+        for (begin, end), size in zip(spans, sizes, strict=True)
+    )
+    return left, left + side, top, top + side
+
+
+def _within(flat: np.ndarray, pixel: tuple[float, float], frame: Frame) -> np.ndarray:
+    """The part of a slice that a frame shows."""
+    high, wide = pixel
+    left, right, top, bottom = (max(0.0, edge) for edge in frame)
+    return flat[int(top // high) : ceil(bottom / high), int(left // wide) : ceil(right / wide)]
+
+
+# What a picture is made of
+
+
+def _add_axes(figure: Figure, box: Sequence[float]) -> Axes:
+    """A panel; `box` is left, bottom, width and height in inches."""
+    width, height = figure.get_size_inches()
+    left, bottom, wide, high = box
+    return figure.add_axes((left / width, bottom / height, wide / width, high / height))
+
+
+def _show_slice(
     axes: Axes,
     plane: str,
     image: np.ndarray,
-    label: np.ndarray | None,
-    colours: Mapping[int, tuple[str, str]],
     spacing: Sequence[float],
-    position: Sequence[int],
+    index: int,
+    frame: Frame,
+) -> None:
+    """The CT with its sides, its place and a scale bar."""
+    left, right, top, bottom = frame
+    high, wide = _pixel(spacing, plane)
+    grey = _cut(image, plane, index)
+    axes.imshow(
+        windowed(grey),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        extent=(0, grey.shape[1] * wide, grey.shape[0] * high, 0),
+        interpolation="bilinear",
+    )
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    axes.set_axis_off()
+    halo = [withStroke(linewidth=2, foreground="black")]
+    style = {"color": "white", "transform": axes.transAxes, "path_effects": halo}
+    for place, align, side in zip((0.015, 0.985), ("left", "right"), SIDES[plane], strict=True):
+        axes.text(place, 0.5, side, ha=align, va="center", size=12, weight="bold", **style)
+    axis = PLANES[plane]
+    where = (
+        f"{plane}, {index + 1}/{image.shape[axis]} from {COUNTED_FROM[plane]}, "
+        f"{index * spacing[axis]:.1f} mm"
+    )
+    axes.text(0.015, 0.98, where, ha="left", va="top", size=8, **style)
+    length = max((bar for bar in BARS_MM if bar <= BAR_SHARE * (right - left)), default=BARS_MM[0])
+    style["transform"] = axes.get_xaxis_transform()
+    end = right - 0.02 * (right - left)
+    bar = {"linewidth": 2.0, "solid_capstyle": "butt"}
+    axes.plot([end - length, end], [0.03, 0.03], **bar, **style)
+    axes.text(end - length / 2, 0.05, f"{length} mm", ha="center", va="bottom", size=8, **style)
+
+
+def _show_layer(
+    axes: Axes,
+    plane: str,
+    layer: Layer,
+    spacing: Sequence[float],
+    index: int,
     shown: set[tuple[str, str]],
 ) -> None:
-    axis = PLANES[plane]
-    index = position[axis]
-
-    def cut(array: np.ndarray) -> np.ndarray:
-        return np.take(array, index, axis)[::-1, ::-1]
-
-    high, wide = (step for other, step in enumerate(spacing) if other != axis)
-    grey = cut(image)
-    extent = (0, grey.shape[1] * wide, grey.shape[0] * high, 0)
-    axes.imshow(
-        windowed(grey), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="bilinear"
-    )
-    if label is not None:
-        flat = np.pad(cut(label), 1)
-        x = (np.arange(flat.shape[1]) - 0.5) * wide
-        y = (np.arange(flat.shape[0]) - 0.5) * high
+    """A layer's labels on a slice; titles and colours of what is there are added to `shown`."""
+    pixel = _pixel(spacing, plane)
+    colours = layer.colours or {}
+    if layer.label is not None:
+        flat = _cut(layer.label, plane, index)
         fill = np.zeros((256, 4), np.float32)
         for value, (title, colour) in colours.items():
             mask = flat == value
             if mask.any():
                 shown.add((title, colour))
                 fill[value] = to_rgba(colour, FILL_OPACITY)
-                axes.contour(x, y, mask, [0.5], colors=[colour], linewidths=1.1)
-        axes.imshow(fill[flat[1:-1, 1:-1]], extent=extent, interpolation="nearest")
-    axes.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
-    axes.set_axis_off()
-    style = {
-        "color": "white",
-        "transform": axes.transAxes,
-        "path_effects": [withStroke(linewidth=2, foreground="black")],
-    }
-    for place, align, side in zip((0.015, 0.985), ("left", "right"), SIDES[plane], strict=True):
-        axes.text(place, 0.5, side, ha=align, va="center", size=12, weight="bold", **style)
-    axes.text(0.015, 0.98, plane, ha="left", va="top", size=8, **style)
+                Line(title, colour).draw(axes, mask, pixel)
+        extent = (0, flat.shape[1] * pixel[1], flat.shape[0] * pixel[0], 0)
+        axes.imshow(fill[flat], extent=extent, interpolation="nearest")
+    if layer.outline is not None:
+        flat = _cut(layer.outline, plane, index)
+        for value, (title, colour) in colours.items():
+            mask = flat == value
+            if mask.any():
+                shown.add((title, colour))
+                Line(title, colour, dashed=True).draw(axes, mask, pixel)
+
+
+def _write_title(figure: Figure, title: str) -> None:
+    height = figure.get_figheight()
+    figure.text(0.5, 1 - 0.06 / height, title, color="white", ha="center", va="top", size=12)
 
 
 def _draw_legends(
@@ -260,136 +605,38 @@ def _draw_legends(
             ends.append((layer.colours, column))
     start = 0
     for colours, end in ends:
-        handles = [
+        handles: list[Artist] = [
             Patch(facecolor=colour, edgecolor="white", linewidth=0.5, label=title)
             for title, colour in colours.values()
             if (title, colour) in shown
         ]
+        if any(layer.outline is not None for layer in layers[start:end]):
+            handles.append(Line("Prediction", "white").handle())
+            handles.append(Line("Reference", "white", dashed=True).handle())
         share = (end - start) / len(layers)
-        if handles:
-            figure.legend(
-                handles=handles,
-                loc="center",
-                bbox_to_anchor=(start / len(layers), 0.0, share, height),
-                ncols=max(1, int(figure.get_figwidth() * share / 1.8)),
-                frameon=False,
-                labelcolor="white",
-                fontsize=9,
-                handlelength=1.2,
-                columnspacing=1.2,
-            )
+        _draw_legend(figure, handles, (start / len(layers), 0.0, share, height))
         start = end
 
 
-def _pixels(figure: Figure, kind: str, background: str = "black") -> bytes:
+def _draw_legend(figure: Figure, handles: Sequence[Artist], box: Sequence[float]) -> None:
+    """A legend in the middle of a box: left, bottom, width and height as shares of the figure."""
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="center",
+            bbox_to_anchor=box,
+            ncols=max(1, int(figure.get_figwidth() * box[2] / 1.8)),
+            frameon=False,
+            labelcolor="white",
+            fontsize=9,
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
+
+
+def _pixels(figure: Figure, kind: str) -> bytes:
     details = {"jpeg": {"quality": 90, "subsampling": 0}, "png": {}}[kind]
     metadata = {"Software": None} if kind == "png" else None
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, facecolor=background, metadata=metadata, pil_kwargs=details)
-    return buffer.getvalue()
-
-
-def draw_scores(scores: Mapping[str, Sequence[float]], colours: Mapping[str, str], name: str):
-    """Scores of every case by class: a dot a case, a box from quartile to quartile, the median.
-
-    Parameters
-    ----------
-    scores
-        Values between 0 and 1 by the class's title, in the order from top to bottom.
-    colours
-        Of the titles.
-    name
-        What the scores are, for the axis.
-
-    Returns
-    -------
-    bytes
-        An SVG; equal input gives equal bytes.
-    """
-    with matplotlib.rc_context({"svg.hashsalt": "panorgan", "font.size": 9}):
-        figure = Figure(figsize=(5.6, 0.5 + 0.3 * len(scores)), layout="constrained")
-        axes = figure.add_subplot()
-        for row, (title, values) in enumerate(scores.items()):
-            places = row + _spread_apart(values)
-            axes.scatter(values, places, s=14, color=colours[title], edgecolor="#333", lw=0.5)
-        axes.boxplot(
-            list(scores.values()),
-            positions=range(len(scores)),
-            orientation="horizontal",
-            widths=0.6,
-            showfliers=False,
-            whis=(0, 100),
-            medianprops={"color": "black", "linewidth": 1.6},
-            boxprops={"color": "#777"},
-            whiskerprops={"color": "#777"},
-            showcaps=False,
-            zorder=1,
-        )
-        axes.set(xlim=(-0.02, 1.02), ylim=(len(scores) - 0.4, -0.6), xlabel=name)
-        axes.set_yticks(range(len(scores)), list(scores))
-        axes.grid(axis="x", color="#ddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        return _svg(figure)
-
-
-def _spread_apart(values: Sequence[float]) -> np.ndarray:
-    """Offsets between -0.2 and 0.2 that keep equal values from hiding each other."""
-    order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-    return ((order * 0.618034) % 1 - 0.5) * 0.4
-
-
-def draw_curves(
-    rows: Sequence[Mapping[str, float]],
-    labels: Labels,
-    prefix: str = "dice_",
-    kind: str = "svg",
-) -> bytes:
-    """A network's learning curves: losses, and the pseudo-Dice of each class.
-
-    Parameters
-    ----------
-    rows
-        Of a model's ``progress.csv``, as numbers; NaN where a field was empty.
-    labels
-        Gives titles and colours; the tumour is dashed.
-    prefix
-        Of the columns of pseudo-Dice.
-    kind
-        ``svg`` or ``png``.
-
-    Returns
-    -------
-    bytes
-        The file; equal input gives equal bytes.
-    """
-    with matplotlib.rc_context({"svg.hashsalt": "panorgan", "font.size": 9}):
-        figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-        losses, dice = figure.subplots(1, 2, width_ratios=(1, 1.35))
-        epochs = [row["epoch"] for row in rows]
-        for name, title, colour in (
-            ("train_loss", "training", "#0072b2"),
-            ("validation_loss", "validation", "#d55e00"),
-        ):
-            losses.plot(epochs, [row[name] for row in rows], label=title, color=colour, lw=1.4)
-        losses.set(xlabel="epoch", ylabel="loss")
-        losses.legend(frameon=False)
-        for label in labels.labels:
-            if prefix + label.name in rows[0]:
-                tumour = label == labels.tumour
-                style = {"color": "black", "ls": "--"} if tumour else {"color": label.colour}
-                values = [row[prefix + label.name] for row in rows]
-                dice.plot(epochs, values, label=label.title, lw=1.3, **style)
-        dice.set(xlabel="epoch", ylabel="pseudo-Dice (validation)", ylim=(0, 1))
-        dice.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        for axes in (losses, dice):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(color="#ddd", linewidth=0.6)
-            axes.spines[["top", "right"]].set_visible(False)
-        return _svg(figure) if kind == "svg" else _pixels(figure, kind, "white")
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format=kind, facecolor="black", metadata=metadata, pil_kwargs=details)
     return buffer.getvalue()

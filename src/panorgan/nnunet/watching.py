@@ -11,8 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from panorgan.drawing import draw_curves
 from panorgan.labels import Labels
+from panorgan.plots import draw_curves
 from panorgan.tables import replacing, write_text
 
 CURVE, PICTURE, EVENTS = "progress.csv", "curve.png", "tensorboard"

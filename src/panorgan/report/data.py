@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from panorgan import drawing
+from panorgan import plots
 from panorgan.cases import SPLITS
 from panorgan.labels import ANNOTATED, Labels
 from panorgan.manifest import Entry
@@ -56,6 +56,6 @@ def draw_distributions(
         return None
     return gallery.add(
         "plots",
-        lambda: drawing.draw_histograms(groups, UNITS),
+        lambda: plots.draw_histograms(groups, UNITS),
         f"Histograms by split: {', '.join(groups).lower()}; medians and ranges are in the tables",
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from panorgan import drawing
+from panorgan import plots
 from panorgan.labels import Labels
 from panorgan.lesions import REFERENCE
 from panorgan.metrics import MISSED, NOT_SCORED, SCORED, Row
@@ -236,7 +236,7 @@ def score_plots(
             plots.append(
                 gallery.add(
                     "plots",
-                    lambda values=values, name=name: drawing.draw_scores(values, colours, name),
+                    lambda values=values, name=name: plots.draw_scores(values, colours, name),
                     alt,
                 )
             )
@@ -265,7 +265,7 @@ def tumour_plot(
         return None
     return gallery.add(
         "plots",
-        lambda: drawing.draw_tumour_sizes(points),
+        lambda: plots.draw_tumour_sizes(points),
         f"Volume of the tumour in each of {_cases(len(points))} of {split} with one, against its "
         "DSC",
     )

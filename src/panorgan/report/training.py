@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from panorgan import drawing
+from panorgan import plots
 from panorgan.labels import Labels
 from panorgan.metrics import read_scores
 from panorgan.pages import cut, duration, spread
@@ -72,7 +72,7 @@ def describe_model(title: str, model: Path, labels: Labels, gallery: Gallery) ->
         "recorded": bool(rows),
         "curves": gallery.add(
             "learning curves",
-            lambda: drawing.draw_curves(smoothed(rows), labels),
+            lambda: plots.draw_curves(smoothed(rows), labels),
             f"Learning curves of {title}: losses and pseudo-Dice over the epochs",
         )
         if rows
