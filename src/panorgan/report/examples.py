@@ -52,9 +52,10 @@ def median_case(ranking: Mapping[str, float]) -> str:
 def chosen_examples(ranking: Mapping[str, float]) -> dict[str, str]:
     """The worst three, the median and the best case and what each is; each case once."""
     cases = list(ranking)
-    if not cases:
-        return {}
-    chosen = {cases[0]: "worst", median_case(ranking): "median", cases[-1]: "best"}
+    if len(cases) < 2:
+        return dict.fromkeys(cases, "only")
+    chosen = {cases[0]: "worst", cases[-1]: "best"}
+    chosen.setdefault(median_case(ranking), "median")
     for case, what in zip(cases[1:], ("second worst", "third worst"), strict=False):
         chosen.setdefault(case, what)
     return {case: chosen[case] for case in cases if case in chosen}

@@ -1,0 +1,422 @@
+"""A small run made with the package's own stages, for tests of the report."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from panorgan.cases import Case, shard_of, write_cases
+from panorgan.config import Arm, Config, load_config, students
+from panorgan.labels import config_folder, load_labels
+from panorgan.manifest import read_manifest
+from panorgan.report import write_report
+from panorgan.selection import needs_tumour, shows_tumours
+from panorgan.stages.cases import collect_manifest, index_cases
+from panorgan.stages.fusion import fuse_organs, fuse_partial, fuse_tumours
+from panorgan.stages.prediction import EFFICIENCY, score_cases, summarise_scores
+from panorgan.stages.teacher import score_teacher, select_tumour_cases
+from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
+from panorgan.tables import write_table, write_text
+from panorgan.volumes import new_volume, write_image, write_label
+
+LABELS_FILE = str(config_folder() / "labels.yaml")
+LABELS = load_labels(LABELS_FILE)
+SHARDS = {"train": 1, "evaluation": 1}
+TRAIN, EVALUATION = "train-00", "evaluation-00"
+FALSE = "The teacher marks false tumours in 1 of 2 tumour-free cases."
+DECISIONS = ("case", "value", "name", "component", "action", "reason", "ml")
+GATE_CASES = ("case", "status", "reason", "instability", "doubt", "why")
+STRANGE = "<script>alert('x')</script> & co"
+SPACING = (5.0, 4.0, 4.0)
+SPECK = (10, 24, 30)
+"""A voxel in no organ, of which the teacher makes a second tumour in training cases."""
+SCORING = {"samples": 50, "overlap": 0.1, "sizes_mm": (10.0, 20.0)}
+
+
+def truth(shift: int, tumour: bool) -> np.ndarray:
+    """A block for each organ, and a tumour in the liver."""
+    label = np.zeros((12, 28, 36), np.uint8)
+    for value in range(1, 14):
+        row, column = divmod(value - 1, 5)
+        y, x = 2 + row * 8 + shift, 2 + column * 6 + shift
+        label[2 : 9 - row, y : y + 6, x : x + 5] = value
+    if tumour:
+        label[4:6, 4 + shift : 6 + shift, 3 + shift : 5 + shift] = 14
+    return label
+
+
+def with_speck(full: np.ndarray, value: int = 14) -> np.ndarray:
+    """A copy with one more tumour."""
+    full = full.copy()
+    full[SPECK] = value
+    return full
+
+
+class Tree:
+    """A folder of results, made stage by stage; networks are replaced by shifted truths.
+
+    `validated` says what is annotated in the validation cases; none: they have no labels.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        test: bool = True,
+        test_labels: bool = True,
+        validated: str = "all",
+        tumour_free: bool = True,
+        tumours: bool = True,
+        organs: bool = True,
+        doubt: bool = True,
+        progress: bool = True,
+        phantom: bool = False,
+        variants: Sequence[str] = ("stage2",),
+        seeds: Sequence[int] = (0,),
+        rounds: int = 1,
+        folds: int = 5,
+    ):
+        self.root, self.truths, self.organs, self.doubt = root, {}, organs, doubt
+        student = Config().student.model_dump() | {"variants": list(variants), "seeds": list(seeds)}
+        self.config = Config().model_dump() | {
+            "run": "tiny",
+            "labels": LABELS_FILE,
+            "student": student,
+            "phantom": {"seed": 0} if phantom else None,
+            "rounds": rounds,
+            "folds": folds,
+        }
+        self.arms = students(load_config(self.config))
+        cases = [
+            self.case("liver_1", "train", STRANGE, 0, True, annotated="liver,tumour"),
+            self.case("four_1", "train", "four", 1, True, annotated="liver,spleen"),
+            self.case("plain_1", "train", "plain", 0, True, labelled=False),
+        ]
+        known = {"annotated": validated, "labelled": validated != "none"}
+        cases += [
+            self.case("val_1", "validation", "full", 0, tumours, **known),
+            self.case("val_2", "validation", "full", 1, tumours, **known),
+            self.case("val_3", "validation", "full", 0, not tumour_free, **known),
+        ]
+        if test:
+            cases.append(self.case("test_1", "test", "full", 1, True, labelled=test_labels))
+        self.index(cases)
+        self.teach(progress)
+        self.fuse()
+        self.judge()
+        for arm in self.arms:
+            self.study(arm, progress)
+
+    def path(self, *parts: str) -> str:
+        path = self.root.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return str(path)
+
+    def out(self, place: str, *details: str) -> ShardOutput:
+        return ShardOutput(
+            store=Path(self.path(".store", place)),
+            table=Path(self.path(place + ".tsv")),
+            folder=Path(self.path(place)),
+            details={name: Path(self.path(f"{place}.{name}.tsv")) for name in details},
+        )
+
+    def reader(self, *places: str) -> ShardReader:
+        return ShardReader(
+            [self.path(place + ".tsv") for place in places], [self.path(place) for place in places]
+        )
+
+    def case(
+        self,
+        name: str,
+        split: str,
+        source: str,
+        shift: int,
+        tumour: bool,
+        *,
+        labelled: bool = True,
+        annotated: str = "",
+    ) -> Case:
+        full = self.truths[name] = truth(shift, tumour)
+        rng = np.random.default_rng(len(self.truths))
+        hu = np.where(full > 0, 60 + 10 * full.astype(np.int16), -90)
+        image = new_volume((hu + rng.normal(0, 10, hu.shape)).astype(np.int16), SPACING)
+        files = {kind: self.path("data", f"{name}_{kind}.nii.gz") for kind in ("image", "label")}
+        write_image(files["image"], image.array, image)
+        if labelled:
+            kept = [label.value for label in LABELS.parse(annotated or "all")]
+            write_label(files["label"], np.where(np.isin(full, kept), full, 0), image)
+        organs = ""
+        if split == "train" and self.organs:
+            organs = self.path("data", f"{name}_organs.nii.gz")
+            # Shifted, so that it disagrees with the annotated liver.
+            write_label(organs, np.roll(np.where(full == 14, 1, full), 1, axis=2), image)
+        return Case(
+            name, files["image"], files["label"] * labelled, split, source,
+            annotated=annotated if labelled else "", organs=organs,
+        )  # fmt: skip
+
+    def index(self, cases: list[Case]) -> None:
+        table = self.path("cases.tsv")
+        write_cases(table, cases)
+        for shard in (TRAIN, EVALUATION):
+            inside = [case for case in cases if shard_of(case.case, case.split, **SHARDS) == shard]
+            index_cases(inside, LABELS_FILE, self.out(f"cases/index/{shard}", "problems"))
+        index = [self.path(f"cases/index/{shard}") for shard in (TRAIN, EVALUATION)]
+        self.manifest = self.path("cases/manifest.tsv")
+        collect_manifest(
+            table,
+            [place + ".tsv" for place in index],
+            [place + ".problems.tsv" for place in index],
+            index,
+            shards=SHARDS,
+            labels_file=LABELS_FILE,
+            sources_file=str(config_folder() / "sources.yaml"),
+            min_ml=0.0,
+            bad_cases="exclude",
+            manifest=self.manifest,
+            excluded=self.path("cases/excluded.tsv"),
+            suspects=self.path("cases/suspects.tsv"),
+            corrected=self.path("cases/corrected.tsv"),
+            repaired=self.path("cases/repaired.tsv"),
+        )
+        self.changes([], [])
+        self.entries = read_manifest(self.manifest, LABELS)
+
+    def changes(self, corrected: list[dict], repaired: list[dict]) -> None:
+        columns = ("case", "what", "before", "after", "note")
+        write_table(self.path("cases/corrected.tsv"), columns, corrected)
+        write_table(self.path("cases/repaired.tsv"), ("case", "file", "shift_mm"), repaired)
+
+    def predict(self, place: str, shard: str, wanted, make) -> None:
+        by_name = {e.case: e for e in self.entries if e.shard == shard and wanted(e)}
+
+        def compute(name: str, folder: Path) -> Result:
+            image = by_name[name].read_image()
+            write_label(folder / f"{name}.nii.gz", make(self.truths[name]), image)
+            seconds = {"preprocess_s": 0.1, "network_s": 0.5, "export_s": 0.2, "total_s": 0.8}
+            return Result(
+                details={"efficiency": [{"device": "cpu", "peak_ram_mb": 500, **seconds}]}
+            )
+
+        run_shard(
+            [Work(name, {}) for name in by_name],
+            compute,
+            self.out(place, "efficiency"),
+            parameters=place,
+            details={"efficiency": EFFICIENCY},
+        )
+
+    def model(self, place: str, classes: Sequence[str], progress: bool) -> None:
+        folder = Path(self.path(place, "model"))
+        folder.mkdir()
+        card = {"checksum": "c" * 32, "classes": list(classes), "parameters": 1234}
+        card |= {"versions": {"torch": "2.0"}, "epochs": 2, "hours": 0.5, "precision": "fp32"}
+        write_text(folder / "card.json", json.dumps(card))
+        row = {"model": str(folder), "checksum": card["checksum"], "key": "k"}
+        write_table(self.path(place, "model.tsv"), list(row), [row])
+        if progress:
+            columns = ["epoch", "train_loss", "validation_loss"]
+            columns += [f"dice_{name}" for name in classes] + ["learning_rate", "seconds"]
+            rows = [[1, 0.9, ""], [2, 0.5, 0.6]]
+            lines = [row + [0.1 * row[0]] * len(classes) + [0.01, 3.5] for row in rows]
+            text = "\n".join(",".join(map(str, line)) for line in [columns, *lines])
+            write_text(folder / "progress.csv", text + "\n")
+
+    def teach(self, progress: bool) -> None:
+        for shard in (TRAIN, EVALUATION):
+            select_tumour_cases(
+                self.manifest,
+                shard,
+                self.out(f"teacher/labels/{shard}"),
+                labels_file=LABELS_FILE,
+                min_tumour_ml=0.0,
+                exclude=(),
+            )
+        self.model("teacher/seed-0", ["tumour"], progress)
+
+        def tumour(full: np.ndarray) -> np.ndarray:
+            return np.roll(full == 14, 1, axis=1).astype(np.uint8)
+
+        place = f"teacher/seed-0/predictions/{EVALUATION}"
+        self.predict(
+            place,
+            EVALUATION,
+            lambda e: e.split == "validation" and shows_tumours(e, LABELS),
+            tumour,
+        )
+        score_teacher(
+            self.manifest,
+            self.reader(f"teacher/labels/{EVALUATION}"),
+            self.reader(place),
+            labels_file=LABELS_FILE,
+            profile="flare23-2023",
+            folder=self.path("teacher/seed-0/scores"),
+            **SCORING,
+        )
+
+        self.predict(
+            f"round-1/pseudo_labels/tumour/{TRAIN}",
+            TRAIN,
+            lambda e: needs_tumour(e, LABELS),
+            lambda full: with_speck(tumour(full), 1),
+        )
+
+    def fuse(self) -> None:
+        place = f"round-1/fusion/stage1/{TRAIN}"
+        details = ("composition", "conflicts", "specks")
+        fuse_tumours(
+            self.manifest,
+            TRAIN,
+            self.reader(f"round-1/pseudo_labels/tumour/{TRAIN}"),
+            self.out(place, *details),
+            labels_file=LABELS_FILE,
+        )
+        fuse_organs(
+            self.manifest,
+            TRAIN,
+            self.reader(place),
+            self.out(f"round-1/fusion/stage2/{TRAIN}", "composition", "conflicts"),
+            labels_file=LABELS_FILE,
+        )
+        fuse_partial(
+            self.manifest,
+            TRAIN,
+            self.out(f"round-1/fusion/partial/{TRAIN}", *details),
+            labels_file=LABELS_FILE,
+        )
+        # What is fused in one pass has files of the same form.
+        for number, labels in self.fused:
+            place = self.root / f"round-{number}/fusion/{labels}"
+            if not place.exists():
+                shutil.copytree(self.root / "round-1/fusion/stage2", place)
+                shutil.copy(self.root / f"round-1/fusion/stage1/{TRAIN}.specks.tsv", place)
+
+    @property
+    def fused(self) -> list[tuple[int, str]]:
+        """Round and name of the labels that the students learn, and stage 1 below stage 2."""
+        found = {(arm.round, arm.labels) for arm in self.arms}
+        return sorted(found | {(1, "stage1") for one in found if one == (1, "stage2")})
+
+    @property
+    def gates(self) -> list[str]:
+        later = sorted({(arm.round, arm.variant) for arm in self.arms if arm.round > 1})
+        return [
+            self.path(f"round-{number}/gate/{origin}/")
+            for number, origin in [(1, "teacher"), *later]
+        ]
+
+    def judge(self) -> None:
+        """Two cases with teacher's tumours, the second with a doubtful one; later all classes."""
+        decisions = [
+            ("four_1", 14, "tumour", 1, "keep", "", 2.0),
+            ("four_1", 14, "tumour", 2, "clean", "0.03 ml, below 0.1", 0.03),
+            *([("plain_1", 3, "spleen", 1, "keep", "", 50.0)] if self.organs else []),
+            ("plain_1", 14, "tumour", 1, "ignore", "mean probability 0.55, below 0.7", 3.0),
+            ("plain_1", 14, "tumour", 2, "clean", "0.04 ml, below 0.1", 0.04),
+        ]
+        for folder in self.gates:
+            later = "round-1" not in folder
+            cases = [
+                ("four_1", "keep", "", "0.1" if later else "", 0.1, "a tumour is unsure"),
+                ("liver_1", "keep", "", "0.2" if later else "", 0, ""),
+                ("plain_1", "keep", "", "0.4" if later else "", 1.25, "3 of 3 ml tumour ignored"),
+            ]
+            if not self.doubt:
+                cases = [(*case[:4], 0, "") for case in cases]
+            if later:
+                number, _, origin = Path(folder).parts[-3:]
+                place = f"{number}/pseudo_labels/{origin}/{TRAIN}"
+                self.predict(place, TRAIN, lambda entry: True, with_speck)
+            for name, columns, rows in (
+                ("decisions", DECISIONS, decisions),
+                ("cases", GATE_CASES, cases),
+            ):
+                lines = [dict(zip(columns, row, strict=True)) for row in rows]
+                write_table(folder + f"/{name}.tsv", columns, lines)
+            write_text(folder + "/summary.json", json.dumps({"text": [FALSE, "Thresholds."]}))
+
+    def study(self, arm: Arm, progress: bool) -> None:
+        self.model(arm.place.format("student"), LABELS.names, progress)
+        place = f"{arm.place.format('predictions')}/{EVALUATION}"
+        step = (1 if arm.variant == "stage2" else 2) + int(arm.seed)
+        self.predict(place, EVALUATION, lambda e: True, lambda full: np.roll(full, step, axis=1))
+        scores = arm.place.format("scores")
+        out = self.out(f"{scores}/{EVALUATION}", "scores", "lesions")
+        score_cases(
+            self.manifest,
+            EVALUATION,
+            self.reader(place),
+            ShardOutput(out.store, out.table, None, out.details),
+            labels_file=LABELS_FILE,
+            profile="flare23-2023",
+            overlap=SCORING["overlap"],
+        )
+        for split in ("validation", "test"):
+            summarise_scores(
+                self.manifest,
+                [str(out.details["scores"])],
+                [str(out.details["lesions"])],
+                split,
+                labels_file=LABELS_FILE,
+                profile="flare23-2023",
+                folder=Path(self.path(scores, split)),
+                **SCORING,
+            )
+
+    @property
+    def files(self) -> dict[str, object]:
+        """What the rule hands over."""
+        fused = [self.path(f"round-{n}/fusion/{labels}/{TRAIN}") for n, labels in self.fused]
+        specks = [place for place in fused if "round-1/fusion/stage2" not in place]
+        scores = [
+            self.path(arm.place.format("scores"), split)
+            for arm in self.arms
+            for split in ("validation", "test")
+        ]
+        predictions = [self.path(arm.place.format("predictions"), EVALUATION) for arm in self.arms]
+        models = [self.path(arm.place.format("student"), "model") for arm in self.arms]
+        origins = {Path(folder).parts[-3:][::2] for folder in self.gates}
+        pseudo = [
+            self.path(f"{number}/pseudo_labels/{'tumour' if origin == 'teacher' else origin}/{TRAIN}")
+            for number, origin in sorted(origins)
+        ]
+        return {
+            "manifest": self.manifest,
+            "excluded": self.path("cases/excluded.tsv"),
+            "suspects": self.path("cases/suspects.tsv"),
+            "corrected": self.path("cases/corrected.tsv"),
+            "repaired": self.path("cases/repaired.tsv"),
+            "selection": [self.path(f"teacher/labels/{TRAIN}.tsv")],
+            "teacher_scores": self.path("teacher/seed-0/scores/cases.csv"),
+            "teacher_summary": self.path("teacher/seed-0/scores/summary.json"),
+            "teacher": self.path("teacher/seed-0/model"),
+            "teacher_table": self.path("teacher/seed-0/model.tsv"),
+            "decisions": [f"{folder}/decisions.tsv" for folder in self.gates],
+            "gate_cases": [f"{folder}/cases.tsv" for folder in self.gates],
+            "gate_summaries": [f"{folder}/summary.json" for folder in self.gates],
+            "pseudo_labels": [place + ".tsv" for place in pseudo],
+            "pseudo_label_folders": pseudo,
+            "composition": [place + ".composition.tsv" for place in fused],
+            "conflicts": [place + ".conflicts.tsv" for place in fused],
+            "specks": [place + ".specks.tsv" for place in specks],
+            "fused": [place + ".tsv" for place in fused],
+            "fused_folders": fused,
+            "students": models,
+            "student_tables": [model + ".tsv" for model in models],
+            "scores": [folder + "/cases.csv" for folder in scores],
+            "lesions": [folder + "/lesions.csv" for folder in scores],
+            "summaries": [folder + "/summary.json" for folder in scores],
+            "predictions": [place + ".tsv" for place in predictions],
+            "prediction_folders": predictions,
+            "efficiency": [place + ".efficiency.tsv" for place in predictions],
+        }
+
+    def report(self) -> tuple[str, bytes, str]:
+        """HTML, PNG and text of the report."""
+        report, picture, summary = (
+            self.path(name) for name in ("report.html", "overlay.png", "summary.txt")
+        )
+        write_report(self.config, self.files, report=report, picture=picture, summary=summary)
+        return Path(report).read_text(), Path(picture).read_bytes(), Path(summary).read_text()
