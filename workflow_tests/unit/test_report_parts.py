@@ -19,6 +19,7 @@ from panorgan.report.examples import (
     median_case,
     rank_cases,
     worst_by_class,
+    worst_structure,
     wrong_lesions,
 )
 from panorgan.report.fusion import (
@@ -154,6 +155,13 @@ def test_the_worst_of_a_class_is_the_largest_of_the_lowest():
         "tumour": "b",
         "right_kidney": "b",
     }
+
+
+def test_the_worst_structure_of_a_case_is_an_organ_if_any_is_scored():
+    rows = [score("a", 1, 0.8), score("a", 2, 0.7), score("a", 14, 0.0, "missed")]
+    assert worst_structure(rows, "a", LABELS) == rows[1]
+    assert worst_structure(rows[2:], "a", LABELS) == rows[2]
+    assert worst_structure(rows, "b", LABELS) is None
 
 
 def test_wrong_lesions_are_the_largest():
@@ -433,7 +441,7 @@ def test_what_was_left_out_has_its_reasons(tmp_path):
         "Pieces of pseudo-labels ignored by the gate": (0, ""),
         "Cases dropped by the gate": (1, "instability 3, above 1"),
         "Validation and test cases without a label": (1, "predicted, not scored"),
-        "Classes of labelled cases that are not scored": (1, "tumour is unknown there"),
+        "Classes of labelled cases that are not scored": (1, "unknown in the case: in no mean"),
     }
     # A gate that nobody obeyed has left nothing out.
     plain = student(Arm(1, "stage2", "0"), [])

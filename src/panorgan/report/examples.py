@@ -74,6 +74,13 @@ def worst_by_class(rows: Iterable[Row]) -> dict[str, Row]:
     return worst
 
 
+def worst_structure(rows: Iterable[Row], case: str, labels: Labels) -> Row | None:
+    """The row of a case's worst organ; of its tumour, if no organ is scored."""
+    found = worst_by_class(row for row in rows if row["case"] == case)
+    tumour = found.pop(labels.tumour.name, None)
+    return min(found.values(), key=_badness, default=tumour)
+
+
 def _badness(row: Row) -> tuple[float, float, str]:
     return row["dsc"], -max(row["ref_ml"], row["pred_ml"]), row["case"]
 
@@ -106,7 +113,7 @@ def draw_examples(
     dict
         cases: rows with case, what, dsc, picture, structure (its worst organ, or None); classes:
         rows with label, row and picture, or the link to the picture of that structure; lesions:
-        rows with what, about, case, picture; links: `Links`.
+        rows with what, about, case, picture, place; links: `Links`.
     """
     rows = student.scores[student.shown]
     links: Links = {}
@@ -123,11 +130,7 @@ def draw_examples(
             f"{what.capitalize()} case {case}: CT, and CT with prediction and reference, in an "
             "axial, a coronal and a sagittal plane",
         )
-        worst = min(
-            (row for row in worst_by_class(r for r in rows if r["case"] == case).values()),
-            key=_badness,
-            default=None,
-        )
+        worst = worst_structure(rows, case, labels)
         structure = draw_structure(student, worst, labels, scans, gallery) if worst else None
         if picture:
             links[case, ""] = place_of(case)
@@ -150,12 +153,10 @@ def draw_examples(
             links[row["case"], label.name] = place_of(row["case"], label.name)
         if picture or known:
             classes.append({"label": label, "row": row, "picture": picture, "link": known})
-    return {
-        "cases": cases,
-        "classes": classes,
-        "lesions": draw_lesions(student, labels, scans, gallery),
-        "links": links,
-    }
+    lesions = draw_lesions(student, labels, scans, gallery)
+    for row in lesions:
+        links.setdefault((row["case"], labels.tumour.name), row["place"])
+    return {"cases": cases, "classes": classes, "lesions": lesions, "links": links}
 
 
 def draw_structure(
@@ -206,5 +207,7 @@ def draw_lesions(
 
             alt = f"{what.capitalize()} tumour of {about} in case {case}, outlined on CT"
             if picture := gallery.add("lesions", draw, alt):
-                drawn.append({"what": what, "about": about, "case": case, "picture": picture})
+                place = f"lesion:{case}:{row['side']}:{row['lesion']}"
+                found = {"what": what, "about": about, "case": case}
+                drawn.append(found | {"picture": picture, "place": place})
     return drawn
