@@ -172,6 +172,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.set_defaults(command=_compare)
 
+    show = commands.add_parser(
+        "show",
+        help="draw cases of a run, or a CT with label maps",
+        usage="panorgan show CASE… --run results/RUN [-o FILE|FOLDER] [--class NAME]\n"
+        "       panorgan show -i CT [-l LABEL] [-r REFERENCE] -o FILE [--class NAME]",
+    )
+    show.add_argument("cases", nargs="*", metavar="CASE", help="a name of the run's case table")
+    show.add_argument("--run", type=Path, help="a run's folder, such as results/demo")
+    show.add_argument("-i", "--image", type=Path, help="a CT of no run")
+    show.add_argument("-l", "--label", type=Path, help="a label map on its grid, a prediction say")
+    show.add_argument("-r", "--reference", type=Path, help="a reference on its grid")
+    show.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="a new PNG; of several cases a folder (default: CASE.png in the current folder)",
+    )
+    show.add_argument(
+        "--class", dest="structure", default="", metavar="NAME", help="one structure, close up"
+    )
+    show.set_defaults(command=_show)
+
     describe = commands.add_parser("describe", help="what a model or a recipe is, as JSON")
     what = describe.add_mutually_exclusive_group(required=True)
     what.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a model's folder")
@@ -325,6 +347,33 @@ def _compare(options: argparse.Namespace) -> int:
     print(comparison_text(comparison))
     if options.output:
         print(f"\n{options.output}: classes.tsv, cases.tsv, comparison.json")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from panorgan.show import show_cases, show_files
+
+    of_run = options.cases and options.run
+    loose = options.image and options.output
+    if of_run and not (options.image or options.label or options.reference):
+        for line in show_cases(
+            options.cases, options.run, options.output, load_labels(), options.structure
+        ):
+            print(line)
+    elif loose and not (options.cases or options.run):
+        print(
+            show_files(
+                options.image,
+                options.output,
+                load_labels(),
+                label=options.label,
+                reference=options.reference,
+                structure=options.structure,
+            )
+        )
+    else:
+        print("name cases and their --run, or a CT with -i and a PNG with -o", file=sys.stderr)
+        return 2
     return 0
 
 

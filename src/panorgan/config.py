@@ -6,7 +6,7 @@ description here is the documentation that a user reads there.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -516,6 +516,15 @@ def students(config: Config) -> list[Arm]:
         if number == 1 or variant in ITERATED
         for seed in config.student.seeds
     ]
+
+
+def main_arm(arms: Iterable[Arm]) -> Arm:
+    """The last round's of stage 2, else of the gate, else the first; of several seeds the first."""
+
+    def rank(arm: Arm) -> tuple[int, bool, bool]:
+        return arm.round, *(arm.variant == variant for variant in ITERATED)
+
+    return max(arms, key=rank)
 
 
 def relabellers(config: Config) -> list[Arm]:

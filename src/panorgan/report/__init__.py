@@ -15,19 +15,17 @@ from panorgan.pages import cut, describe_data, render
 from panorgan.report.data import draw_distributions
 from panorgan.report.efficiency import describe_efficiency
 from panorgan.report.examples import draw_examples, median_case, rank_cases
-from panorgan.report.fusion import count_specks, describe_doubtful, describe_fusion, telling_case
+from panorgan.report.fusion import (
+    SOURCES,
+    count_specks,
+    describe_doubtful,
+    describe_fusion,
+    telling_case,
+)
 from panorgan.report.gates import describe_gate, describe_pseudo_tumours, describe_rounds
 from panorgan.report.inputs import SYNTHETIC, main_student, read_fusions, read_gates, read_students
 from panorgan.report.methods import describe_methods
-from panorgan.report.pictures import (
-    SOURCES,
-    Gallery,
-    Scans,
-    compared_layers,
-    draw_scan,
-    fused_layers,
-    prediction_of,
-)
+from panorgan.report.pictures import Gallery, Scans, learnt_layers, prediction_of
 from panorgan.report.results import (
     PUBLISHED,
     STATUS_TEXTS,
@@ -42,6 +40,7 @@ from panorgan.report.results import (
 from panorgan.report.run import left_out, run_checksums, run_facts
 from panorgan.report.summary import summary_text
 from panorgan.report.training import describe_model, describe_selection, describe_teacher
+from panorgan.show import compared_layers, draw_scan
 from panorgan.tables import read_table, replacing, write_text
 
 
@@ -104,7 +103,7 @@ def write_report(
         "fused_picture": gallery.add(
             "fused cases",
             lambda: draw_scan(
-                scans[fused], fused_layers(fused, learnt.reader, labels), labels, kind="jpeg"
+                scans[fused], learnt_layers(fused, learnt.reader, labels), labels, kind="jpeg"
             ),
             f"Training case {fused}: CT, fused label and the source of each voxel in three planes",
         ),
@@ -149,7 +148,7 @@ def write_report(
     # The median case; without scores any predicted one, without predictions a fused label.
     example = median_case(ranking) if ranking else next(iter(main.predictions.cases), fused)
     layers = (
-        fused_layers(fused, learnt.reader, labels)
+        learnt_layers(fused, learnt.reader, labels)
         if example == fused
         else compared_layers(prediction_of(main, example), scans.reference(example), labels)
     )

@@ -16,11 +16,10 @@ from panorgan.report.pictures import (
     Gallery,
     Picture,
     Scans,
-    compared_layers,
-    draw_scan,
     piece_of,
     prediction_of,
 )
+from panorgan.show import compared_layers, draw_scan
 from panorgan.stages import LABEL
 from panorgan.volumes import read_label
 

@@ -9,12 +9,15 @@ from typing import Any
 from panorgan import drawing
 from panorgan.labels import Labels
 from panorgan.report.inputs import TEACHER, Fusion, Gate, Student, read_rows
-from panorgan.report.pictures import MOST, SOURCE, SOURCES, Gallery, Scans, draw_scan, fused_layers
-from panorgan.stages import AUTOMATIC, LABEL
+from panorgan.report.pictures import MOST, Gallery, Scans, learnt_layers
+from panorgan.show import draw_scan
+from panorgan.stages import AUTOMATIC, LABEL, SOURCE
 from panorgan.store import ShardReader
 
 MOST_CONFLICTS = 15
 MOST_DOUBTFUL = 10
+SOURCES = {"ground_truth": 1, "tumour_pseudo": 2, "organ_pseudo": 3, "ignored": 4}
+"""Names in tables of composition, values in source maps."""
 INPUT_TEXTS = {
     "partial": "partial label",
     "tumour": "tumour pseudo-label",
@@ -139,7 +142,7 @@ def describe_doubtful(
                 "doubtful cases",
                 lambda case=case: draw_scan(
                     scans[case],
-                    fused_layers(case, learnt.reader, labels),
+                    learnt_layers(case, learnt.reader, labels),
                     labels,
                     kind="jpeg",
                     planes=["axial"],

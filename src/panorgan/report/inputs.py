@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panorgan.config import GATED, Arm, load_config, students
+from panorgan.config import GATED, Arm, load_config, main_arm, students
 from panorgan.labels import Labels
 from panorgan.lesions import read_lesions
 from panorgan.metrics import Row, read_scores
@@ -128,14 +128,9 @@ def read_students(config: Mapping[str, Any], files: Mapping[str, Any]) -> list[S
 
 
 def main_student(found: Sequence[Student]) -> Student:
-    """The last round's of stage 2, else of the gate, else the first; of several seeds the first."""
-
-    def rank(student: Student) -> tuple[int, int]:
-        order = (GATED, "stage2")
-        variant = student.arm.variant
-        return student.arm.round, order.index(variant) if variant in order else -1
-
-    return max(found, key=rank)
+    """The one of the `main_arm`."""
+    arm = main_arm(student.arm for student in found)
+    return next(student for student in found if student.arm == arm)
 
 
 def read_gates(files: Mapping[str, Any], labels: Labels) -> list[Gate]:

@@ -3,19 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from panorgan import drawing
 from panorgan.components import find_components
+from panorgan.drawing import Layer
 from panorgan.labels import Labels
 from panorgan.manifest import Entry
 from panorgan.pages import data_uri
 from panorgan.report.inputs import Student
-from panorgan.stages import LABEL
+from panorgan.show import Scan, canonical, fused_layers, scan_of
+from panorgan.stages import LABEL, SOURCE
 from panorgan.store import ShardReader
-from panorgan.volumes import Volume, canonical_spacing, read_label, to_canonical
+from panorgan.volumes import Volume, read_label, to_canonical
 
 MOST = {
     "plots": 6,
@@ -30,13 +30,6 @@ MOST = {
 """How many pictures of each kind a report has at most, whatever the config."""
 BUDGET = 9_500_000
 """Bytes of all pictures: they grow by a third in the page, which stays below 15 MB."""
-
-SOURCE = "_source.nii.gz"
-SOURCES = {"ground_truth": 1, "tumour_pseudo": 2, "organ_pseudo": 3, "ignored": 4}
-"""Names in tables of composition, values in source maps."""
-TUMOUR_WEIGHT = 3.0
-"""A tumour, or what is ignored, attracts the slices of a picture as much as this many organs."""
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -75,14 +68,6 @@ def _kind_of(content: bytes) -> str:
     return "image/jpeg" if content.startswith(b"\xff\xd8") else "image/svg+xml"
 
 
-@dataclass(frozen=True)
-class Scan:
-    """A CT in RAS order: HU (z, y, x), and its spacing in mm (z, y, x)."""
-
-    image: np.ndarray
-    spacing: tuple[float, ...]
-
-
 class Scans:
     """The run's CTs by case; the last one is kept, so ask for the pictures of a case in a row."""
 
@@ -97,19 +82,13 @@ class Scans:
     def __getitem__(self, case: str) -> Scan:
         if self._last is None or self._last[0] != case:
             self._last = None  # two large CTs need not be in memory at once
-            image = self._entries[case].read_image()
-            self._last = case, Scan(canonical(image), canonical_spacing(image.grid))
+            self._last = case, scan_of(self._entries[case].read_image())
         return self._last[1]
 
     def reference(self, case: str) -> np.ndarray | None:
         """The case's label, where it has one, in RAS order."""
         entry = self._entries[case]
         return canonical(entry.read_label()) if entry.label else None
-
-
-def canonical(volume: Volume) -> np.ndarray:
-    """A volume's voxels in RAS order."""
-    return to_canonical(volume.array, volume.grid)
 
 
 def prediction_of(student: Student, case: str) -> np.ndarray:
@@ -123,36 +102,7 @@ def piece_of(volume: Volume, value: int, number: int) -> np.ndarray:
     return to_canonical(find_components(mask).ids == number, volume.grid)
 
 
-def draw_scan(scan: Scan, layers: list[drawing.Layer], labels: Labels, **how: Any) -> bytes:
-    """A picture of a case, sliced where the first label map shows most, tumours above all."""
-    first = next(layer.label for layer in layers if layer.label is not None)
-    return drawing.draw_case(
-        scan.image,
-        scan.spacing,
-        layers,
-        position=drawing.telling_position(
-            first, dict.fromkeys((labels.tumour.value, labels.ignore), TUMOUR_WEIGHT)
-        ),
-        **how,
-    )
-
-
-def compared_layers(
-    prediction: np.ndarray, reference: np.ndarray | None, labels: Labels
-) -> list[drawing.Layer]:
-    """The CT alone, and beside it the prediction with the reference's contours, if there is one."""
-    title = "Prediction" if reference is None else "Prediction, and reference dashed"
-    colours = drawing.class_colours(labels)
-    return [drawing.Layer("CT"), drawing.Layer(title, prediction, colours, reference)]
-
-
-def fused_layers(case: str, reader: ShardReader, labels: Labels) -> list[drawing.Layer]:
-    """The CT alone, a training case's label, and where it comes from."""
+def learnt_layers(case: str, reader: ShardReader, labels: Labels) -> list[Layer]:
+    """The CT alone, a training case's fused label, and where it comes from."""
     label, source = (canonical(read_label(reader.file(case, end))) for end in (LABEL, SOURCE))
-    ignored = drawing.SOURCE_COLOURS[SOURCES["ignored"]]
-    colours = drawing.class_colours(labels) | {labels.ignore: ignored}
-    return [
-        drawing.Layer("CT"),
-        drawing.Layer("Fused label", label, colours),
-        drawing.Layer("Where it comes from", source, drawing.SOURCE_COLOURS),
-    ]
+    return fused_layers(label, source, labels)

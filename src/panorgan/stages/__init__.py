@@ -18,6 +18,7 @@ VERSIONS = {
 """A stage's number is raised by hand when its results change: it is part of every stored key."""
 
 LABEL = ".nii.gz"
+SOURCE = "_source.nii.gz"
 AUTOMATIC = "_automatic.nii.gz"
 HISTOGRAMS = ".npz"
 """What follows the case's name in the names of its files."""

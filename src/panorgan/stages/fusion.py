@@ -26,7 +26,7 @@ from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour
-from panorgan.stages import AUTOMATIC, CLASSES, LABEL, UNKNOWNS, VERSIONS
+from panorgan.stages import AUTOMATIC, CLASSES, LABEL, SOURCE, UNKNOWNS, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.volumes import (
     Volume,
@@ -37,7 +37,6 @@ from panorgan.volumes import (
     write_label,
 )
 
-SOURCE = "_source.nii.gz"
 CONFLICTS = ("kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
 DETAILS = {"composition": ("value", "name", "source", "voxels", "ml"), "conflicts": CONFLICTS}
 SPECKS = ("value", "name", "voxels", "ml")
