@@ -100,7 +100,7 @@ def test_every_section_has_its_pictures(made):
     assert count("against its DSC") == 1
     assert count("Histograms by split") == 1
     assert count("Learning curves of") == 3
-    assert count("^(Worst|Median|Best) case val_[123]: CT, and CT with") == 3
+    assert count("^(Worst|Median|Best) case val_[123]: CT, reference") == 3
     # The worst organ of the three cases, and the worst case of each class that is not among them.
     assert 14 <= count("of case val_. in an axial, a coronal and a sagittal plane") <= 17
     assert count("outlined on CT") == 4  # an ignored, a removed, a kept tumour; a kept organ

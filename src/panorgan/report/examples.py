@@ -126,8 +126,8 @@ def draw_examples(
                 labels,
                 kind="jpeg",
             ),
-            f"{what.capitalize()} case {case}: CT, and CT with prediction and reference, in an "
-            "axial, a coronal and a sagittal plane",
+            f"{what.capitalize()} case {case}: CT, reference, and prediction with the reference's "
+            "contours, in three planes",
         )
         worst = worst_structure(rows, case, labels)
         structure = draw_structure(student, worst, labels, scans, gallery) if worst else None
