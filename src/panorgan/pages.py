@@ -13,7 +13,6 @@ from panorgan.labels import Labels
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN, Entry
 
 MISSING = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 MOST_ROWS = 200
 """Longer lists are cut, with the file that has them all."""
 
@@ -48,11 +47,8 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """A difference with its sign, e.g. ``+1.20``; a true minus, and nothing before zero."""
-    if value is None:
-        return MISSING
-    text = f"{value:+,.{digits}f}"
-    return text[1:] if not float(text.replace(",", "")) else text.replace("-", MINUS)
+    """A difference with its sign, e.g. ``+1.20``."""
+    return MISSING if value is None else f"{value:+,.{digits}f}"
 
 
 def size(count: float) -> str:

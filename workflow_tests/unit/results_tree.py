@@ -379,7 +379,9 @@ class Tree:
         models = [self.path(arm.place.format("student"), "model") for arm in self.arms]
         origins = {Path(folder).parts[-3:][::2] for folder in self.gates}
         pseudo = [
-            self.path(f"{number}/pseudo_labels/{'tumour' if origin == 'teacher' else origin}/{TRAIN}")
+            self.path(
+                f"{number}/pseudo_labels/{'tumour' if origin == 'teacher' else origin}/{TRAIN}"
+            )
             for number, origin in sorted(origins)
         ]
         return {

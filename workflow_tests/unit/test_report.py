@@ -13,6 +13,7 @@ from PIL import Image
 from results_tree import FALSE, STRANGE, TRAIN, Tree
 
 from panorgan.labels import load_labels
+from panorgan.pages import MISSING
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +199,7 @@ def test_what_can_be_missing_may_be_missing(tmp_path):
 
 
 def test_a_run_with_nothing_that_can_be_missing_has_a_report(tmp_path):
-    tree = Tree(
-        tmp_path, test=False, validated="none", organs=False, doubt=False, progress=False
-    )
+    tree = Tree(tmp_path, test=False, validated="none", organs=False, doubt=False, progress=False)
     html, picture, text = tree.report()
     page = Page(html)
     for split in ("validation", "test"):
@@ -219,19 +218,19 @@ def test_a_run_with_nothing_that_can_be_missing_has_a_report(tmp_path):
 def test_tumours_may_be_nowhere_or_unknown_in_validation(tmp_path):
     html, _, text = Tree(tmp_path / "none", tumours=False).report()
     assert "lesions, validation: 0 of 0 found, 0 of 0 predicted are false" in text
-    assert row_of(html, "Tumour, only cases with one")[1] == "–"
-    assert row_of(html, "All sizes")[1:] == ["0", "0", "–", "0", "0", "–"]
+    assert row_of(html, "Tumour, only cases with one")[1] == MISSING
+    assert row_of(html, "All sizes")[1:] == ["0", "0", MISSING, "0", "0", MISSING]
     html, _, text = Tree(tmp_path / "unknown", validated="liver,spleen", test=False).report()
     assert "In no labelled validation case are tumours known" in Page(html).words
     assert "lesions, validation" not in text
-    assert row_of(html, "Pancreas")[1:4] == ["–", "–", "–"]
+    assert row_of(html, "Pancreas")[1:4] == [MISSING, MISSING, MISSING]
     assert row_of(html, "val_1")[5] == "unknown"
 
 
 def test_only_tumours_may_be_known_in_validation(tmp_path):
     html, _, _ = Tree(tmp_path, validated="tumour", test=False).report()
     row = row_of(html, "val_1")
-    assert row[1:5] == ["–", "–", "–", "–"]
+    assert row[1:5] == [MISSING, MISSING, MISSING, MISSING]
     assert row[5] == "in both"
 
 

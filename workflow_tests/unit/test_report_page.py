@@ -10,6 +10,8 @@ from conftest import cannot_run
 from PIL import Image
 from results_tree import Tree
 
+from panorgan.pages import MISSING
+
 WIDTHS = (1280, 800)
 CLASSES = "document.querySelector('#classes ~ .scroll table')"
 """The table of scores by class."""
@@ -114,17 +116,17 @@ def test_tables_sort_by_mouse(page):
 
 def test_tables_sort_by_keyboard_and_missing_values_stay_last(page):
     table = "document.querySelector('#classes ~ .scroll table')"
-    values = ["12.5 %", "–", "1,200.00", "−3", "0.30 (0.1 to 0.4)"]
+    values = ["12.5 %", MISSING, "1,200.00", "-3", "0.30 (0.1 to 0.4)"]
     page.run(
         f"{values}.forEach((text, at) => {table}.tBodies[0].rows[at].cells[3].textContent = text)"
     )
     page.run(f"[...{table}.tBodies[0].rows].slice(5).forEach(row => row.remove())")
     page.run(head("HD95, mm") + ".firstChild.focus()")
     page.press("Enter")
-    expected = ["−3", "0.30 (0.1 to 0.4)", "12.5 %", "1,200.00", "–"]
+    expected = ["-3", "0.30 (0.1 to 0.4)", "12.5 %", "1,200.00", MISSING]
     assert column(page, "HD95, mm") == expected
     page.press(" ")
-    assert column(page, "HD95, mm") == [*expected[3::-1], "–"]
+    assert column(page, "HD95, mm") == [*expected[3::-1], MISSING]
     assert page.run(f"document.activeElement === {head('HD95, mm')}.firstChild")
 
 
@@ -143,8 +145,8 @@ def test_the_keyboard_finds_its_way(page):
 def test_a_bad_number_leads_to_its_picture(page):
     page.click("document.querySelector('#cases ~ .scroll td a')")
     assert page.run(
-        "(() => { const place = document.getElementById(decodeURIComponent(location.hash.slice(1)));"
-        "const r = place.getBoundingClientRect(); return r.top >= 0 && r.top < innerHeight })()"
+        "(() => { const name = decodeURIComponent(location.hash.slice(1));"
+        "const place = document.getElementById(name); const r = place.getBoundingClientRect(); return r.top >= 0 && r.top < innerHeight })()"
     )
 
 
@@ -152,7 +154,8 @@ def test_the_methods_text_can_be_copied(page):
     page.run("document.getElementById('copy').scrollIntoView()")
     page.click("document.getElementById('copy')")
     said = page.run(
-        "new Promise(done => setTimeout(() => done(document.getElementById('copied').textContent), 300))"
+        "new Promise(done => setTimeout("
+        "() => done(document.getElementById('copied').textContent), 300))"
     )
     assert said in ("Copied.", "Selected: copy it with Ctrl+C.")
     text = page.run("document.getElementById('methods-text').innerText")

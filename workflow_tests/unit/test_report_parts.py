@@ -11,7 +11,7 @@ import pytest
 from panorgan.config import Arm, Config
 from panorgan.labels import load_labels
 from panorgan.metrics import summarise
-from panorgan.pages import interval, percent, signed
+from panorgan.pages import MISSING, interval, percent, signed
 from panorgan.report.data import distributions
 from panorgan.report.efficiency import describe_efficiency
 from panorgan.report.examples import (
@@ -55,6 +55,7 @@ from panorgan.tables import write_table
 from panorgan.volumes import new_volume
 
 LABELS = load_labels()
+STAGE2 = Arm(1, "stage2", "0")
 PROFILES = ("flare23-2023", "flare23-2024", "corrected")
 
 
@@ -90,7 +91,7 @@ def lesion(case: str, side: str, number: int, ml: float, hit: bool) -> dict:
     return {"case": case, "side": side, "lesion": number, "ml": ml, "diameter_mm": 9, "hit": hit}
 
 
-def student(arm: Arm = Arm(1, "stage2", "0"), rows: Sequence[dict] = (), **more) -> Student:
+def student(arm: Arm = STAGE2, rows: Sequence[dict] = (), **more) -> Student:
     """One with these scores of validation cases, and none of test cases."""
     scores = {"validation": list(rows), "test": []}
     summaries = {
@@ -166,7 +167,10 @@ def test_the_worst_structure_of_a_case_is_an_organ_if_any_is_scored():
 
 def test_wrong_lesions_are_the_largest():
     lesions = [
-        *(lesion(case, "reference", 1, ml, False) for case, ml in zip("abcd", (1, 4, 2, 3))),
+        *(
+            lesion(case, "reference", 1, ml, False)
+            for case, ml in zip("abcd", (1, 4, 2, 3), strict=True)
+        ),
         lesion("e", "reference", 1, 50, True),
         lesion("a", "prediction", 2, 0.5, False),
         lesion("a", "prediction", 1, 60, True),
@@ -230,7 +234,7 @@ def test_profiles_differ_from_the_runs_own():
     changes = [cell["change"] for cell in table[2]["cells"]]
     assert changes == [0.0, pytest.approx(0.1), None, None, 0.0, pytest.approx(0.1)]
     other = summarise(rows, LABELS, "corrected", samples=20)
-    assert [row["profile"] for row in profile_table(other)][0] == "corrected"
+    assert profile_table(other)[0]["profile"] == "corrected"
 
 
 def test_lesions_in_a_line():
@@ -241,7 +245,9 @@ def test_lesions_in_a_line():
     )
     nothing = {"reference": 0, "found": 0, "sensitivity": None, "prediction": 0, "true": 0}
     none = {"cases": 0, "false": 0}
-    assert lesion_text(nothing | {"tumour_free": none}) == "0 of 0 found, 0 of 0 predicted are false"
+    assert (
+        lesion_text(nothing | {"tumour_free": none}) == "0 of 0 found, 0 of 0 predicted are false"
+    )
 
 
 def test_cases_have_their_worst_organ_their_tumour_and_lesions():
@@ -297,7 +303,9 @@ def test_the_slowest_case_is_listed_first():
     assert found["cases"] == 2
     assert found["seconds"]["total"] == "3.75 (3.00 to 4.50)"
     assert (found["ram"], found["gpu"]) == ("500", "0")
-    listed = [(one["case"], [value for value, _ in one["numbers"]]) for one in found["listed"]["rows"]]
+    listed = [
+        (one["case"], [value for value, _ in one["numbers"]]) for one in found["listed"]["rows"]
+    ]
     assert listed == [("b", [1, 2, None, 4.5, 500, 0]), ("a", [1, 2, None, 3, 500, None])]
 
 
@@ -340,7 +348,7 @@ def test_telling_pieces_are_the_largest_of_what_is_not_learnt_and_one_that_is():
         decision("a", "tumour", "ignore", "mean probability 0.5, below 0.7", "2"),
         decision("b", "tumour", "ignore", "mean probability 0.4, below 0.7", "3"),
         decision("c", "tumour", "clean", "not used: annotators looked", "99"),
-        *(decision(case, "tumour", "keep", "", ml) for case, ml in zip("abc", "153")),
+        *(decision(case, "tumour", "keep", "", ml) for case, ml in zip("abc", "153", strict=True)),
         decision("d", "tumour", "keep", "not used: annotators looked", "4"),
         decision("d", "liver", "clean", "2 ml beside a piece of 900 ml, below 0.1 of it", "2"),
         decision("d", "liver", "clean", "2 ml beside a piece of 900 ml, below 0.1 of it", "2", "2"),
@@ -445,7 +453,9 @@ def test_what_was_left_out_has_its_reasons(tmp_path):
     }
     # A gate that nobody obeyed has left nothing out.
     plain = student(Arm(1, "stage2", "0"), [])
-    assert not [row for row in left_out(files, entries, plain, [gate], [], LABELS) if "gate" in row["what"]]
+    assert not [
+        row for row in left_out(files, entries, plain, [gate], [], LABELS) if "gate" in row["what"]
+    ]
 
 
 def test_the_case_with_most_sources_is_shown(tmp_path):
@@ -462,9 +472,9 @@ def test_the_case_with_most_sources_is_shown(tmp_path):
 
 
 def test_numbers_are_written_as_people_read_them():
-    assert (percent(0.87314), percent(0.87314, 0), percent(None)) == ("87.31", "87", "–")
-    assert (interval([0.8, 0.9046]), interval(None)) == ("80.0 to 90.5", "–")
-    assert [signed(x) for x in (1.2, -1.2, 0.001, -0.001, None)] == ["+1.20", "−1.20", "0.00", "0.00", "–"]
+    assert (percent(0.87314), percent(0.87314, 0), percent(None)) == ("87.31", "87", MISSING)
+    assert (interval([0.8, 0.9046]), interval(None)) == ("80.0 to 90.5", MISSING)
+    assert [signed(x) for x in (1.2, -1.2, None)] == ["+1.20", "-1.20", MISSING]
 
 
 def test_composition_is_summed_over_cases():

@@ -1,8 +1,9 @@
 """The end of a run: the report of one HTML file, the picture and the summary for the terminal.
 
-Each module describes a part of the page for the template of its name in ``templates/report``:
-`run`, `results` and `examples` (cases, structures, lesions), `data`, `gates` and `fusion` (labels),
-`training`, `efficiency`, `methods`. `inputs` reads what the rule hands over, `pictures` limits and draws.
+A module describes a section of the page for the template of its name in ``templates/report``:
+`run`, `results`, `examples` (cases, structures, lesions), `data`, `gates` and `fusion` (both for
+labels), `training`, `efficiency`, `methods`. `inputs` reads what the rule hands over, `pictures`
+says how many pictures there may be, `summary` is for the terminal.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from panorgan import drawing
@@ -41,7 +41,7 @@ def describe_pseudo_tumours(
 def describe_gate(
     gate: Gate, arms: Iterable[Arm], labels: Labels, scans: Scans, gallery: Gallery
 ) -> dict[str, Any]:
-    """What a gate says in words, its decisions by reason, pieces, and whether `arms` learnt by it."""
+    """What a gate says in words, decisions by reason, pieces, and whether `arms` learnt by it."""
     who = "the teacher's" if gate.origin == TEACHER else f"the student's ({gate.origin})"
     return {
         "name": gate.name,
@@ -140,9 +140,7 @@ def telling_pieces(decisions: Decisions, labels: Labels) -> list[tuple[str, Mapp
     return chosen
 
 
-def draw_pieces(
-    gate: Gate, labels: Labels, scans: Scans, gallery: Gallery
-) -> list[dict[str, Any]]:
+def draw_pieces(gate: Gate, labels: Labels, scans: Scans, gallery: Gallery) -> list[dict[str, Any]]:
     """The pictures of `telling_pieces`, those for which there is room."""
     drawn = []
     for title, row in telling_pieces(gate.decisions, labels):

@@ -31,6 +31,7 @@ MOST = {
 BUDGET = 9_500_000
 """Bytes of all pictures: they grow by a third in the page, which stays below 15 MB."""
 
+
 @dataclass(frozen=True)
 class Picture:
     """A picture of the page: its content as a data URI, and what it shows in words."""

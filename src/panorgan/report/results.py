@@ -23,8 +23,8 @@ STATUS_TEXTS = {
     "not_scored": "unknown",
 }
 PROFILE_TEXTS = {
-    "flare23-2023": "the challenge's script during FLARE23: NSD counts 0 where DSC is below 0.1, and "
-    "the last slice of aorta, vena cava and oesophagus is lost",
+    "flare23-2023": "the challenge's script during FLARE23: NSD counts 0 where DSC is below 0.1, "
+    "and the last slice of aorta, vena cava and oesophagus is lost",
     "flare23-2024": "the same script since March 2024: NSD counts 0 where DSC is below 0.2",
     "corrected": "without these quirks: all slices count, and NSD is what was measured",
 }
@@ -214,9 +214,7 @@ def lesions_by_case(rows: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]
     return dict(found)
 
 
-def score_plots(
-    student: Student, split: str, labels: Labels, gallery: Gallery
-) -> list[Picture]:
+def score_plots(student: Student, split: str, labels: Labels, gallery: Gallery) -> list[Picture]:
     """Scores of the cases by class, as pictures."""
     plots = []
     colours = {label.title: label.colour for label in labels.labels}
@@ -252,9 +250,7 @@ def few(values: Iterable[float]) -> list[float]:
     return np.sort(values)[ranks].tolist()
 
 
-def tumour_plot(
-    student: Student, split: str, labels: Labels, gallery: Gallery
-) -> Picture | None:
+def tumour_plot(student: Student, split: str, labels: Labels, gallery: Gallery) -> Picture | None:
     """The size of each case's tumour against its DSC; None where no case has one."""
     points = [
         (row["ref_ml"], row["dsc"], row["case"])

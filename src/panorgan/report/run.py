@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from panorgan.components import CLEAN, IGNORE
 from panorgan.config import MARGINAL, load_config, students, teachers, trained_students
 from panorgan.labels import Labels
 from panorgan.manifest import Entry
@@ -12,7 +13,6 @@ from panorgan.metrics import NOT_SCORED
 from panorgan.pages import duration
 from panorgan.report.gates import ACTION_TEXTS, NOT_USED, by_template, dropped_cases
 from panorgan.report.inputs import SPLITS, Gate, Student, read_json, read_rows
-from panorgan.components import CLEAN, IGNORE
 from panorgan.store import file_checksum
 from panorgan.tables import read_table
 
@@ -61,7 +61,9 @@ def run_facts(
 
 def model_cards(files: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cards of the teacher and of the students."""
-    return [read_json(Path(model) / "card.json") for model in (files["teacher"], *files["students"])]
+    return [
+        read_json(Path(model) / "card.json") for model in (files["teacher"], *files["students"])
+    ]
 
 
 def _rounds_text(config: Mapping[str, Any]) -> str:
@@ -94,7 +96,7 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
 
 
 def _times(numbers: Iterable[float]) -> str:
-    return " × ".join(f"{number:g}" for number in numbers)
+    return " \N{MULTIPLICATION SIGN} ".join(f"{number:g}" for number in numbers)
 
 
 def run_checksums(files: Mapping[str, Any], found: Sequence[Student]) -> list[tuple[str, str]]:
