@@ -146,7 +146,8 @@ def test_a_bad_number_leads_to_its_picture(page):
     page.click("document.querySelector('#cases ~ .scroll td a')")
     assert page.run(
         "(() => { const name = decodeURIComponent(location.hash.slice(1));"
-        "const place = document.getElementById(name); const r = place.getBoundingClientRect(); return r.top >= 0 && r.top < innerHeight })()"
+        "const place = document.getElementById(name).getBoundingClientRect();"
+        "return place.top >= 0 && place.top < innerHeight })()"
     )
 
 
