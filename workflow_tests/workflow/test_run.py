@@ -4,6 +4,9 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
+from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -101,6 +104,21 @@ def test_models_carry_their_facts(tiny):
 
 def test_nothing_is_left_half_written(tiny):
     assert not [path for path in tiny.results.rglob("*") if "tmp" in path.name]
+
+
+def test_snakemakes_own_report_has_the_results_with_captions(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    project.run("--report", "run.zip")
+    with ZipFile(project.folder / "run.zip") as archive:
+        names = Counter(Path(name).name for name in archive.namelist())
+        page = archive.read("run/report.html").decode()
+    # Snakemake's page has the name of ours.
+    assert names["report.html"] == 2
+    assert names["cases.csv"] == names["lesions.csv"] == 2
+    for name in ("overlay.png", "summary.txt", "manifest.tsv", "preflight.html"):
+        assert names[name] == 1, name
+    for caption in ("The report of run", "a row per validation case and class", "A line a case"):
+        assert caption in page, caption
 
 
 def test_a_second_run_has_nothing_to_do(tiny):
