@@ -214,7 +214,8 @@ def test_nothing_is_made_up_where_nothing_is_known(config, facts):
     methods = methods_text(load_config(config), facts)
     check_citations(methods)
     text = str(methods)
-    for strange in ("None", "nan", "{", "}", "<", "  ", " ,", " .", "..", "()", "[]"):
+    assert not re.search(r"\b(None|nan)\b", text)
+    for strange in ("{", "}", "<", "  ", " ,", " .", "..", "()", "[]"):
         assert strange not in text, strange
     for paragraph in methods.paragraphs:
         assert paragraph.text.endswith(".")
