@@ -54,7 +54,6 @@ CHANGES = [
     ("teacher.patch_size", [384, 320], "384 × 320 voxels"),
     ("teacher.batch_size", 7, "7 patches"),
     ("teacher.training.iterations", 123, "123 iterations"),
-    ("teacher.training.batch_dice", False, "soft Dice over each sample"),
     ("teacher.training.oversample_foreground", 0.5, "50 % of them"),
     ("teacher.training.optimizer.name", "adamw", "AdamW"),
     ("teacher.training.optimizer.learning_rate", 0.003, "learning rate 0.003"),
@@ -161,6 +160,13 @@ def test_what_is_switched_off_is_not_mentioned():
     text = text_of({"teacher": adam, "student": adam})
     assert "Nesterov" not in text
     assert "importance of initialization" not in text
+
+
+def test_dice_is_over_what_each_network_takes_it_over():
+    assert text_of().count("soft Dice over the batch") == 1
+    assert text_of().count("soft Dice over each sample") == 1
+    changed = text_of(nested("teacher.training.batch_dice", False))
+    assert changed.count("soft Dice over each sample") == 2
 
 
 def test_a_gated_student_alone_says_what_the_gate_was_laid_over():
