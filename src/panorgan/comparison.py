@@ -20,14 +20,21 @@ import numpy as np
 
 from panorgan.bootstrap import COVERAGE, drawn_means, interval
 from panorgan.labels import Labels
-from panorgan.metrics import MISSED, NOT_SCORED, SCORED, Row, read_scores
+from panorgan.metrics import (
+    BOOTSTRAP_SEED,
+    MISSED,
+    NOT_SCORED,
+    PROFILES,
+    SAMPLES,
+    SCORED,
+    Row,
+    read_scores,
+)
 from panorgan.pages import MISSING
 from panorgan.problems import Problems
 from panorgan.tables import write_table, write_text
 
 SCORES = ("dsc", "nsd")
-SAMPLES, SEED = 2000, 0
-"""Of the bootstrap."""
 ALPHA = 0.05
 MOST_FALLS, MOST_NAMES = 10, 5
 ORGANS, ALL, POSITIVE = "organs", "all", "tumour_positive"
@@ -75,7 +82,7 @@ def compare_paths(
     profile: str | None = None,
     *,
     samples: int = SAMPLES,
-    seed: int = SEED,
+    seed: int = BOOTSTRAP_SEED,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Compare two scored runs.
 
@@ -152,20 +159,14 @@ def read_run(path: str | Path, profile: str | None = None) -> Run:
     rows = read_scores(table)
     if not rows:
         raise Problems.one("holds no scored case", "compare runs with scores", file=table)
-    own = _own_profile(table)
-    if profile is None and own is None:
+    profile = profile or _own_profile(table)
+    if profile not in PROFILES:
         cause = "no summary.json beside it says by which profile it was scored"
         raise Problems.one(cause, "name one with --profile", file=table)
-    columns = SCORES
-    if profile not in (None, own):
-        columns = tuple(f"{score}_{profile}" for score in SCORES)
-        if columns[0] not in rows[0]:
-            cause = f"has no scores by profile {profile}"
-            raise Problems.one(cause, "score it again with panorgan evaluate", file=table)
     classes = {row["value"]: row["name"] for row in sorted(rows, key=lambda row: row["value"])}
     cases: dict[str, dict[int, Row]] = {}
     for row in rows:
-        scores = {score: row[column] for score, column in zip(SCORES, columns, strict=True)}
+        scores = {score: row[f"{score}_{profile}"] for score in SCORES}
         known = row["status"] != NOT_SCORED
         found = cases.setdefault(row["case"], {})
         cause = ""
@@ -180,7 +181,7 @@ def read_run(path: str | Path, profile: str | None = None) -> Run:
         if missing := classes.keys() - found.keys():
             cause = f"lacks class {classes[min(missing)]}"
             raise Problems.one(cause, "score it again", case=case, file=table)
-    return Run(table, profile or own, classes, cases)
+    return Run(table, profile, classes, cases)
 
 
 def _table_in(path: Path) -> Path:
@@ -238,7 +239,10 @@ def _check_truth(a: Run, b: Run, common: Sequence[str]) -> None:
                 differing.setdefault(case, (row, b.cases[case][value]))
     if differing:
         case, (first, second) = next(iter(differing.items()))
-        more = f" (and {len(differing) - 1} more cases differ)" if len(differing) > 1 else ""
+        others = len(differing) - 1
+        more = ""
+        if others:
+            more = f" (and {others} more {'case differs' if others == 1 else 'cases differ'})"
         cause = (
             f"the reference's {first['name']} is {_truth_text(second)} here, but "
             f"{_truth_text(first)} in {a.table}{more}"

@@ -358,8 +358,8 @@ class Evaluation(Section):
     samples: Positive = Field(2000, description="bootstrap samples of cases, for the intervals")
     lesion_overlap: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1,
-        description="share of a lesion's voxels that the other side must call tumour, for the "
-        "lesion to count as found, or as true",
+        description="a lesion counts as found, or a predicted one as true, if at least this share "
+        "of its voxels is tumour on the other side",
     )
     lesion_sizes_mm: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
         [10.0, 20.0, 50.0], description="bounds of the groups of lesions by diameter, ascending"

@@ -196,10 +196,10 @@ def summary_lines(summary: Mapping[str, Any], labels: Labels) -> list[str]:
         (f"{labels.tumour.title}, only cases with one", summary["tumour"]["positive"]),
     ]
     width = max(len(title) for title, _ in rows)
-    lines = [f"{'':{width}}{'DSC % (95 %)':>25}{'NSD % (95 %)':>25}{'HD95 mm':>9}{'cases':>7}"]
+    lines = [f"{'':{width}}{'DSC % (95 %)':>22}{'NSD % (95 %)':>22}{'HD95 mm':>9}{'cases':>7}"]
     for title, entry in rows:
         scores = "".join(
-            f"{percent(entry[score]):>8}{_range(entry[f'{score}_interval']):>17}"
+            f"{percent(entry[score]):>8}{_range(entry[f'{score}_interval']):>14}"
             for score in ("dsc", "nsd")
         )
         distance = entry.get("hd95_mm")
@@ -213,7 +213,7 @@ def summary_lines(summary: Mapping[str, Any], labels: Labels) -> list[str]:
 
 
 def _range(ends: list[float] | None) -> str:
-    return "" if ends is None else f"({ends[0] * 100:.1f} to {ends[1] * 100:.1f})"
+    return "" if ends is None else f"({ends[0] * 100:.1f}-{ends[1] * 100:.1f})"
 
 
 def _profile_lines(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -230,12 +230,12 @@ def lesion_lines(lesions: Mapping[str, Any]) -> list[str]:
     free = lesions["tumour_free"]
     lines = [
         f"tumours found: {lesions['found']} of {lesions['reference']}; "
-        f"predicted and true: {lesions['true']} of {lesions['prediction']}; "
-        f"false ones in a case: {lesions['false_per_case']:.2f}"
-        + (f", in a tumour-free case: {free['false_per_case']:.2f}" if free["cases"] else "")
+        f"predicted ones that are true: {lesions['true']} of {lesions['prediction']}",
+        f"  false ones in a case: {lesions['false_per_case']:.2f}"
+        + (f"; in a tumour-free case: {free['false_per_case']:.2f}" if free["cases"] else ""),
     ]
     found = [size for size in lesions["sizes"] if size["reference"]]
     if found:
         sizes = (f"{size['title']}: {size['found']} of {size['reference']}" for size in found)
-        lines.append(f"  by diameter: {'; '.join(sizes)}")
+        lines.insert(1, f"  by diameter: {'; '.join(sizes)}")
     return lines

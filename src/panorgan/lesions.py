@@ -72,7 +72,7 @@ def find_lesions(
         inside = pieces.total(masks[other].reshape(-1)[pieces.places])
         for piece, hits, place in zip(pieces.rows, inside, _middles(pieces), strict=True):
             share = hits / piece.voxels
-            ml = piece.voxels * grid.voxel_ml
+            ml = float(piece.voxels * grid.voxel_ml)
             rows.append(
                 {
                     "side": side,

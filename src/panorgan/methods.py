@@ -586,14 +586,13 @@ class _Writer:
             "averaged over cases, and the means of the classes over the organs."
         )
         lesions = config.evaluation
-        sizes = [0.0, *lesions.lesion_sizes_mm]
         text.append(
             "The 95th percentile of the surface distances (HD95) is given where both have the "
             "class. Tumours were also compared lesion by lesion (26-connected components): a "
             "lesion of the reference counts as found, and one of the prediction as true, if at "
             f"least {100 * lesions.lesion_overlap:g} % of its voxels are tumour in the other; "
-            "sizes are diameters of spheres of equal volume"
-            + (f", with limits at {_and(f'{mm:g}' for mm in sizes[1:])} mm." if sizes[1:] else ".")
+            "sizes are diameters of spheres of equal volume, with limits at "
+            f"{_and(f'{mm:g}' for mm in lesions.lesion_sizes_mm)} mm."
         )
         text.append(
             f"Intervals are 95 % percentile intervals of {lesions.samples:,} bootstrap samples of "

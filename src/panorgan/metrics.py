@@ -376,7 +376,9 @@ def _matrix(classes: Sequence[Sequence[Row]], cases: Mapping[str, int], score: s
 
 def _mean_rows(drawn: Sequence[np.ndarray]) -> np.ndarray:
     """The mean of some classes in every sample, of those that it has."""
-    stacked = np.reshape(drawn, (len(drawn), -1))
+    if not drawn:
+        return np.array([np.nan])
+    stacked = np.stack(drawn)
     known = ~np.isnan(stacked)
     counts = known.sum(axis=0)
     return np.where(known, stacked, 0).sum(axis=0) / np.where(counts == 0, np.nan, counts)

@@ -577,7 +577,8 @@ def compare(
         hd95 = max(
             _percentile(*measure_elements(masks, surfaces, m, areas, steps)) for m in range(2)
         )
-    return Comparison(2 * voxels[2] / (voxels[0] + voxels[1]), near / total, hd95)
+    dsc = float(2 * voxels[2] / (voxels[0] + voxels[1]))
+    return Comparison(dsc, float(near / total), hd95)
 
 
 def _percentile(areas: np.ndarray, distances: np.ndarray) -> float:

@@ -138,7 +138,7 @@ def test_processes_that_start_at_once_with_an_empty_cache(folder):
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
     first, second = (process.communicate()[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
-    assert first.startswith(b"(np.float64(0.666666")  # two of three voxels of both rows: 2·4/12
+    assert first.startswith(b"Comparison(dsc=0.666666")  # two of three voxels of both rows: 2·4/12
     assert first == second
     # An index and a version of each kernel, no temporary files; a folder for each source.
     assert names(folder) == [".nbc"] * 2 + [".nbi"] * 2
