@@ -57,13 +57,14 @@ def with_speck(full: np.ndarray, value: int = 14) -> np.ndarray:
 class Tree:
     """A folder of results, made stage by stage; networks are replaced by shifted truths.
 
-    `validated` says what is annotated in the validation cases; none: they have no labels.
+    `validated` says what is annotated in the validation cases.
     """
 
     def __init__(
         self,
         root: Path,
         *,
+        validation: bool = True,
         test: bool = True,
         test_labels: bool = True,
         validated: str = "all",
@@ -94,12 +95,12 @@ class Tree:
             self.case("four_1", "train", "four", 1, True, annotated="liver,spleen"),
             self.case("plain_1", "train", "plain", 0, True, labelled=False),
         ]
-        known = {"annotated": validated, "labelled": validated != "none"}
-        cases += [
-            self.case("val_1", "validation", "full", 0, tumours, **known),
-            self.case("val_2", "validation", "full", 1, tumours, **known),
-            self.case("val_3", "validation", "full", 0, not tumour_free, **known),
-        ]
+        if validation:
+            cases += [
+                self.case("val_1", "validation", "full", 0, tumours, annotated=validated),
+                self.case("val_2", "validation", "full", 1, tumours, annotated=validated),
+                self.case("val_3", "validation", "full", 0, not tumour_free, annotated=validated),
+            ]
         if test:
             cases.append(self.case("test_1", "test", "full", 1, True, labelled=test_labels))
         self.index(cases)
@@ -136,7 +137,7 @@ class Tree:
         tumour: bool,
         *,
         labelled: bool = True,
-        annotated: str = "",
+        annotated: str = "all",
     ) -> Case:
         full = self.truths[name] = truth(shift, tumour)
         rng = np.random.default_rng(len(self.truths))
@@ -145,7 +146,7 @@ class Tree:
         files = {kind: self.path("data", f"{name}_{kind}.nii.gz") for kind in ("image", "label")}
         write_image(files["image"], image.array, image)
         if labelled:
-            kept = [label.value for label in LABELS.parse(annotated or "all")]
+            kept = [label.value for label in LABELS.parse(annotated)]
             write_label(files["label"], np.where(np.isin(full, kept), full, 0), image)
         organs = ""
         if split == "train" and self.organs:
@@ -252,7 +253,7 @@ class Tree:
             self.reader(place),
             labels_file=LABELS_FILE,
             profile="flare23-2023",
-            folder=self.path("teacher/seed-0/scores"),
+            folder=Path(self.path("teacher/seed-0/scores")),
             **SCORING,
         )
 

@@ -186,7 +186,7 @@ def test_what_can_be_missing_may_be_missing(tmp_path):
     tree = Tree(tmp_path, test_labels=False, tumour_free=False, progress=False)
     html, _, text = tree.report()
     page = Page(html)
-    assert "No labelled test cases: no scores." in page.words
+    assert "In no test case is any class known: no scores." in page.words
     assert page.words.count("No learning curve was recorded.") == 2
     assert "test, cases" not in text
     assert "tumour-free case counts" not in text
@@ -199,15 +199,15 @@ def test_what_can_be_missing_may_be_missing(tmp_path):
 
 
 def test_a_run_with_nothing_that_can_be_missing_has_a_report(tmp_path):
-    tree = Tree(tmp_path, test=False, validated="none", organs=False, doubt=False, progress=False)
+    tree = Tree(tmp_path, validation=False, test=False, organs=False, doubt=False, progress=False)
     html, picture, text = tree.report()
     page = Page(html)
     for split in ("validation", "test"):
-        assert f"No labelled {split} cases: no scores." in page.words
-    assert "No labelled cases: there is nothing to rank." in page.words
+        assert f"In no {split} case is any class known: no scores." in page.words
+    assert "Nothing is scored, so there is nothing to rank." in page.words
     assert "In no validation case are tumours known: the teacher has no scores." in page.words
     assert "None: nothing is doubtful in any training case." in page.words
-    assert "no labelled validation or test cases: no scores" in text
+    assert "no class is known in any validation or test case: no scores" in text
     assert Image.open(io.BytesIO(picture)).format == "PNG"
     alts = " ".join(picture["alt"] for picture in page.pictures)
     assert "Learning curves" not in alts
@@ -227,6 +227,16 @@ def test_tumours_may_be_nowhere_or_unknown_in_validation(tmp_path):
     assert row_of(html, "val_1")[5] == "unknown"
 
 
+def test_nothing_may_be_known_in_validation(tmp_path):
+    html, _, text = Tree(tmp_path, validated="none").report()
+    page = Page(html)
+    assert "In no validation case is any class known: no scores." in page.words
+    assert "unknown in the case: in no mean" in html
+    assert "test, cases: 1" in text
+    assert "validation, cases" not in text
+    assert "#case:test_1" in page.links
+
+
 def test_only_tumours_may_be_known_in_validation(tmp_path):
     html, _, _ = Tree(tmp_path, validated="tumour", test=False).report()
     row = row_of(html, "val_1")
@@ -235,9 +245,9 @@ def test_only_tumours_may_be_known_in_validation(tmp_path):
 
 
 def test_without_validation_labels_test_cases_are_shown(tmp_path):
-    html, _, _ = Tree(tmp_path, validated="none").report()
+    html, _, _ = Tree(tmp_path, validation=False).report()
     page = Page(html)
-    assert "No labelled validation cases: no scores." in page.words
+    assert "In no validation case is any class known: no scores." in page.words
     assert "means over 1 test case;" in page.words
     assert "#case:test_1" in page.links
 

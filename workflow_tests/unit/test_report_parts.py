@@ -32,7 +32,6 @@ from panorgan.report.gates import (
     decisions_by_reason,
     describe_gate,
     describe_rounds,
-    dropped_cases,
     telling_pieces,
 )
 from panorgan.report.inputs import Gate, Student, main_student
@@ -431,7 +430,6 @@ def test_what_was_left_out_has_its_reasons(tmp_path):
     ]
     cases = [{"case": "c", "status": "drop", "reason": "instability 3, above 1"}]
     gate = Gate(1, "teacher", {}, cases, decisions, None)
-    assert dropped_cases(gate) == {"c": "instability 3, above 1"}
     specks = [{"name": "Liver", "voxels": 7}, {"name": "Spleen", "voxels": 2}]
     rows = left_out(files, entries, main, [gate], specks, LABELS)
     found = {row["what"]: (row["count"], row["why"]) for row in rows}

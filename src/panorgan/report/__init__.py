@@ -119,7 +119,7 @@ def write_report(
         titles={label.name: label.title for label in labels.labels},
         main=main.title,
         shown=shown,
-        headline=main.summaries[shown],
+        headline=main.summaries[shown] if main.scored else None,
         facts=run_facts(config, files, entries),
         checksums=run_checksums(files, students),
         left_out=left_out(files, entries, main, gates, specks, labels),

@@ -51,15 +51,15 @@ def describe_gate(
         "rows": decisions_by_reason(gate.decisions, labels),
         "dropped": [
             {"cases": count, "reason": text}
-            for text, count in by_template(Counter(dropped_cases(gate).values()), labels)
+            for text, count in by_template(Counter(dropped(gate)), labels)
         ],
         "pieces": draw_pieces(gate, labels, scans, gallery),
     }
 
 
-def dropped_cases(gate: Gate) -> dict[str, str]:
-    """Why cases are not learnt from where the gate is obeyed, by case."""
-    return {row["case"]: row["reason"] for row in gate.cases if row["status"] == DROP}
+def dropped(gate: Gate) -> list[str]:
+    """Of each case that is not learnt from where the gate is obeyed, why."""
+    return [row["reason"] for row in gate.cases if row["status"] == DROP]
 
 
 def decisions_by_reason(decisions: Decisions, labels: Labels) -> list[dict[str, Any]]:

@@ -50,8 +50,12 @@ class Student:
 
     @property
     def scored(self) -> list[str]:
-        """The splits in which any case has a label."""
-        return [split for split in SPLITS if self.summaries[split]["cases"]]
+        """The splits in which anything is known, so that there are scores."""
+        return [
+            split
+            for split in SPLITS
+            if any(found["cases"] for found in self.summaries[split]["classes"].values())
+        ]
 
     @property
     def shown(self) -> str:

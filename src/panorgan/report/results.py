@@ -97,7 +97,7 @@ def score_rows(labels: Labels) -> list[ScoreRow]:
 
 
 def class_table(student: Student, split: str, labels: Labels) -> dict[str, Any]:
-    """A split's scores of a student: a row a class or mean; no rows where no case has a label.
+    """A split's scores of a student: a row a class or mean; no rows where nothing is known.
 
     Rows of classes have the row of scores of their worst case.
     """
@@ -113,7 +113,7 @@ def class_table(student: Student, split: str, labels: Labels) -> dict[str, Any]:
             | {"name": names.get(title, ""), "worst": worst.get(names.get(title, ""))}
             for title, colour, pick in score_rows(labels)
         ]
-        if summary["cases"]
+        if split in student.scored
         else [],
         "free": summary["tumour"]["tumour_free"],
     }
@@ -216,7 +216,7 @@ def lesions_by_case(rows: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]
 
 def score_plots(student: Student, split: str, labels: Labels, gallery: Gallery) -> list[Picture]:
     """Scores of the cases by class, as pictures."""
-    plots = []
+    drawn = []
     colours = {label.title: label.colour for label in labels.labels}
     for score in ("dsc", "nsd"):
         values = {
@@ -231,14 +231,14 @@ def score_plots(student: Student, split: str, labels: Labels, gallery: Gallery) 
         if values:
             name = score.upper()
             alt = f"{name} of every {split} case by class; the class means are in the table above"
-            plots.append(
+            drawn.append(
                 gallery.add(
                     "plots",
                     lambda values=values, name=name: plots.draw_scores(values, colours, name),
                     alt,
                 )
             )
-    return [plot for plot in plots if plot]
+    return [plot for plot in drawn if plot]
 
 
 def few(values: Iterable[float]) -> list[float]:

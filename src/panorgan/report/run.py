@@ -11,7 +11,7 @@ from panorgan.labels import Labels
 from panorgan.manifest import Entry
 from panorgan.metrics import NOT_SCORED
 from panorgan.pages import duration
-from panorgan.report.gates import ACTION_TEXTS, NOT_USED, by_template, dropped_cases
+from panorgan.report.gates import ACTION_TEXTS, NOT_USED, by_template, dropped
 from panorgan.report.inputs import SPLITS, Gate, Student, read_json, read_rows
 from panorgan.store import file_checksum
 from panorgan.tables import read_table
@@ -191,7 +191,7 @@ def _gate_rows(gate: Gate, labels: Labels) -> list[dict[str, Any]]:
             )
             for action in (CLEAN, IGNORE)
         ),
-        _row(f"Cases dropped by the gate{of}", link, list(dropped_cases(gate).values()), labels),
+        _row(f"Cases dropped by the gate{of}", link, dropped(gate), labels),
     ]
 
 

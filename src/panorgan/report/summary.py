@@ -35,7 +35,7 @@ def summary_text(
 def student_lines(student: Student, labels: Labels) -> list[str]:
     """A student's scores: a line a class, then intervals and lesions, a line a split each."""
     if not student.scored:
-        return ["no labelled validation or test cases: no scores"]
+        return ["no class is known in any validation or test case: no scores"]
     scored = {split: student.summaries[split] for split in student.scored}
     rows = score_rows(labels)
     width = max(len(title) for title, *_ in rows)
