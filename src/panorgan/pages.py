@@ -12,7 +12,7 @@ from panorgan.cases import SPLITS
 from panorgan.labels import Labels
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN, Entry
 
-MISSING = "\N{EN DASH}"
+DASH = MISSING = "\N{EN DASH}"
 MOST_ROWS = 200
 """Longer lists are cut, with the file that has them all."""
 
@@ -37,8 +37,8 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def interval(ends: Sequence[float] | None) -> str:
-    """Two scores between 0 and 1 in percent, e.g. ``81.2 to 90.4``."""
-    return MISSING if ends is None else " to ".join(percent(end, 1) for end in ends)
+    """Two scores between 0 and 1 in percent, with a dash between them: 81.2 to 90.4."""
+    return MISSING if ends is None else DASH.join(percent(end, 1) for end in ends)
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from results_tree import FALSE, STRANGE, TRAIN, Tree
 
 from panorgan.labels import load_labels
-from panorgan.pages import MISSING
+from panorgan.pages import DASH, MISSING
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_scores_are_those_of_the_summaries(tree, made):
     dsc, nsd = (f"{liver[key] * 100:.2f}" for key in ("dsc", "nsd"))
     low, high = (f"{end * 100:.1f}" for end in liver["dsc_interval"])
     row = row_of(html, "Liver")
-    assert row[1] == f"{dsc} ({low} to {high})"
+    assert row[1] == f"{dsc} ({low}{DASH}{high})"
     assert row[2].startswith(nsd)
     assert row[3] == f"{liver['hd95_mm']:.1f}"
     assert row[6] == "3"
@@ -148,7 +148,7 @@ def test_scores_are_those_of_the_summaries(tree, made):
     assert re.search(rf"^Tumour, only cases with one +{positive} ", block, re.MULTILINE)
     assert f"{summary['organs']['dsc'] * 100:.2f}" in block
     low, high = (f"{end * 100:.1f}" for end in summary["organs"]["dsc_interval"])
-    assert f"95 % intervals of DSC, validation: organs {low} to {high}, all " in block
+    assert f"95 % intervals of DSC, validation: organs {low}{DASH}{high}, all " in block
     assert "lesions, validation: 2 of 2 found (100 %), 0 of 2 predicted are false" in block
     assert text.endswith("report.html\n" + str(tree.root / "overlay.png") + "\n")
 

@@ -129,6 +129,7 @@ def write_report(
         if len(students) > 1
         else [],
         profiles=profile_table(main.summaries[shown]),
+        overlap=config["evaluation"]["lesion_overlap"],
         lesions=[(split, main.summaries[split]["lesions"]) for split in main.scored],
         cases=cut(case_table(ranking, main, shown, labels), f"scores/…/{shown}/cases.csv"),
         data=describe_data(entries, labels),

@@ -168,7 +168,8 @@ def lesion_text(lesions: Mapping[str, Any]) -> str:
     text += " false"
     free = lesions["tumour_free"]
     if free["cases"]:
-        text += f", {free['false']} of them in {free['cases']} tumour-free scans"
+        text += f", {free['false']} of them in {free['cases']} tumour-free "
+        text += "scan" if free["cases"] == 1 else "scans"
     return text
 
 
