@@ -7,7 +7,9 @@ rule write_ablation:
     output:
         table="<results>/ablation.tsv",
         page=report(
-            "<results>/ablation.md", caption="captions/ablation.rst", category="Ablation"
+            "<results>/ablation.md",
+            caption="captions/ablation.rst",
+            category="Ablation",
         ),
         details="<results>/ablation.json",
     log:

@@ -37,8 +37,13 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def interval(ends: Sequence[float] | None) -> str:
-    """Two scores between 0 and 1 in percent, with a dash between them: 81.2 to 90.4."""
-    return MISSING if ends is None else DASH.join(percent(end, 1) for end in ends)
+    """Two scores between 0 and 1 in percent, with a dash between them: 81.2 to 90.4.
+
+    Empty where there is none, or where both ends are the same, as for a single case.
+    """
+    if ends is None or ends[0] == ends[1]:
+        return ""
+    return DASH.join(percent(end, 1) for end in ends)
 
 
 def number(value: float | None, digits: int = 1) -> str:

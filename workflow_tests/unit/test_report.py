@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from results_tree import FALSE, STRANGE, TRAIN, Tree
 
+from panorgan import report
 from panorgan.labels import load_labels
 from panorgan.pages import DASH, MISSING
+from panorgan.report.pictures import Gallery
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +252,15 @@ def test_without_validation_labels_test_cases_are_shown(tmp_path):
     assert "In no validation case is any class known: no scores." in page.words
     assert "means over 1 test case;" in page.words
     assert "#case:test_1" in page.links
+
+
+def test_pictures_that_are_left_out_are_counted(tree, monkeypatch):
+    monkeypatch.setattr(report, "Gallery", lambda: Gallery(budget=400_000))
+    html, _, _ = tree.report()
+    page = Page(html)
+    assert "Pictures left out, to keep this file small:" in page.words
+    assert sum(len(picture["src"]) for picture in page.pictures) < 400_000 * 1.4
+    assert all(link[1:] in page.ids for link in page.links)
 
 
 def test_gate_is_described(made):

@@ -470,7 +470,8 @@ def test_the_case_with_most_sources_is_shown(tmp_path):
 
 def test_numbers_are_written_as_people_read_them():
     assert (percent(0.87314), percent(0.87314, 0), percent(None)) == ("87.31", "87", MISSING)
-    assert (interval([0.8, 0.9046]), interval(None)) == (f"80.0{DASH}90.5", MISSING)
+    assert interval([0.8, 0.9046]) == f"80.0{DASH}90.5"
+    assert interval(None) == interval([0.8, 0.8]) == ""
     assert [signed(x) for x in (1.2, -1.2, None)] == ["+1.20", "-1.20", MISSING]
 
 

@@ -50,7 +50,11 @@ def student_lines(student: Student, labels: Labels) -> list[str]:
             for cell in map(pick, scored.values())
         )
         lines.append(f"{title:{width}}{cells}".rstrip())
-    lines += [f"95 % intervals of DSC, {split}: {_intervals(of)}" for split, of in scored.items()]
+    lines += [
+        f"95 % intervals of DSC, {split}: {text}"
+        for split, summary in scored.items()
+        if (text := _intervals(summary))
+    ]
     lines += [
         f"lesions, {split}: {lesion_text(summary['lesions'])}"
         for split, summary in scored.items()
@@ -62,4 +66,5 @@ def student_lines(student: Student, labels: Labels) -> list[str]:
 def _intervals(summary: Mapping[str, Any]) -> str:
     parts = {"organs": summary["organs"], "all": summary["all"]}
     parts["tumour, if any"] = summary["tumour"]["positive"]
-    return ", ".join(f"{name} {interval(found['dsc_interval'])}" for name, found in parts.items())
+    texts = {name: interval(found["dsc_interval"]) for name, found in parts.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items() if text)
