@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from scipy import ndimage
 
 from panorgan.labels import Labels
 
@@ -41,17 +42,23 @@ SOURCE_COLOURS = {
 """Title and colour of a source map's values; apart for the colour-blind too (Okabe and Ito)."""
 
 FILL_OPACITY, FAINT = 0.25, 0.6
-DASHES = (0, (3.0, 2.0))
+DASHES = (0, (4.0, 2.5))
 """Of a reference's contour, in widths of its line."""
 
 BARS_MM = (1, 2, 5, 10, 20, 50, 100)
 BAR_SHARE = 0.3
 """Lengths of scale bars, and the largest share of a panel's width that one takes."""
 
+JPEG_QUALITY = 82
+"""Contours need their full colour, whatever the quality: it is not subsampled."""
+
 DPI = 130
 PANEL_INCHES = 3.7
 LEAST_INCHES = 0.5
 """Room for the writing on a panel of a few slices."""
+
+CAPTION_INCHES = 0.17
+"""Room above a panel."""
 
 MARGIN_MM = 40.0
 """Above and below the labels; what is further away is not shown."""
@@ -60,10 +67,10 @@ ROW_DPI = 110
 CELL_INCHES = 3.1
 """Side of the squares in pictures of a structure or a piece."""
 
-STRUCTURE_MM, PIECE_MM = 60.0, 200.0
+STRUCTURE_MM, PIECE_MM = 80.0, 200.0
 """The least that a square shows: of a structure, and of a piece whose place one has to see."""
 
-AROUND, AROUND_MM = 0.25, 15.0
+AROUND, AROUND_MM = 0.25, 25.0
 """What a square shows on each side of a structure: a share of its size, and at least this."""
 
 
@@ -106,7 +113,7 @@ class Line:
 
     @property
     def effects(self) -> list[withStroke]:
-        return [withStroke(linewidth=self.width + 2.0, foreground="black")] if self.dashed else []
+        return [withStroke(linewidth=self.width + 1.8, foreground="black")] if self.dashed else []
 
     def draw(self, axes: Axes, mask: np.ndarray, pixel: tuple[float, float]) -> None:
         """Draw the contour of a bool (rows, columns) mask; `pixel` is height and width in mm."""
@@ -126,7 +133,6 @@ class Line:
             label=self.title,
             color=self.colour,
             linewidth=self.width,
-            alpha=self.opacity,
             linestyle=DASHES if self.dashed else "-",
             path_effects=self.effects,
         )
@@ -173,28 +179,32 @@ def telling_position(label: np.ndarray, weights: Mapping[int, float] | None = No
     )
 
 
-def fullest_point(mask: np.ndarray) -> tuple[int, int, int]:
-    """The voxel of a mask whose three slices hold most of the mask.
+def fullest_point(mask: np.ndarray, inside: np.ndarray | None = None) -> tuple[int, int, int]:
+    """Where three slices show the most of a mask: a point in the axial slice that has most of it.
 
-    The areas on the slices through a voxel are each taken relative to the largest on that axis;
-    the voxel with the largest sum is chosen.
+    There it is the centre of the mask's largest piece, or the nearest voxel to that which is
+    inside: the middle of an organ, if the mask is a rim along its border.
 
     Parameters
     ----------
     mask : bool (z, y, x)
+    inside : bool (z, y, x)
+        Holds the mask; by default the mask itself.
 
     Returns
     -------
     tuple of int
         (z, y, x); the middle of the volume where the mask is empty.
     """
-    places = np.nonzero(mask)
-    if not places[0].size:
+    if not mask.any():
         return tuple(size // 2 for size in mask.shape)
-    areas = [np.bincount(place) for place in places]
-    sums = sum((area / area.max())[place] for area, place in zip(areas, places, strict=True))
-    best = sums.argmax()
-    return tuple(int(place[best]) for place in places)
+    z = int(np.count_nonzero(mask, axis=(1, 2)).argmax())
+    pieces, _ = ndimage.label(mask[z])
+    largest = np.bincount(pieces[mask[z]]).argmax()
+    centre = np.argwhere(pieces == largest).mean(axis=0)
+    places = np.argwhere((mask if inside is None else inside)[z])
+    y, x = places[np.square(places - centre).sum(axis=1).argmin()]
+    return z, int(y), int(x)
 
 
 def draw_case(
@@ -250,7 +260,7 @@ def draw_case(
     gap, head = 0.08, 0.28 + (0.3 if title else 0.0)
     foot = 0.95
     width = len(layers) * (PANEL_INCHES + gap) + gap
-    height = head + sum(rows) + gap * len(planes) + foot
+    height = head + sum(rows) + (CAPTION_INCHES + gap) * len(planes) + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="black")
     _write_title(figure, title)
     for column, layer in enumerate(layers):
@@ -266,6 +276,7 @@ def draw_case(
         )
         top = height - head
         for plane, row, (high, wide) in zip(planes, rows, sizes, strict=True):
+            top -= CAPTION_INCHES
             box = (left + (PANEL_INCHES - wide) / 2, top - (row + high) / 2, wide, high)
             axes = _add_axes(figure, box)
             index = position[PLANES[plane]]
@@ -292,7 +303,7 @@ def draw_structure(
 ) -> bytes:
     """One class where it matters: axial, coronal and sagittal slice, cropped to the structure.
 
-    The slices go through the voxel at which prediction and reference differ most
+    The slices go through the part in which prediction and reference differ most
     (`fullest_point`), and if they nowhere do, or there is no reference, through the fullest part
     of the class. The prediction's contour is solid, the reference's dashed, those of the other
     classes in the prediction are faint.
@@ -340,7 +351,7 @@ def draw_structure(
         for other in labels.labels
         if other != label
     ]
-    position = fullest_point(apart if apart.any() else shown)
+    position = fullest_point(apart if apart.any() else shown, shown)
     return _draw_row(
         image,
         spacing,
@@ -417,10 +428,10 @@ def _draw_row(
     top of the others.
     """
     gap = 0.06
-    head = 0.32 if title else gap
+    head = 0.32 if title else 0.0
     foot = 0.75 if any(line.title for *_, line in lines) else 0.0
     width = len(planes) * (CELL_INCHES + gap) + gap
-    height = head + CELL_INCHES + gap + foot
+    height = head + CAPTION_INCHES + CELL_INCHES + gap + foot
     figure = Figure(figsize=(width, height), dpi=ROW_DPI, facecolor="black")
     _write_title(figure, title)
     seen: set[Line] = set()
@@ -548,7 +559,15 @@ def _show_slice(
         f"{plane}, {index + 1}/{image.shape[axis]} from {COUNTED_FROM[plane]}, "
         f"{index * spacing[axis]:.1f} mm"
     )
-    axes.text(0.015, 0.98, where, ha="left", va="top", size=8, **style)
+    axes.annotate(
+        where,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(1, 2.5),
+        textcoords="offset points",
+        color="white",
+        size=8,
+    )
     length = max((bar for bar in BARS_MM if bar <= BAR_SHARE * (right - left)), default=BARS_MM[0])
     style["transform"] = axes.get_xaxis_transform()
     end = right - 0.02 * (right - left)
@@ -635,7 +654,7 @@ def _draw_legend(figure: Figure, handles: Sequence[Artist], box: Sequence[float]
 
 
 def _pixels(figure: Figure, kind: str) -> bytes:
-    details = {"jpeg": {"quality": 90, "subsampling": 0}, "png": {}}[kind]
+    details = {"jpeg": {"quality": JPEG_QUALITY, "subsampling": 0}, "png": {}}[kind]
     metadata = {"Software": None} if kind == "png" else None
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, facecolor="black", metadata=metadata, pil_kwargs=details)
