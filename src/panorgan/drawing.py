@@ -70,6 +70,9 @@ CELL_INCHES = 3.1
 STRUCTURE_MM, PIECE_MM = 80.0, 200.0
 """The least that a square shows: of a structure, and of a piece whose place one has to see."""
 
+TINY = 0.06
+"""Share of the square's side below which an arrow points at what is shown."""
+
 AROUND, AROUND_MM = 0.25, 25.0
 """What a square shows on each side of a structure: a share of its size, and at least this."""
 
@@ -113,7 +116,7 @@ class Line:
 
     @property
     def effects(self) -> list[withStroke]:
-        return [withStroke(linewidth=self.width + 1.8, foreground="black")] if self.dashed else []
+        return [withStroke(linewidth=self.width + 1.6, foreground="black")] if self.dashed else []
 
     def draw(self, axes: Axes, mask: np.ndarray, pixel: tuple[float, float]) -> None:
         """Draw the contour of a bool (rows, columns) mask; `pixel` is height and width in mm."""
@@ -199,7 +202,7 @@ def fullest_point(mask: np.ndarray, inside: np.ndarray | None = None) -> tuple[i
     if not mask.any():
         return tuple(size // 2 for size in mask.shape)
     z = int(np.count_nonzero(mask, axis=(1, 2)).argmax())
-    pieces, _ = ndimage.label(mask[z])
+    pieces, _ = ndimage.label(mask[z], np.ones((3, 3)))
     largest = np.bincount(pieces[mask[z]]).argmax()
     centre = np.argwhere(pieces == largest).mean(axis=0)
     places = np.argwhere((mask if inside is None else inside)[z])
@@ -250,17 +253,20 @@ def draw_case(
         for found in layer.maps:
             _check_shape(layer.title, found, image)
     planes = list(planes)
-    first, last = _shown_slices(layers, position[0], image.shape[0], spacing[0])
-    size_mm = [count * step for count, step in zip(image.shape, spacing, strict=True)]
+    count = image.shape[0]
+    first, last = _shown_slices(layers, position[0], count, spacing[0])
+    size_mm = [length * step for length, step in zip(image.shape, spacing, strict=True)]
     size_mm[0] = (last - first) * spacing[0]
     scale = PANEL_INCHES / max(size_mm[1:])
-    sizes = [[length * scale for length in _pixel(size_mm, plane)] for plane in planes]
-    rows = [max(height, LEAST_INCHES) for height, _ in sizes]
+    panels = [
+        (max(high * scale, LEAST_INCHES), wide * scale)
+        for high, wide in (_pixel(size_mm, plane) for plane in planes)
+    ]
     shown: set[tuple[str, str]] = set()
     gap, head = 0.08, 0.28 + (0.3 if title else 0.0)
-    foot = 0.95
+    foot = 0.95 if any(layer.colours for layer in layers) else 0.0
     width = len(layers) * (PANEL_INCHES + gap) + gap
-    height = head + sum(rows) + (CAPTION_INCHES + gap) * len(planes) + foot
+    height = head + sum(CAPTION_INCHES + high + gap for high, _ in panels) + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="black")
     _write_title(figure, title)
     for column, layer in enumerate(layers):
@@ -275,16 +281,16 @@ def draw_case(
             size=11,
         )
         top = height - head
-        for plane, row, (high, wide) in zip(planes, rows, sizes, strict=True):
-            top -= CAPTION_INCHES
-            box = (left + (PANEL_INCHES - wide) / 2, top - (row + high) / 2, wide, high)
-            axes = _add_axes(figure, box)
-            index = position[PLANES[plane]]
-            above = 0.0 if plane == "axial" else (image.shape[0] - last) * spacing[0]
-            frame = (0.0, wide / scale, above, above + high / scale)
+        for plane, (high, wide) in zip(planes, panels, strict=True):
+            top -= CAPTION_INCHES + high
+            axes = _add_axes(figure, (left + (PANEL_INCHES - wide) / 2, top, wide, high))
+            top -= gap
+            index, pixel = position[PLANES[plane]], _pixel(spacing, plane)
+            ends = (0, image.shape[1]) if plane == "axial" else (count - last, count - first)
+            middle = sum(ends) / 2 * pixel[0]
+            frame = (0.0, wide / scale, middle - high / 2 / scale, middle + high / 2 / scale)
             _show_slice(axes, plane, image, spacing, index, frame)
             _show_layer(axes, plane, layer, spacing, index, shown)
-            top -= row + gap
     _draw_legends(figure, layers, shown, foot / height)
     return _pixels(figure, kind)
 
@@ -439,8 +445,10 @@ def _draw_row(
         box = (gap + column * (CELL_INCHES + gap), foot + gap, CELL_INCHES, CELL_INCHES)
         axes = _add_axes(figure, box)
         index, pixel = position[PLANES[plane]], _pixel(spacing, plane)
-        frame = _square(_cut(mask, plane, index), pixel, least_mm)
+        flat = _cut(mask, plane, index)
+        frame = _square(flat, pixel, least_mm)
         _show_slice(axes, plane, image, spacing, index, frame)
+        _point_at(axes, flat, pixel, frame)
         for array, value, line in reversed(lines):
             flat = _cut(array, plane, index) == value
             if _within(flat, pixel, frame).any():
@@ -494,13 +502,7 @@ def _pixel(spacing: Sequence[float], plane: str) -> tuple[float, float]:
 def _square(flat: np.ndarray, pixel: tuple[float, float], least_mm: float) -> Frame:
     """A square around a mask on a slice, inside the slice if it can; all of it for an empty one."""
     sizes = [count * step for count, step in zip(flat.shape, pixel, strict=True)]
-    spans = [(0.0, size) for size in sizes]
-    if flat.any():
-        places = (np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0))
-        spans = [
-            (float(place[0] * step), float((place[-1] + 1) * step))
-            for place, step in zip(places, pixel, strict=True)
-        ]
+    spans = _spans(flat, pixel) if flat.any() else [(0.0, size) for size in sizes]
     longest = max(end - begin for begin, end in spans)
     side = max(least_mm, longest + 2 * max(AROUND_MM, AROUND * longest))
     side = min(side, max(sizes))
@@ -509,6 +511,15 @@ def _square(flat: np.ndarray, pixel: tuple[float, float], least_mm: float) -> Fr
         for (begin, end), size in zip(spans, sizes, strict=True)
     )
     return left, left + side, top, top + side
+
+
+def _spans(flat: np.ndarray, pixel: tuple[float, float]) -> list[tuple[float, float]]:
+    """Top and bottom, left and right of a mask that is not empty."""
+    places = (np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0))
+    return [
+        (float(place[0] * step), float((place[-1] + 1) * step))
+        for place, step in zip(places, pixel, strict=True)
+    ]
 
 
 def _within(flat: np.ndarray, pixel: tuple[float, float], frame: Frame) -> np.ndarray:
@@ -574,6 +585,27 @@ def _show_slice(
     bar = {"linewidth": 2.0, "solid_capstyle": "butt"}
     axes.plot([end - length, end], [0.03, 0.03], **bar, **style)
     axes.text(end - length / 2, 0.05, f"{length} mm", ha="center", va="bottom", size=8, **style)
+
+
+def _point_at(axes: Axes, flat: np.ndarray, pixel: tuple[float, float], frame: Frame) -> None:
+    """An arrow to a mask that is too small to be found."""
+    if not flat.any():
+        return
+    spans = _spans(flat, pixel)
+    if max(end - begin for begin, end in spans) < TINY * (frame[1] - frame[0]):
+        axes.annotate(
+            "",
+            (spans[1][1], spans[0][0]),
+            xytext=(22, 22),
+            textcoords="offset points",
+            arrowprops={
+                "arrowstyle": "->",
+                "color": "white",
+                "linewidth": 1.3,
+                "shrinkB": 3.0,
+                "path_effects": [withStroke(linewidth=2.5, foreground="black")],
+            },
+        )
 
 
 def _show_layer(

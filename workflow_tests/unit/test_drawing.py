@@ -136,8 +136,8 @@ def test_far_slices_are_left_out_of_the_right_end():
 def test_overview_has_a_scale_bar():
     image = np.full((10, 100, 100), AIR, np.int16)
     picture = draw_case(image, (5, 4, 4), [Layer("CT")], position=(5, 50, 50), planes=["axial"])
-    # 100 mm of 400; the panel ends 0.08 + 0.95 inches above the picture's end.
-    assert longest_run(pixels(picture)[-170:-130]) == pytest.approx(PANEL_INCHES * 130 / 4, abs=3)
+    # 100 mm of 400; 0.08 inches are below the panel.
+    assert longest_run(pixels(picture)[-40:-10]) == pytest.approx(PANEL_INCHES * 130 / 4, abs=3)
 
 
 # Contours
@@ -278,6 +278,20 @@ class TestStructure:
         for panel in panels(structure(box(CUBE, (50, 51), (50, 51), (50, 51)), None)):
             assert red(panel).sum() >= 10
 
+    def test_an_arrow_points_at_what_is_tiny(self):
+        for count, pointed in ((1, True), (20, False)):
+            label = box(CUBE, *[(50 - count // 2, 51 + count // 2)] * 3)
+            for panel in panels(structure(label, None)):
+                assert white(inner(panel)).any() == pointed
+        row, column = (
+            places.mean()
+            for places in np.nonzero(
+                white(inner(panels(structure(box(CUBE, (50, 51), (50, 51), (50, 51)), None))[0]))
+            )
+        )
+        half = len(inner(panel)) / 2
+        assert row < half < column  # it comes from above and from the right
+
     def test_one_slice(self):
         axial, *others = panels(structure(box((1, 100, 100), (0, 1), (40, 60), (40, 60)), None))
         assert extents(red(axial)) == pytest.approx([20 * PIXELS_A_MM] * 2, abs=3)
@@ -398,8 +412,10 @@ class TestFullestPoint:
         assert fullest_point(mask > 0) == (17, 4, 4)
 
     def test_of_a_rim_is_the_middle_of_what_it_is_around(self):
-        organ = box((9, 20, 20), (2, 7), (4, 15), (4, 15)) > 0
-        rim = organ & ~(box((9, 20, 20), (2, 7), (5, 14), (5, 14)) > 0)
+        z, y, x = np.indices((9, 20, 20))
+        distance = np.hypot(y - 9, x - 9)  # so round that the rim hangs together by its corners
+        organ = (distance < 7) & (z > 1) & (z < 7)
+        rim = organ & (distance >= 6)
         assert fullest_point(rim, organ) == (2, 9, 9)
         assert rim[fullest_point(rim)]
 
@@ -421,3 +437,15 @@ def test_another_grid_is_refused():
             draw_structure(image, (1, 1, 1), *maps, 1, LABELS)
     with pytest.raises(ValueError, match="mask: shape"):
         draw_piece(image, (1, 1, 1), label > 0)
+
+
+def test_one_slice_leaves_room_for_the_writing():
+    """The strip is in the middle of a panel that is half an inch high, its bar below it."""
+    image = np.full((1, 50, 50), GREY, np.int16)
+    layers = [Layer("CT")]
+    shown = pixels(draw_case(image, (1, 4, 4), layers, position=(0, 25, 25), planes=["coronal"]))
+    assert len(shown) == pytest.approx((0.28 + CAPTION_INCHES + 0.5 + 0.08) * 130, abs=2)
+    bar = max(range(len(shown)), key=lambda row: longest_run(shown[row : row + 1]))
+    column = shown[:, shown.shape[1] // 3].max(axis=1)
+    strip = np.flatnonzero((column > 60) & (column < 180))
+    assert strip.max() < bar - 5
