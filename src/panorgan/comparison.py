@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from panorgan.tables import write_table, write_text
 
 SCORES = ("dsc", "nsd")
 ALPHA = 0.05
-MOST_FALLS, MOST_NAMES = 10, 5
+MOST_FALLS, MOST_NAMES, WIDTH = 10, 5, 100
 ORGANS, ALL, POSITIVE = "organs", "all", "tumour_positive"
 """Rows of the comparison that are no class."""
 
@@ -486,7 +487,7 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
             text = f"{score.upper()}: no class is measurably better or worse."
             if all(row["worse"] + row["better"] < least for row in classes):
                 text += (
-                    f" None could be: it takes {least} cases that differ for p to fall below "
+                    f" It would take {least} cases that differ: with fewer, p cannot fall below "
                     f"{ALPHA:g} after the correction for {_count(len(classes), 'class')}."
                 )
             said.append(text)
@@ -537,7 +538,7 @@ def _p(value: float | None) -> str:
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
-    """The comparison for a terminal of 100 columns."""
+    """The comparison for a terminal of `WIDTH` columns."""
     lines = [
         f"A: {comparison['a']['path']}",
         f"B: {comparison['b']['path']}",
@@ -562,7 +563,11 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         f"correction for {_count(count, 'class')}. Measurable: the interval leaves out 0, p < "
         f"{ALPHA:g}.",
         "",
-        *comparison["sentences"],
+        *(
+            line
+            for text in comparison["sentences"]
+            for line in wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
+        ),
     ]
     fallen = [
         row for row in comparison["classes"] if row["score"] == "dsc" and row["p_holm"] is not None
