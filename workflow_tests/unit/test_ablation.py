@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 
 from panorgan.ablation import MEASURES, compare, measure_cases, page_text
 from panorgan.labels import config_folder, load_labels
-from panorgan.metrics import summarise, write_scores
+from panorgan.metrics import PROFILES, summarise, write_scores
 from panorgan.problems import Problems
 from panorgan.stages.ablation import write_ablation
 from panorgan.tables import read_table
@@ -29,16 +29,20 @@ def rows_of(case: str, organs: float, tumour: float | None, *, unknown=(), predi
                 dsc, status = (0.0, "false_positive") if predicted else (1.0, "both_empty")
         if label.name in unknown:
             dsc, status = None, "not_scored"
+        nsd = None if dsc is None else dsc / 2
         rows.append(
             {
                 "case": case,
                 "value": label.value,
                 "name": label.name,
                 "dsc": dsc,
-                "nsd": None if dsc is None else dsc / 2,
+                "nsd": nsd,
+                "hd95_mm": None,
                 "ref_ml": 1.0,
                 "pred_ml": 1.0,
                 "status": status,
+                **{f"dsc_{profile}": dsc for profile in PROFILES},
+                **{f"nsd_{profile}": nsd for profile in PROFILES},
             }
         )
     return rows
