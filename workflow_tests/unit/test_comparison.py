@@ -288,6 +288,7 @@ def test_few_cases_measure_no_class_and_it_says_how_many_would(tmp_path):
     text = "\n".join(comparison["sentences"])
     assert "DSC, mean of the organs: not measurably different, +10" in text
     assert "no class is measurably better or worse. It would take 10 cases" in text
+    assert "DSC, better by the interval, but p is not below 0.05: liver +10.0" in text
 
 
 def test_equal_runs_differ_in_nothing(tmp_path):
