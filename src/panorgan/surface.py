@@ -7,8 +7,9 @@ lies beyond the array is outside of the mask.
 
 Masks and surfaces are rows of bits here, 64 corners in a word. For DSC and NSD the kernels only
 count, in integers: how many elements there are of each code, and of how many the other surface is
-near; areas come last. HD95 needs the distance of every element, which is looked for outwards from
-it. One thread; importing this module loads or compiles the kernels.
+near; areas come last. For HD95 the distances count: the near ones are looked for offset by offset,
+64 corners at once, and only where those are not enough every element looks around for itself. One
+thread; importing this module loads or compiles the kernels.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from itertools import permutations, product
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
 from panorgan.compiled import kernel
 
@@ -36,6 +39,8 @@ BITS = types.Array(types.uint64, 4, "C")
 
 HD_SHARE = 0.95
 """Share of a surface's area that the Hausdorff distance looks at: HD95."""
+NEAR_MM, MOST_OFFSETS = 10.0, 2048
+"""Up to this distance, and not among more offsets, many elements are looked for at once."""
 
 
 def as_words(labels: np.ndarray) -> np.ndarray:
@@ -106,14 +111,26 @@ def values_in(labels: np.ndarray) -> set[int]:
     return set(np.flatnonzero(extents(as_words(labels))[:, 0]).tolist())
 
 
-@numba.njit
-def _ones_in(word):
+@intrinsic
+def _ones_in(context, word):
     """Number of bits set in a word."""
-    word -= (word >> ONE) & np.uint64(0x5555555555555555)
-    low = np.uint64(0x3333333333333333)
-    word = (word & low) + ((word >> np.uint64(2)) & low)
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * ONES) >> np.uint64(56))
+    return types.int64(types.uint64), lambda ctx, builder, sig, args: builder.ctpop(args[0])
+
+
+@intrinsic
+def _trailing_zeros(context, word):
+    """The place of the lowest bit that is set."""
+    return types.int64(types.uint64), lambda ctx, builder, sig, args: builder.cttz(
+        args[0], ir.Constant(ir.IntType(1), 0)
+    )
+
+
+@intrinsic
+def _leading_zeros(context, word):
+    """How many bits above the highest that is set are not."""
+    return types.int64(types.uint64), lambda ctx, builder, sig, args: builder.ctlz(
+        args[0], ir.Constant(ir.IntType(1), 0)
+    )
 
 
 @numba.njit
@@ -308,12 +325,6 @@ def count_voxels(masks):
 
 
 @numba.njit
-def _trailing_zeros(word):
-    """The place of the lowest bit that is set."""
-    return _ones_in((word & (~word + ONE)) - ONE)
-
-
-@numba.njit
 def _around(masks, m, z, y, w):
     """The words of a mask that hold the eight neighbours of a word's corners, in a code's order."""
     a, b = masks[m, z, y], masks[m, z, y + 1]
@@ -382,14 +393,6 @@ def count_elements(masks, surfaces, reach):
                         if common & lowest or _is_near(surfaces[1 - m], z, y, 64 * w + k, reach):
                             elements[m, 1, code] += 1
     return elements
-
-
-@numba.njit
-def _leading_zeros(word):
-    """How many bits above the highest that is set are not."""
-    for shift in (1, 2, 4, 8, 16, 32):
-        word |= word >> np.uint64(shift)
-    return 64 - _ones_in(word)
 
 
 @numba.njit
@@ -522,6 +525,85 @@ def measure_elements(masks, surfaces, m, areas, spacing):
     return found, distances
 
 
+@cache
+def _offsets(spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """All offsets between corners up to some distance, the nearest first, and their distances.
+
+    Returns
+    -------
+    offsets
+        int64 (n, 3): along z, y and x; the last is meant in both directions.
+    distances
+        float64 (n,) in mm.
+    """
+    most = min(NEAR_MM, 63 * spacing[2])  # in a row at most the next word is looked at
+    sizes = [int(most / step) + 1 for step in spacing]
+    z, y, x = np.mgrid[-sizes[0] : sizes[0] + 1, -sizes[1] : sizes[1] + 1, : sizes[2] + 1]
+    distances = np.sqrt((x * spacing[2]) ** 2 + (y * spacing[1]) ** 2 + (z * spacing[0]) ** 2)
+    inside = distances <= most
+    order = np.argsort(distances[inside], kind="stable")[:MOST_OFFSETS]
+    offsets = np.stack([axis[inside][order] for axis in (z, y, x)], axis=1)
+    return np.ascontiguousarray(offsets, np.int64), distances[inside][order]
+
+
+@kernel(
+    types.Array(types.float64, 1, "C")(
+        BITS, BITS, types.int64, types.Array(types.float64, 1, "C"), COUNTS
+    )
+)
+def near_areas(masks, surfaces, m, areas, offsets):
+    """Area of a surface by the offset to the nearest element of the other one.
+
+    Parameters
+    ----------
+    masks, surfaces, m, areas
+        As for `measure_elements`.
+    offsets
+        From `_offsets`.
+
+    Returns
+    -------
+    float64 (n + 1,)
+        In mm², for every offset; the last is what is further away.
+    """
+    sums = np.zeros(len(offsets) + 1)
+    other = surfaces[1 - m]
+    depth, height, width = other.shape
+    for z in range(depth):
+        for y in range(height):
+            for w in range(width):
+                left = surfaces[m, z, y, w]
+                if left == ZERO:
+                    continue
+                around = _around(masks, m, z, y, w)
+                for at in range(len(offsets)):
+                    other_z, other_y = z + offsets[at, 0], y + offsets[at, 1]
+                    if other_z < 0 or other_z >= depth or other_y < 0 or other_y >= height:
+                        continue
+                    here = other[other_z, other_y, w]
+                    dx = np.uint64(offsets[at, 2])
+                    if dx:
+                        rest = np.uint64(64) - dx
+                        here = (here << dx) | (here >> dx)
+                        if w:
+                            here |= other[other_z, other_y, w - 1] >> rest
+                        if w + 1 < width:
+                            here |= other[other_z, other_y, w + 1] << rest
+                    here &= left
+                    left ^= here
+                    while here:
+                        k = np.uint64(_trailing_zeros(here))
+                        here ^= ONE << k
+                        sums[at] += areas[_code(around, k)]
+                    if left == ZERO:
+                        break
+                while left:
+                    k = np.uint64(_trailing_zeros(left))
+                    left ^= ONE << k
+                    sums[-1] += areas[_code(around, k)]
+    return sums
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One class of two label maps, compared; see `compare`.
@@ -573,28 +655,27 @@ def compare(
     total, near = (elements @ areas).sum(axis=0)
     hd95 = None
     if with_hd95 and voxels[0] and voxels[1]:
-        steps = np.array(spacing)
-        hd95 = max(
-            _percentile(*measure_elements(masks, surfaces, m, areas, steps)) for m in range(2)
-        )
+        hd95 = max(_hd95(masks, surfaces, m, areas, spacing) for m in range(2))
     dsc = float(2 * voxels[2] / (voxels[0] + voxels[1]))
     return Comparison(dsc, float(near / total), hd95)
 
 
-def _percentile(areas: np.ndarray, distances: np.ndarray) -> float:
-    """The smallest distance within which `HD_SHARE` of the area lies; see `measure_elements`."""
+def _hd95(
+    masks: np.ndarray,
+    surfaces: np.ndarray,
+    m: int,
+    areas: np.ndarray,
+    spacing: tuple[float, float, float],
+) -> float:
+    """HD95 from one surface to the other; arguments as those of `measure_elements`."""
+    offsets, distances = _offsets(spacing)
+    sums = near_areas(masks, surfaces, m, areas, offsets)
     # Ties: so near to the share, sums in another order would decide.
-    wanted = HD_SHARE * areas.sum() * (1 - 1e-12) - areas[-1]
-    if wanted <= 0:
-        return 0.0
-    # Only the bin in which the share is reached has to be sorted.
-    step = distances.max() / len(distances) or 1.0
-    bins = (distances / step).astype(np.int64)
-    sums = np.cumsum(np.bincount(bins, areas[:-1]))
-    critical = min(int(np.searchsorted(sums, wanted)), len(sums) - 1)
-    inside = bins == critical
-    before = sums[critical - 1] if critical else 0.0
-    order = np.argsort(distances[inside], kind="stable")
-    sums = before + np.cumsum(areas[:-1][inside][order])
-    at = min(int(np.searchsorted(sums, wanted)), len(order) - 1)
-    return float(distances[inside][order[at]])
+    wanted = HD_SHARE * sums.sum() * (1 - 1e-12)
+    reached = np.cumsum(sums[:-1])
+    if reached[-1] >= wanted:
+        return float(distances[np.searchsorted(reached, wanted)])
+    found, distances = measure_elements(masks, surfaces, m, areas, np.array(spacing))
+    order = np.argsort(distances)
+    reached = found[-1] + np.cumsum(found[:-1][order])
+    return float(distances[order[min(np.searchsorted(reached, wanted), len(order) - 1)]])

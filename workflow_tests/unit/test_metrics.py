@@ -492,6 +492,7 @@ def test_any_memory_layout_gives_the_same_and_compiles_nothing_new():
         surface.count_voxels,
         surface.count_elements,
         surface.measure_elements,
+        surface.near_areas,
     )
     assert [len(kernel.signatures) for kernel in kernels] == [1] * len(kernels)
 
