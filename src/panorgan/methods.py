@@ -81,7 +81,7 @@ LEARNS_FROM = {
     "partial": "the partial labels of the labelled cases alone, all else taken for background",
     MARGINAL: "the partial labels of the labelled cases alone, with the marginal loss",
     "stage1": "the partial labels and the tumour pseudo-labels",
-    "stage2": "the partial labels and the pseudo-labels of tumours and organs",
+    "stage2": "the partial labels and all pseudo-labels",
     GATED: "the same without the pseudo-labels that the gate did not trust",
     NOISE: "the same with shuffled organ pseudo-labels, as a control",
 }
@@ -135,6 +135,8 @@ class Facts:
         Cases that the teacher trained on.
     unknown_tumour
         Training cases that got a tumour pseudo-label.
+    given_organs
+        Training cases whose organ pseudo-label the case table names.
     versions
         Package -> version.
     """
@@ -146,6 +148,7 @@ class Facts:
     labelled: int | None = None
     teacher_cases: int | None = None
     unknown_tumour: int | None = None
+    given_organs: int | None = None
     teacher: Trained = Trained()
     student: Trained = Trained()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -450,7 +453,7 @@ class _Writer:
             f"The teacher labelled the tumours of {unknown} in which they had not been looked for "
             "(or not everywhere), without test-time augmentation."
         ]
-        if self.fused - {"stage1"}:
+        if self._fuses_organs:
             text.append(self._organ_labels())
         text += [self._order(), *self._gate(), *self._rounds()]
         if NOISE in self.variants:
@@ -460,10 +463,18 @@ class _Writer:
             )
         return text
 
+    @property
+    def _fuses_organs(self) -> bool:
+        """Whether there are organ pseudo-labels, and fused labels that take them."""
+        given = self.config.pseudo_labels.organs != "cases" or self.facts.given_organs != 0
+        return given and bool(self.fused - {"stage1"})
+
     def _organ_labels(self) -> str:
         source = self.config.pseudo_labels.organs
         if source == "cases":
-            return "Organ pseudo-labels were label maps that came with the cases."
+            given = self.facts.given_organs
+            cases = "the training cases" if given is None else _count(given, "training case")
+            return f"Organ pseudo-labels were label maps that came with {cases}."
         if source == MARGINAL:
             return (
                 "Organ pseudo-labels were made by a student that had learnt from the partial "
@@ -484,7 +495,7 @@ class _Writer:
             "connected piece of it overlapped or touched an organ (other pieces were dropped), "
             "and this",
         }[self.config.fusion.order]
-        if not self.fused - {"stage1"}:
+        if not self._fuses_organs:
             return f"In fusion, {tumour.rpartition(',')[0]}."
         return (
             f"In fusion, {tumour} over the organ pseudo-label, which filled what was still "

@@ -259,7 +259,7 @@ def main() -> None:
         ratio = results[base]["seconds"] / row["seconds"]
         print(f"{way:22} {row['seconds']:8.4f} {ratio:7.1f} {row['runs']:5}", end="")
         print(f" {row['first']:8.2f} {row['memory']:8.0f}  {differ}")
-    print(f"ratio: to {base}; first s: its imports and a first call on two slices")
+    print(f"ratio: to {base}; first s: imports beside NumPy and SciPy, and a call on two slices")
     for way in ("panorgan, one thread", "panorgan, two threads", base):
         minutes = arguments.cases * results[way]["seconds"] / 60
         print(f"{arguments.cases:,} such pairs in memory, {way}: {minutes:.1f} min")

@@ -142,6 +142,16 @@ def test_without_pseudo_labels_there_is_no_teacher():
     assert "(partial) the partial labels of the labelled cases alone" in str(methods)
 
 
+def test_organ_pseudo_labels_are_said_only_where_there_were_some():
+    assert "came with the training cases" in text_of()
+    assert "came with 12 training cases" in text_of(facts=Facts(given_organs=12))
+    without = text_of(facts=Facts(given_organs=0))
+    assert "rgan pseudo-label" not in without
+    assert "In fusion, a tumour pseudo-label took precedence over the annotation." in without
+    model = {"pseudo_labels": {"organs": "models/organs"}}
+    assert "given model (organs)" in text_of(model, Facts(given_organs=0))
+
+
 def test_what_is_switched_off_is_not_mentioned():
     off = {
         f"p_{name}": 0.0
@@ -173,8 +183,8 @@ def test_dice_is_over_what_each_network_takes_it_over():
 def test_a_gated_student_alone_says_what_the_gate_was_laid_over():
     text = text_of({"student": {"variants": ["gated"]}})
     assert (
-        "learnt the partial labels and the pseudo-labels of tumours and organs without the "
-        "pseudo-labels that the gate did not trust" in text
+        "learnt the partial labels and all pseudo-labels without the pseudo-labels that the gate "
+        "did not trust" in text
     )
     assert "the same" not in text
 
