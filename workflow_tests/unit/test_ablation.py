@@ -29,21 +29,20 @@ def rows_of(case: str, organs: float, tumour: float | None, *, unknown=(), predi
                 dsc, status = (0.0, "false_positive") if predicted else (1.0, "both_empty")
         if label.name in unknown:
             dsc, status = None, "not_scored"
-        nsd = None if dsc is None else dsc / 2
         rows.append(
             {
                 "case": case,
                 "value": label.value,
                 "name": label.name,
                 "dsc": dsc,
-                "nsd": nsd,
+                "nsd": None if dsc is None else dsc / 2,
                 "hd95_mm": None,
                 "ref_ml": 1.0,
                 "pred_ml": 1.0,
                 "status": status,
-                **{f"dsc_{profile}": dsc for profile in PROFILES},
-                **{f"nsd_{profile}": nsd for profile in PROFILES},
             }
+            | {f"dsc_{profile}": dsc for profile in PROFILES}
+            | {f"nsd_{profile}": None if dsc is None else dsc / 2 for profile in PROFILES}
         )
     return rows
 
