@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from panorgan.tables import write_table, write_text
 
 SCORES = ("dsc", "nsd")
 ALPHA = 0.05
-MOST_FALLS, MOST_NAMES = 10, 5
+MOST_FALLS, MOST_NAMES, WIDTH = 10, 5, 100
 ORGANS, ALL, POSITIVE = "organs", "all", "tumour_positive"
 """Rows of the comparison that are no class."""
 
@@ -452,10 +453,14 @@ def write_comparison(
 
 def is_measurable(row: Mapping[str, Any]) -> bool:
     """Whether a row's difference is unlikely to be chance."""
-    if row["difference"] is None:
-        return False
     p = row["p"] if row["p_holm"] is None else row["p_holm"]
-    return (row["low"] > 0 or row["high"] < 0) and p < ALPHA
+    return (_leaves_out_zero(row, 1) or _leaves_out_zero(row, -1)) and p < ALPHA
+
+
+def _leaves_out_zero(row: Mapping[str, Any], sign: int) -> bool:
+    """Whether a row's interval lies on one side of 0."""
+    end = row["low"] if sign > 0 else row["high"]
+    return end is not None and end * sign > 0
 
 
 def least_cases(classes: int) -> int:
@@ -476,17 +481,27 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
         classes = [row for row in rows if row["p_holm"] is not None]
         said += [_sentence(row) for row in means]
         for word, sign in (("better", 1), ("worse", -1)):
-            found = [row for row in classes if is_measurable(row) and row["difference"] * sign > 0]
-            if found:
-                found.sort(key=lambda row: -abs(row["difference"]))
-                listed = ", ".join(f"{_lower(row['title'])} {_change(row)}" for row in found)
-                said.append(f"{score.upper()}, measurably {word} classes: {listed}.")
+            found = [row for row in classes if _leaves_out_zero(row, sign)]
+            found.sort(key=lambda row: -abs(row["difference"]))
+            sure = [f"{_lower(row['title'])} {_change(row)}" for row in found if is_measurable(row)]
+            if sure:
+                said.append(f"{score.upper()}, measurably {word} classes: {', '.join(sure)}.")
+            unsure = [
+                f"{_lower(row['title'])} {_signed(row['difference'])}"
+                for row in found
+                if not is_measurable(row)
+            ]
+            if unsure:
+                said.append(
+                    f"{score.upper()}, {word} by the interval, but p is not below {ALPHA:g}: "
+                    f"{', '.join(unsure)}."
+                )
         if classes and not any(map(is_measurable, classes)):
             least = least_cases(len(classes))
             text = f"{score.upper()}: no class is measurably better or worse."
             if all(row["worse"] + row["better"] < least for row in classes):
                 text += (
-                    f" None could be: it takes {least} cases that differ for p to fall below "
+                    f" It would take {least} cases that differ: with fewer, p cannot fall below "
                     f"{ALPHA:g} after the correction for {_count(len(classes), 'class')}."
                 )
             said.append(text)
@@ -537,7 +552,7 @@ def _p(value: float | None) -> str:
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
-    """The comparison for a terminal of 100 columns."""
+    """The comparison for a terminal of `WIDTH` columns."""
     lines = [
         f"A: {comparison['a']['path']}",
         f"B: {comparison['b']['path']}",
@@ -556,13 +571,17 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
     count = sum(row["p_holm"] is not None for row in comparison["classes"]) // len(SCORES)
     lines += [
         "",
-        f"Interval: {comparison['coverage']:.0%} of the difference, from "
+        f"Interval: {100 * comparison['coverage']:g} % of the difference, from "
         f"{comparison['samples']:,} bootstrap samples of cases, the same for A and B.",
         "p: Wilcoxon's signed-rank test, cases that are equal left out; of classes after Holm's",
         f"correction for {_count(count, 'class')}. Measurable: the interval leaves out 0, p < "
         f"{ALPHA:g}.",
         "",
-        *comparison["sentences"],
+        *(
+            line
+            for text in comparison["sentences"]
+            for line in wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
+        ),
     ]
     fallen = [
         row for row in comparison["classes"] if row["score"] == "dsc" and row["p_holm"] is not None

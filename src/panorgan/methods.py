@@ -4,6 +4,7 @@ It says what was done and nothing else: what a config leaves out or switches off
 and facts that nobody recorded are not filled in.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ LEARNS_FROM = {
     "partial": "the partial labels of the labelled cases alone, all else taken for background",
     MARGINAL: "the partial labels of the labelled cases alone, with the marginal loss",
     "stage1": "the partial labels and the tumour pseudo-labels",
-    "stage2": "the partial labels and the pseudo-labels of tumours and organs",
+    "stage2": "the partial labels and all pseudo-labels",
     GATED: "the same without the pseudo-labels that the gate did not trust",
     NOISE: "the same with shuffled organ pseudo-labels, as a control",
 }
@@ -134,6 +135,8 @@ class Facts:
         Cases that the teacher trained on.
     unknown_tumour
         Training cases that got a tumour pseudo-label.
+    given_organs
+        Training cases whose organ pseudo-label the case table names.
     versions
         Package -> version.
     """
@@ -145,6 +148,7 @@ class Facts:
     labelled: int | None = None
     teacher_cases: int | None = None
     unknown_tumour: int | None = None
+    given_organs: int | None = None
     teacher: Trained = Trained()
     student: Trained = Trained()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -194,6 +198,7 @@ def methods_text(config: Config, facts: Facts) -> Methods:
     writer = _Writer(config, facts, load_labels(config.labels))
     sections = (
         ("Data", writer.data),
+        ("Preprocessing", writer.preprocessing),
         ("Teacher", writer.teacher),
         ("Pseudo-labels and fusion", writer.fusion),
         ("Student", writer.student),
@@ -201,28 +206,27 @@ def methods_text(config: Config, facts: Facts) -> Methods:
         ("Evaluation", writer.evaluation),
         ("Software", writer.software),
     )
-    paragraphs = [Paragraph(title, " ".join(filter(None, write()))) for title, write in sections]
-    return Methods(
-        tuple(paragraph for paragraph in paragraphs if paragraph.text),
-        tuple(REFERENCES[key] for key in writer.cited),
-    )
+    cited: dict[str, int] = {}
+
+    def number(mark: re.Match[str]) -> str:
+        return f"[{cited.setdefault(mark[1], len(cited) + 1)}]"
+
+    paragraphs = []
+    for title, write in sections:
+        if text := " ".join(write()):
+            paragraphs.append(Paragraph(title, re.sub(r"\[@(\w+)\]", number, text)))
+    return Methods(tuple(paragraphs), tuple(REFERENCES[key] for key in cited))
 
 
 class _Writer:
-    """Writes the paragraphs, each a list of sentences, and numbers what they cite."""
+    """Writes the paragraphs, each a list of sentences; ``[@nnunet]`` cites a work by its key."""
 
     def __init__(self, config: Config, facts: Facts, labels: Labels):
         self.config = config
         self.facts = facts
         self.labels = labels
-        self.cited: list[str] = []
         self.variants = config.student.variants
         self.fused = {name for _, name in fused_labels(config)} - {"partial"}
-
-    def cite(self, *keys: str) -> str:
-        """The numbers of some works, in brackets."""
-        self.cited += [key for key in dict.fromkeys(keys) if key not in self.cited]
-        return f"[{', '.join(str(self.cited.index(key) + 1) for key in keys)}]"
 
     # Data
 
@@ -243,7 +247,7 @@ class _Writer:
         if counts:
             text.append(f"The data were {_and(counts)} CTs; no image was in two splits.")
         if facts.excluded:
-            text.append(f"{_count(facts.excluded, 'case')} that could not be used were excluded.")
+            text.append(f"Excluded were {_count(facts.excluded, 'case')} that could not be used.")
         if facts.repaired:
             text.append(
                 f"The headers of {_count(facts.repaired, 'case')} with inconsistent axes were "
@@ -255,10 +259,7 @@ class _Writer:
             f"The classes were {_count(len(organs), 'organ')} ({_and(organs)}) and tumours."
         )
         if facts.labelled is not None:
-            text.append(
-                f"{facts.labelled:,} of the training cases had a label, which in general "
-                "covered some of the classes only."
-            )
+            text.append(f"Of the training cases {facts.labelled:,} had a label.")
         text.append(
             "Each class of each case was either annotated, absent (annotators had looked for it "
             "and found none) or unknown."
@@ -271,6 +272,15 @@ class _Writer:
         if config.corrections:
             text.append("A table of manual corrections of labels and annotations took precedence.")
         return text
+
+    def preprocessing(self) -> list[str]:
+        return [
+            "All volumes were brought to the orientation RAS. CTs were resampled to the voxels of "
+            "each network by cubic interpolation, labels linearly by class; where one spacing was "
+            "over three times another, in plane only, with nearest neighbours across slices. "
+            "Intensities were clipped to the 0.5 and 99.5 percentiles of those of the training "
+            "foreground, and normalised by their mean and standard deviation [@nnunet]."
+        ]
 
     # Networks
 
@@ -288,8 +298,9 @@ class _Writer:
         if selection.negatives:
             who += ", or with none although annotators had looked everywhere,"
         text = [
-            f"Following {self.cite('method')}, a teacher network learnt to tell tumours from all "
-            f"else. It was trained on {who}".rstrip(",") + "."
+            f"Following [@method], a teacher network learnt to tell tumours from all "
+            f"else. It was trained on {who}".rstrip(",")
+            + "."
         ]
         if selection.exclude:
             text.append(
@@ -303,7 +314,7 @@ class _Writer:
         if MARGINAL in self.variants:
             text.append(
                 "With the marginal loss the probabilities of the classes that are unknown in a "
-                f"case are added to that of the background {self.cite('marginal')}."
+                "case are added to that of the background [@marginal]."
             )
         return [*text, *self._training(config.student, self.facts.student, config.student.seeds)]
 
@@ -321,8 +332,8 @@ class _Writer:
             f"({variant}) {text}" for variant, text in zip(self.variants, listed, strict=True)
         )
         return (
-            f"{_capital(_count(len(listed), 'variant'))} of the student, a smaller network for "
-            f"all classes, were trained, which learnt {named}."
+            f"{_capital(_few(len(listed)))} variants of the student, a smaller network for all "
+            f"classes, were trained, which learnt {named}."
         )
 
     def _training(
@@ -341,20 +352,14 @@ class _Writer:
             if not trained.recipe:
                 return
         yield self._network(recipe, trained)
-        yield (
-            f"CTs were brought to voxels of {_times(recipe.spacing_mm)} mm "
-            f"({_axes_text(recipe.spacing_mm)}; cubic interpolation, labels linear by class; where "
-            "one spacing was over three times another in plane only, and nearest neighbour across "
-            "slices), clipped to the 0.5 and 99.5 percentiles of the intensities of the training "
-            "foreground, and normalised by its mean and standard deviation."
-        )
+        yield f"It saw voxels of {_times(recipe.spacing_mm)} mm ({_axes_text(recipe.spacing_mm)})."
         yield self._loss(recipe)
         yield self._schedule(recipe, trained, seeds)
         yield _augmentation(recipe.training.augmentation, len(recipe.patch_size))
 
     def _network(self, recipe: Recipe, trained: Trained) -> str:
         network, dimension = recipe.network, len(recipe.patch_size)
-        size = f" with {trained.parameters:,} parameters" if trained.parameters else ""
+        size = f" ({trained.parameters:,} parameters)" if trained.parameters else ""
         stages = (
             f"{len(network.features)} stages of {_list(network.features)} channels, "
             f"{_count(network.convs_per_stage, 'convolution')} each, kernels of "
@@ -364,22 +369,21 @@ class _Writer:
         if network.name != "attention_unet":
             return (
                 f"The network was a {dimension}D U-Net in the manner of nnU-Net "
-                f"{self.cite('nnunet')}{size}: {stages}."
+                f"[@nnunet]{size}: {stages}."
             )
         plain, non_local, gated, ungated = attention_stages(len(network.features))
         parts = []
         if non_local:
-            parts.append(f"one with a non-local block {self.cite('nonlocal')}")
+            parts.append("one with a non-local block [@nonlocal]")
         if gated:
-            parts.append(f"{gated} whose skip connections pass two attention gates")
+            parts.append(f"{_few(gated)} whose skip connections pass two attention gates")
         if ungated:
-            parts.append(f"{ungated} without gates")
-        after = f", then {_and(parts)}, which end in channel attention" if parts else ""
+            parts.append(f"{_few(ungated)} without gates")
+        after = f", then {_and(parts)}, all of which end in channel attention" if parts else ""
         return (
-            f"The network was a {dimension}D U-Net{size} with nnU-Net's encoder "
-            f"{self.cite('nnunet')} and a decoder with attention in the manner of CA-Net "
-            f"{self.cite('canet')}: {stages}; from the deepest decoder stage up {plain} plain "
-            f"one{after}."
+            f"The network was a {dimension}D U-Net{size} with nnU-Net's encoder [@nnunet] and a "
+            f"decoder with attention in the manner of CA-Net [@canet]: {stages}. From the deepest "
+            f"up the decoder has {_few(plain)} plain stage{after}."
         )
 
     def _loss(self, recipe: Recipe) -> str:
@@ -388,7 +392,7 @@ class _Writer:
         text = f"The loss was the sum of cross-entropy and soft Dice over {over}"
         if resolutions > 1:
             text += (
-                f", with deep supervision {self.cite('deep')} at {resolutions} resolutions whose "
+                f", with deep supervision [@deep] at {resolutions} resolutions whose "
                 "weights halve from each to the next, the lowest having none"
             )
         return text + "."
@@ -401,31 +405,30 @@ class _Writer:
             f"It was trained for {_count(epochs, 'epoch')} of "
             f"{_count(training.iterations, 'iteration')} on batches of "
             f"{_count(recipe.batch_size, 'patch')} of {_times(recipe.patch_size)} voxels, "
-            f"{share} of them centred on foreground, with {self._optimizer(training.optimizer)}; "
+            f"{share} of them centred on foreground, by {self._optimizer(training.optimizer)}; "
             "the weights after the last epoch were used."
         ]
         if len(seeds) > 1:
             parts.append(f"This was done with the seeds {_and(map(str, seeds))}.")
-        how = []
+        how = [trained.device] if trained.device else []
         if trained.precision in ("bf16", "fp16"):
-            how.append(f"in mixed precision ({trained.precision}) {self.cite('mixed')}")
+            how.append(f"mixed precision with {trained.precision} [@mixed]")
         elif trained.precision:
-            how.append("in single precision")
-        if trained.device:
-            how.append(f"on {_article(trained.device)}")
+            how.append("single precision")
         if trained.hours is not None:
-            how.append(f"in {duration(trained.hours)}")
-        if how:
-            parts.append(f"A training ran {' '.join(how)}.")
+            details = f" ({', '.join(how)})" if how else ""
+            parts.append(f"A training took {duration(trained.hours)}{details}.")
+        elif how:
+            parts.append(f"Hardware and precision: {', '.join(how)}.")
         return " ".join(parts)
 
     def _optimizer(self, optimizer: Optimizer) -> str:
         if optimizer.name == "adamw":
-            text = f"AdamW {self.cite('adamw')} ("
+            text = "AdamW [@adamw] ("
         elif optimizer.momentum:
             text = (
                 f"stochastic gradient descent with Nesterov momentum {optimizer.momentum:g} "
-                f"{self.cite('nesterov')} ("
+                f"[@nesterov] ("
             )
         else:
             text = "stochastic gradient descent ("
@@ -443,17 +446,14 @@ class _Writer:
     def fusion(self) -> list[str]:
         if not self.fused:
             return ["No pseudo-labels were used."]
-        config, facts = self.config, self.facts
-        unknown = (
-            _count(facts.unknown_tumour, "training case")
-            if facts.unknown_tumour is not None
-            else "the training cases"
-        )
+        unknown = "the training cases"
+        if self.facts.unknown_tumour is not None:
+            unknown = _count(self.facts.unknown_tumour, "training case")
         text = [
             f"The teacher labelled the tumours of {unknown} in which they had not been looked for "
             "(or not everywhere), without test-time augmentation."
         ]
-        if self.fused - {"stage1"}:
+        if self._fuses_organs:
             text.append(self._organ_labels())
         text += [self._order(), *self._gate(), *self._rounds()]
         if NOISE in self.variants:
@@ -463,18 +463,23 @@ class _Writer:
             )
         return text
 
+    @property
+    def _fuses_organs(self) -> bool:
+        """Whether there are organ pseudo-labels, and fused labels that take them."""
+        given = self.config.pseudo_labels.organs != "cases" or self.facts.given_organs != 0
+        return given and bool(self.fused - {"stage1"})
+
     def _organ_labels(self) -> str:
         source = self.config.pseudo_labels.organs
         if source == "cases":
-            return (
-                "Organ pseudo-labels were label maps that came with the cases, not made in this "
-                "work's run."
-            )
+            given = self.facts.given_organs
+            cases = "the training cases" if given is None else _count(given, "training case")
+            return f"Organ pseudo-labels were label maps that came with {cases}."
         if source == MARGINAL:
             return (
                 "Organ pseudo-labels were made by a student that had learnt from the partial "
                 "labels with the marginal loss, which adds the probabilities of a case's unknown "
-                f"classes to that of the background {self.cite('marginal')}."
+                "classes to that of the background [@marginal]."
             )
         return (
             f"Organ pseudo-labels were predicted by a given model ({PurePath(source).name}) in "
@@ -490,7 +495,7 @@ class _Writer:
             "connected piece of it overlapped or touched an organ (other pieces were dropped), "
             "and this",
         }[self.config.fusion.order]
-        if not self.fused - {"stage1"}:
+        if not self._fuses_organs:
             return f"In fusion, {tumour.rpartition(',')[0]}."
         return (
             f"In fusion, {tumour} over the organ pseudo-label, which filled what was still "
@@ -522,9 +527,9 @@ class _Writer:
         yield text
         yield (
             "Pieces of an organ beside its largest were removed below "
-            f"{100 * organs.min_share:g} % of its volume and ignored above. Organs whose log volume "
-            "was more than "
-            f"{organs.max_volume_deviation:g}, or whose place among the other organs more than "
+            f"{100 * organs.min_share:g} % of its volume and ignored above. Organs whose log "
+            f"volume was more than {organs.max_volume_deviation:g}, or whose place among the other "
+            "organs more than "
             f"{organs.max_position_deviation:g} robust standard deviations from what is usual, "
             "and pairs with swapped sides, were ignored; a case with more than "
             f"{100 * organs.max_doubtful:g} % of its organs ignored was not learnt from."
@@ -596,7 +601,7 @@ class _Writer:
         )
         text.append(
             f"Intervals are 95 % percentile intervals of {lesions.samples:,} bootstrap samples of "
-            f"cases {self.cite('bootstrap')}."
+            f"cases [@bootstrap]."
         )
         return text
 
@@ -615,8 +620,8 @@ class _Writer:
             "annotates and without a lower bound of the DSC",
         }[name]
         text = (
-            f"The Dice similarity coefficient (DSC) {self.cite('dice')} and the normalised surface "
-            f"distance (NSD) {self.cite('nsd')} were computed {whose} {self.cite('flare23')}. "
+            f"The Dice similarity coefficient (DSC) [@dice] and the normalised surface "
+            f"distance (NSD) [@nsd] were computed {whose} [@flare23]. "
             f"Tolerances of the NSD were {listed}."
         )
         cropped = [_title(label) for label in self.labels.labels if label.crop_slices]
@@ -638,8 +643,7 @@ class _Writer:
         for name in order:
             if name in versions:
                 title, key = SOFTWARE.get(name, (name, ""))
-                parts = title, versions[name], self.cite(key) if key else ""
-                named.append(" ".join(filter(None, parts)))
+                named.append(" ".join(filter(None, (title, versions[name], key and f"[@{key}]"))))
         return [f"The workflow ran with {_and(named)}."]
 
 
@@ -653,26 +657,25 @@ def attention_stages(stages: int) -> tuple[int, int, int, int]:
 
 
 def _augmentation(settings: Augmentation, dimension: int) -> str:
-    """Which random changes were made, with their probabilities and ranges."""
+    """Which random changes were made, with their ranges and probabilities."""
     a = settings
-    rotation = f"rotation in plane by up to {a.rotation_degrees:g}°"
     possible = (
-        (a.p_rotation, rotation),
-        (a.p_scaling, f"scaling by {_range(a.scaling)}"),
+        (a.p_rotation, "rotation", f"in plane, up to {a.rotation_degrees:g}°"),
+        (a.p_scaling, "scaling", f"by {_range(a.scaling)}"),
         (
             a.p_elastic,
-            f"elastic deformation (α {_range(a.elastic_alpha)}, σ {_range(a.elastic_sigma)} "
-            "voxels)",
+            "elastic deformation",
+            f"α {_range(a.elastic_alpha)}, σ {_range(a.elastic_sigma)} voxels",
         ),
-        (a.p_noise, f"Gaussian noise (σ {_range(a.noise_variance)})"),
-        (a.p_blur, f"Gaussian blur (σ {_range(a.blur_sigma)} voxels)"),
-        (a.p_brightness, f"brightness times {_range(a.brightness)}"),
-        (a.p_contrast, f"contrast times {_range(a.contrast)}"),
-        (a.p_low_resolution, f"simulated low resolution (zoom {_range(a.low_resolution)})"),
-        (a.p_gamma, f"gamma {_range(a.gamma)}"),
-        (a.p_gamma_inverted, f"gamma {_range(a.gamma)} of the inverted image"),
+        (a.p_noise, "Gaussian noise", f"σ {_range(a.noise_variance)}"),
+        (a.p_blur, "Gaussian blur", f"σ {_range(a.blur_sigma)} voxels"),
+        (a.p_brightness, "brightness", f"times {_range(a.brightness)}"),
+        (a.p_contrast, "contrast", f"times {_range(a.contrast)}"),
+        (a.p_low_resolution, "simulated low resolution", f"zoom {_range(a.low_resolution)}"),
+        (a.p_gamma, "gamma", _range(a.gamma)),
+        (a.p_gamma_inverted, "gamma of the inverted image", _range(a.gamma)),
     )
-    used = [f"{text} (p {p:g})" for p, text in possible if p]
+    used = [f"{name} ({how}; p = {p:g})" for p, name, how in possible if p]
     mirrored = [AXES[dimension][axis] for axis in sorted(a.mirror_axes)]
     if mirrored:
         used.append(f"mirroring along the {_and(mirrored)} {'axes' if mirrored[1:] else 'axis'}")
@@ -693,7 +696,7 @@ def _capital(text: str) -> str:
 
 
 def _count(number: int, word: str) -> str:
-    plural = word + ("es" if word.endswith(("s", "ch")) else "s")
+    plural = word + ("es" if word.endswith(("s", "tch")) else "s")
     return f"{number:,} {word if number == 1 else plural}"
 
 
@@ -728,8 +731,8 @@ def _kernels(sizes: Sequence[Sequence[int]]) -> str:
 
 
 def _axes_text(spacing: Sequence[float]) -> str:
-    return "z, y, x" if len(spacing) == 3 else "y, x, slice by slice"
+    return "z, y, x" if len(spacing) == 3 else "y, x; slice by slice"
 
 
-def _article(device: str) -> str:
-    return f"an {device}" if device[0] in "AEIOaeio" else f"a {device}"
+def _few(number: int) -> str:
+    return {1: "one", 2: "two", 3: "three"}.get(number, str(number))

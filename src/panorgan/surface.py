@@ -7,8 +7,9 @@ lies beyond the array is outside of the mask.
 
 Masks and surfaces are rows of bits here, 64 corners in a word. For DSC and NSD the kernels only
 count, in integers: how many elements there are of each code, and of how many the other surface is
-near; areas come last. HD95 needs the distance of every element, which is looked for outwards from
-it. One thread; importing this module loads or compiles the kernels.
+near; areas come last. For HD95 the distances count: the near ones are looked for offset by offset,
+64 corners at once, and only where those are not enough by a distance transform of every slice. One
+thread; importing this module loads or compiles the kernels.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from itertools import permutations, product
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
 from panorgan.compiled import kernel
 
@@ -36,6 +39,8 @@ BITS = types.Array(types.uint64, 4, "C")
 
 HD_SHARE = 0.95
 """Share of a surface's area that the Hausdorff distance looks at: HD95."""
+NEAR_MM, MOST_OFFSETS = 10.0, 2048
+"""Up to this distance, and not among more offsets, many elements are looked for at once."""
 
 
 def as_words(labels: np.ndarray) -> np.ndarray:
@@ -106,14 +111,18 @@ def values_in(labels: np.ndarray) -> set[int]:
     return set(np.flatnonzero(extents(as_words(labels))[:, 0]).tolist())
 
 
-@numba.njit
-def _ones_in(word):
+@intrinsic
+def _ones_in(context, word):
     """Number of bits set in a word."""
-    word -= (word >> ONE) & np.uint64(0x5555555555555555)
-    low = np.uint64(0x3333333333333333)
-    word = (word & low) + ((word >> np.uint64(2)) & low)
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * ONES) >> np.uint64(56))
+    return types.int64(types.uint64), lambda ctx, builder, sig, args: builder.ctpop(args[0])
+
+
+@intrinsic
+def _trailing_zeros(context, word):
+    """The place of the lowest bit that is set."""
+    return types.int64(types.uint64), lambda ctx, builder, sig, args: builder.cttz(
+        args[0], ir.Constant(ir.IntType(1), 0)
+    )
 
 
 @numba.njit
@@ -308,12 +317,6 @@ def count_voxels(masks):
 
 
 @numba.njit
-def _trailing_zeros(word):
-    """The place of the lowest bit that is set."""
-    return _ones_in((word & (~word + ONE)) - ONE)
-
-
-@numba.njit
 def _around(masks, m, z, y, w):
     """The words of a mask that hold the eight neighbours of a word's corners, in a code's order."""
     a, b = masks[m, z, y], masks[m, z, y + 1]
@@ -385,81 +388,57 @@ def count_elements(masks, surfaces, reach):
 
 
 @numba.njit
-def _leading_zeros(word):
-    """How many bits above the highest that is set are not."""
-    for shift in (1, 2, 4, 8, 16, 32):
-        word |= word >> np.uint64(shift)
-    return 64 - _ones_in(word)
+def _squares_along_row(row, step, squares):
+    """Squared distances in mm along a row of bits, with one at least, from each corner to it."""
+    last = -1
+    for x in range(len(squares)):
+        if (row[x >> 6] >> np.uint64(x & 63)) & ONE:
+            last = x
+        squares[x] = np.inf if last < 0 else ((x - last) * step) ** 2
+    last = -1
+    for x in range(len(squares) - 1, -1, -1):
+        if (row[x >> 6] >> np.uint64(x & 63)) & ONE:
+            last = x
+        if last >= 0:
+            squares[x] = min(squares[x], ((last - x) * step) ** 2)
 
 
 @numba.njit
-def _nearest_in_row(row, x, limit):
-    """Distance along a row from corner x to the nearest element, `limit` if none is nearer."""
-    w, k = x >> 6, np.uint64(x & 63)
-    here = row[w] >> k
-    if here:
-        limit = min(limit, _trailing_zeros(here))
-    else:
-        at = w + 1
-        while at < len(row) and 64 * at - x < limit:
-            if row[at]:
-                limit = min(limit, 64 * at + _trailing_zeros(row[at]) - x)
-                break
-            at += 1
-    here = row[w] << (LAST - k)
-    if here:
-        return min(limit, _leading_zeros(here))
-    at = w - 1
-    while at >= 0 and x - (64 * at + 63) < limit:
-        if row[at]:
-            return min(limit, x - (64 * at + 63 - _leading_zeros(row[at])))
-        at -= 1
-    return limit
+def _squares_in_slice(surface, step_y, step_x, along, rows, hull, starts, squares):
+    """Squared distances in mm (x, y) in one slice to its elements; False if it has none.
 
-
-@numba.njit
-def _rows_of(surface):
-    """First and last row with elements of every slice, -1 and -1 of an empty one: int64 (z, 2)."""
-    rows = np.full((surface.shape[0], 2), -1, np.int64)
-    for z in range(surface.shape[0]):
-        for y in range(surface.shape[1]):
-            if surface[z, y].any():
-                if rows[z, 0] < 0:
-                    rows[z, 0] = y
-                rows[z, 1] = y
-    return rows
-
-
-@numba.njit
-def _nearest(surface, rows, z, y, x, spacing):
-    """Distance in mm from corner (z, y, x) to the nearest element of a surface that has some."""
-    depth, _, width = surface.shape
-    far = 64 * width
-    best = np.inf
-    for dz in range(depth):
-        from_z = (dz * spacing[0]) ** 2
-        if from_z >= best:
-            break
-        for sign_z in range(-1, 2 if dz else 0, 2):
-            other_z = z + sign_z * dz
-            if other_z < 0 or other_z >= depth or rows[other_z, 0] < 0:
-                continue
-            first, last = rows[other_z]
-            for dy in range(max(first - y, y - last, 0), max(y - first, last - y) + 1):
-                from_y = (dy * spacing[1]) ** 2 + from_z
-                if from_y >= best:
+    Rows by rows the lowest of some parabolas: Felzenszwalb and Huttenlocher, Distance Transforms of
+    Sampled Functions, Theory of Computing 8, 2012. The arrays after the steps are work space.
+    """
+    count = 0
+    for y in range(surface.shape[0]):
+        if surface[y].any():
+            _squares_along_row(surface[y], step_x, along[count])
+            rows[count] = y * step_y
+            count += 1
+    if count == 0:
+        return False
+    for x in range(squares.shape[0]):
+        top = 0
+        hull[0], starts[0], starts[1] = 0, -np.inf, np.inf
+        for q in range(1, count):
+            while True:
+                h = hull[top]
+                start = ((along[q, x] + rows[q] ** 2) - (along[h, x] + rows[h] ** 2)) / (
+                    2 * (rows[q] - rows[h])
+                )
+                if start > starts[top]:
                     break
-                for sign_y in range(-1, 2 if dy else 0, 2):
-                    other_y = y + sign_y * dy
-                    if other_y < first or other_y > last:
-                        continue
-                    limit = far
-                    if best < np.inf:
-                        limit = min(far, int(np.sqrt(best - from_y) / spacing[2]) + 1)
-                    dx = _nearest_in_row(surface[other_z, other_y], x, limit)
-                    if dx < far:
-                        best = min(best, (dx * spacing[2]) ** 2 + from_y)
-    return np.sqrt(best)
+                top -= 1
+            top += 1
+            hull[top], starts[top], starts[top + 1] = q, start, np.inf
+        top = 0
+        for y in range(squares.shape[1]):
+            place = y * step_y
+            while starts[top + 1] < place:
+                top += 1
+            squares[x, y] = (place - rows[hull[top]]) ** 2 + along[hull[top], x]
+    return True
 
 
 @kernel(
@@ -492,34 +471,125 @@ def measure_elements(masks, surfaces, m, areas, spacing):
     distances
         float64 (n,) in mm to the nearest element of the other surface.
     """
+    other = surfaces[1 - m]
+    depth, height, width = other.shape
     count = 0
-    for z in range(surfaces.shape[1]):
-        for y in range(surfaces.shape[2]):
-            for w in range(surfaces.shape[3]):
-                count += _ones_in(surfaces[m, z, y, w] & ~surfaces[1 - m, z, y, w])
-    found, distances = np.zeros(count + 1), np.empty(count)
-    rows = _rows_of(surfaces[1 - m])
+    for z in range(depth):
+        for y in range(height):
+            for w in range(width):
+                count += _ones_in(surfaces[m, z, y, w] & ~other[z, y, w])
+    found, places = np.zeros(count + 1), np.empty((count, 3), np.int32)
     at = 0
-    for z in range(surfaces.shape[1]):
-        for y in range(surfaces.shape[2]):
-            for w in range(surfaces.shape[3]):
+    for z in range(depth):
+        for y in range(height):
+            for w in range(width):
                 left = surfaces[m, z, y, w]
                 if left == ZERO:
                     continue
-                common = surfaces[1 - m, z, y, w]
                 around = _around(masks, m, z, y, w)
                 while left:
-                    k = _trailing_zeros(left)
-                    lowest = ONE << np.uint64(k)
-                    left ^= lowest
-                    area = areas[_code(around, np.uint64(k))]
-                    if common & lowest:
+                    k = np.uint64(_trailing_zeros(left))
+                    left ^= ONE << k
+                    area = areas[_code(around, k)]
+                    if (other[z, y, w] >> k) & ONE:
                         found[count] += area
                         continue
                     found[at] = area
-                    distances[at] = _nearest(surfaces[1 - m], rows, z, y, 64 * w + k, spacing)
+                    places[at, 0], places[at, 1], places[at, 2] = z, y, 64 * w + np.int64(k)
                     at += 1
-    return found, distances
+    best = np.full(count, np.inf)
+    along, squares = np.empty((height, 64 * width)), np.empty((64 * width, height))
+    rows, hull, starts = np.empty(height), np.empty(height, np.int64), np.empty(height + 1)
+    for z in range(depth):
+        if _squares_in_slice(other[z], spacing[1], spacing[2], along, rows, hull, starts, squares):
+            for i in range(count):
+                from_z = ((places[i, 0] - z) * spacing[0]) ** 2
+                if from_z < best[i]:
+                    best[i] = min(best[i], squares[places[i, 2], places[i, 1]] + from_z)
+    return found, np.sqrt(best)
+
+
+@cache
+def _offsets(spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """All offsets between corners up to some distance, the nearest first, and their distances.
+
+    Returns
+    -------
+    offsets
+        int64 (n, 3): along z, y and x; the last is meant in both directions.
+    distances
+        float64 (n,) in mm.
+    """
+    most = min(NEAR_MM, 63 * spacing[2])  # in a row at most the next word is looked at
+    sizes = [int(most / step) + 1 for step in spacing]
+    z, y, x = np.mgrid[-sizes[0] : sizes[0] + 1, -sizes[1] : sizes[1] + 1, : sizes[2] + 1]
+    distances = np.sqrt((x * spacing[2]) ** 2 + (y * spacing[1]) ** 2 + (z * spacing[0]) ** 2)
+    inside = distances <= most
+    order = np.argsort(distances[inside], kind="stable")[:MOST_OFFSETS]
+    offsets = np.stack([axis[inside][order] for axis in (z, y, x)], axis=1)
+    return np.ascontiguousarray(offsets, np.int64), distances[inside][order]
+
+
+@kernel(
+    types.Array(types.float64, 1, "C")(
+        BITS, BITS, types.int64, types.Array(types.float64, 1, "C"), COUNTS, types.float64
+    )
+)
+def near_areas(masks, surfaces, m, areas, offsets, most):
+    """Area of a surface by the offset to the nearest element of the other one.
+
+    Parameters
+    ----------
+    masks, surfaces, m, areas
+        As for `measure_elements`.
+    offsets
+        From `_offsets`.
+    most
+        In mm²: if more than this is further away, the rest is not looked at.
+
+    Returns
+    -------
+    float64 (n + 1,)
+        In mm², for every offset; the last is what is further away.
+    """
+    sums = np.zeros(len(offsets) + 1)
+    other = surfaces[1 - m]
+    depth, height, width = other.shape
+    for z in range(depth):
+        for y in range(height):
+            for w in range(width):
+                left = surfaces[m, z, y, w]
+                if left == ZERO:
+                    continue
+                around = _around(masks, m, z, y, w)
+                for at in range(len(offsets)):
+                    other_z, other_y = z + offsets[at, 0], y + offsets[at, 1]
+                    if other_z < 0 or other_z >= depth or other_y < 0 or other_y >= height:
+                        continue
+                    here = other[other_z, other_y, w]
+                    dx = np.uint64(offsets[at, 2])
+                    if dx:
+                        rest = np.uint64(64) - dx
+                        here = (here << dx) | (here >> dx)
+                        if w:
+                            here |= other[other_z, other_y, w - 1] >> rest
+                        if w + 1 < width:
+                            here |= other[other_z, other_y, w + 1] << rest
+                    here &= left
+                    left ^= here
+                    while here:
+                        k = np.uint64(_trailing_zeros(here))
+                        here ^= ONE << k
+                        sums[at] += areas[_code(around, k)]
+                    if left == ZERO:
+                        break
+                while left:
+                    k = np.uint64(_trailing_zeros(left))
+                    left ^= ONE << k
+                    sums[-1] += areas[_code(around, k)]
+                if sums[-1] > most:
+                    return sums
+    return sums
 
 
 @dataclass(frozen=True)
@@ -570,31 +640,31 @@ def compare(
     masks, surfaces = outline(prediction, reference, value, box)
     voxels = count_voxels(masks)
     elements = count_elements(masks, surfaces, reach)
-    total, near = (elements @ areas).sum(axis=0)
+    totals, near = (elements @ areas).T
     hd95 = None
     if with_hd95 and voxels[0] and voxels[1]:
-        steps = np.array(spacing)
-        hd95 = max(
-            _percentile(*measure_elements(masks, surfaces, m, areas, steps)) for m in range(2)
-        )
+        hd95 = max(_hd95(masks, surfaces, m, areas, totals[m], spacing) for m in range(2))
     dsc = float(2 * voxels[2] / (voxels[0] + voxels[1]))
-    return Comparison(dsc, float(near / total), hd95)
+    return Comparison(dsc, float(near.sum() / totals.sum()), hd95)
 
 
-def _percentile(areas: np.ndarray, distances: np.ndarray) -> float:
-    """The smallest distance within which `HD_SHARE` of the area lies; see `measure_elements`."""
+def _hd95(
+    masks: np.ndarray,
+    surfaces: np.ndarray,
+    m: int,
+    areas: np.ndarray,
+    total: float,
+    spacing: tuple[float, float, float],
+) -> float:
+    """HD95 from one surface, of a total area, to the other; see `measure_elements`."""
+    offsets, distances = _offsets(spacing)
     # Ties: so near to the share, sums in another order would decide.
-    wanted = HD_SHARE * areas.sum() * (1 - 1e-12) - areas[-1]
-    if wanted <= 0:
-        return 0.0
-    # Only the bin in which the share is reached has to be sorted.
-    step = distances.max() / len(distances) or 1.0
-    bins = (distances / step).astype(np.int64)
-    sums = np.cumsum(np.bincount(bins, areas[:-1]))
-    critical = min(int(np.searchsorted(sums, wanted)), len(sums) - 1)
-    inside = bins == critical
-    before = sums[critical - 1] if critical else 0.0
-    order = np.argsort(distances[inside], kind="stable")
-    sums = before + np.cumsum(areas[:-1][inside][order])
-    at = min(int(np.searchsorted(sums, wanted)), len(order) - 1)
-    return float(distances[inside][order[at]])
+    wanted = HD_SHARE * total * (1 - 1e-12)
+    sums = near_areas(masks, surfaces, m, areas, offsets, total - wanted)
+    reached = np.cumsum(sums[:-1])
+    if reached[-1] < wanted:
+        found, distances = measure_elements(masks, surfaces, m, areas, np.array(spacing))
+        order = np.argsort(distances)
+        distances = distances[order]
+        reached = found[-1] + np.cumsum(found[:-1][order])
+    return float(distances[min(np.searchsorted(reached, wanted), len(distances) - 1)])

@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 
 from panorgan.ablation import MEASURES, compare, measure_cases, page_text
 from panorgan.labels import config_folder, load_labels
-from panorgan.metrics import summarise, write_scores
+from panorgan.metrics import PROFILES, summarise, write_scores
 from panorgan.problems import Problems
 from panorgan.stages.ablation import write_ablation
 from panorgan.tables import read_table
@@ -36,10 +36,13 @@ def rows_of(case: str, organs: float, tumour: float | None, *, unknown=(), predi
                 "name": label.name,
                 "dsc": dsc,
                 "nsd": None if dsc is None else dsc / 2,
+                "hd95_mm": None,
                 "ref_ml": 1.0,
                 "pred_ml": 1.0,
                 "status": status,
             }
+            | {f"dsc_{profile}": dsc for profile in PROFILES}
+            | {f"nsd_{profile}": None if dsc is None else dsc / 2 for profile in PROFILES}
         )
     return rows
 

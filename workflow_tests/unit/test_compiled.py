@@ -141,5 +141,5 @@ def test_processes_that_start_at_once_with_an_empty_cache(folder):
     assert first.startswith(b"Comparison(dsc=0.666666")  # two of three voxels of both rows: 2·4/12
     assert first == second
     # An index and a version of each kernel, no temporary files; a folder for each source.
-    assert names(folder) == [".nbc"] * 2 + [".nbi"] * 2
+    assert names(folder) == [".nbc"] * 6 + [".nbi"] * 6
     assert len(list((folder / "panorgan").iterdir())) == 1
