@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from scipy import ndimage
 
 from panorgan.labels import Labels
 
@@ -41,17 +42,23 @@ SOURCE_COLOURS = {
 """Title and colour of a source map's values; apart for the colour-blind too (Okabe and Ito)."""
 
 FILL_OPACITY, FAINT = 0.25, 0.6
-DASHES = (0, (3.0, 2.0))
+DASHES = (0, (4.0, 2.5))
 """Of a reference's contour, in widths of its line."""
 
 BARS_MM = (1, 2, 5, 10, 20, 50, 100)
 BAR_SHARE = 0.3
 """Lengths of scale bars, and the largest share of a panel's width that one takes."""
 
+JPEG_QUALITY = 82
+"""Contours need their full colour, whatever the quality: it is not subsampled."""
+
 DPI = 130
 PANEL_INCHES = 3.7
 LEAST_INCHES = 0.5
 """Room for the writing on a panel of a few slices."""
+
+CAPTION_INCHES = 0.17
+"""Room above a panel."""
 
 MARGIN_MM = 40.0
 """Above and below the labels; what is further away is not shown."""
@@ -60,10 +67,13 @@ ROW_DPI = 110
 CELL_INCHES = 3.1
 """Side of the squares in pictures of a structure or a piece."""
 
-STRUCTURE_MM, PIECE_MM = 60.0, 200.0
+STRUCTURE_MM, PIECE_MM = 80.0, 200.0
 """The least that a square shows: of a structure, and of a piece whose place one has to see."""
 
-AROUND, AROUND_MM = 0.25, 15.0
+TINY = 0.06
+"""Share of the square's side below which an arrow points at what is shown."""
+
+AROUND, AROUND_MM = 0.25, 25.0
 """What a square shows on each side of a structure: a share of its size, and at least this."""
 
 
@@ -106,7 +116,7 @@ class Line:
 
     @property
     def effects(self) -> list[withStroke]:
-        return [withStroke(linewidth=self.width + 2.0, foreground="black")] if self.dashed else []
+        return [withStroke(linewidth=self.width + 1.6, foreground="black")] if self.dashed else []
 
     def draw(self, axes: Axes, mask: np.ndarray, pixel: tuple[float, float]) -> None:
         """Draw the contour of a bool (rows, columns) mask; `pixel` is height and width in mm."""
@@ -126,7 +136,6 @@ class Line:
             label=self.title,
             color=self.colour,
             linewidth=self.width,
-            alpha=self.opacity,
             linestyle=DASHES if self.dashed else "-",
             path_effects=self.effects,
         )
@@ -173,28 +182,32 @@ def telling_position(label: np.ndarray, weights: Mapping[int, float] | None = No
     )
 
 
-def fullest_point(mask: np.ndarray) -> tuple[int, int, int]:
-    """The voxel of a mask whose three slices hold most of the mask.
+def fullest_point(mask: np.ndarray, inside: np.ndarray | None = None) -> tuple[int, int, int]:
+    """Where three slices show the most of a mask: a point in the axial slice that has most of it.
 
-    The areas on the slices through a voxel are each taken relative to the largest on that axis;
-    the voxel with the largest sum is chosen.
+    There it is the centre of the mask's largest piece, or the nearest voxel to that which is
+    inside: the middle of an organ, if the mask is a rim along its border.
 
     Parameters
     ----------
     mask : bool (z, y, x)
+    inside : bool (z, y, x)
+        Holds the mask; by default the mask itself.
 
     Returns
     -------
     tuple of int
         (z, y, x); the middle of the volume where the mask is empty.
     """
-    places = np.nonzero(mask)
-    if not places[0].size:
+    if not mask.any():
         return tuple(size // 2 for size in mask.shape)
-    areas = [np.bincount(place) for place in places]
-    sums = sum((area / area.max())[place] for area, place in zip(areas, places, strict=True))
-    best = sums.argmax()
-    return tuple(int(place[best]) for place in places)
+    z = int(np.count_nonzero(mask, axis=(1, 2)).argmax())
+    pieces, _ = ndimage.label(mask[z], np.ones((3, 3)))
+    largest = np.bincount(pieces[mask[z]]).argmax()
+    centre = np.argwhere(pieces == largest).mean(axis=0)
+    places = np.argwhere((mask if inside is None else inside)[z])
+    y, x = places[np.square(places - centre).sum(axis=1).argmin()]
+    return z, int(y), int(x)
 
 
 def draw_case(
@@ -240,17 +253,20 @@ def draw_case(
         for found in layer.maps:
             _check_shape(layer.title, found, image)
     planes = list(planes)
-    first, last = _shown_slices(layers, position[0], image.shape[0], spacing[0])
-    size_mm = [count * step for count, step in zip(image.shape, spacing, strict=True)]
+    count = image.shape[0]
+    first, last = _shown_slices(layers, position[0], count, spacing[0])
+    size_mm = [length * step for length, step in zip(image.shape, spacing, strict=True)]
     size_mm[0] = (last - first) * spacing[0]
     scale = PANEL_INCHES / max(size_mm[1:])
-    sizes = [[length * scale for length in _pixel(size_mm, plane)] for plane in planes]
-    rows = [max(height, LEAST_INCHES) for height, _ in sizes]
+    panels = [
+        (max(high * scale, LEAST_INCHES), wide * scale)
+        for high, wide in (_pixel(size_mm, plane) for plane in planes)
+    ]
     shown: set[tuple[str, str]] = set()
     gap, head = 0.08, 0.28 + (0.3 if title else 0.0)
-    foot = 0.95
+    foot = 0.95 if any(layer.colours for layer in layers) else 0.0
     width = len(layers) * (PANEL_INCHES + gap) + gap
-    height = head + sum(rows) + gap * len(planes) + foot
+    height = head + sum(CAPTION_INCHES + high + gap for high, _ in panels) + foot
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="black")
     _write_title(figure, title)
     for column, layer in enumerate(layers):
@@ -265,15 +281,16 @@ def draw_case(
             size=11,
         )
         top = height - head
-        for plane, row, (high, wide) in zip(planes, rows, sizes, strict=True):
-            box = (left + (PANEL_INCHES - wide) / 2, top - (row + high) / 2, wide, high)
-            axes = _add_axes(figure, box)
-            index = position[PLANES[plane]]
-            above = 0.0 if plane == "axial" else (image.shape[0] - last) * spacing[0]
-            frame = (0.0, wide / scale, above, above + high / scale)
+        for plane, (high, wide) in zip(planes, panels, strict=True):
+            top -= CAPTION_INCHES + high
+            axes = _add_axes(figure, (left + (PANEL_INCHES - wide) / 2, top, wide, high))
+            top -= gap
+            index, pixel = position[PLANES[plane]], _pixel(spacing, plane)
+            ends = (0, image.shape[1]) if plane == "axial" else (count - last, count - first)
+            middle = sum(ends) / 2 * pixel[0]
+            frame = (0.0, wide / scale, middle - high / 2 / scale, middle + high / 2 / scale)
             _show_slice(axes, plane, image, spacing, index, frame)
             _show_layer(axes, plane, layer, spacing, index, shown)
-            top -= row + gap
     _draw_legends(figure, layers, shown, foot / height)
     return _pixels(figure, kind)
 
@@ -292,7 +309,7 @@ def draw_structure(
 ) -> bytes:
     """One class where it matters: axial, coronal and sagittal slice, cropped to the structure.
 
-    The slices go through the voxel at which prediction and reference differ most
+    The slices go through the part in which prediction and reference differ most
     (`fullest_point`), and if they nowhere do, or there is no reference, through the fullest part
     of the class. The prediction's contour is solid, the reference's dashed, those of the other
     classes in the prediction are faint.
@@ -340,7 +357,7 @@ def draw_structure(
         for other in labels.labels
         if other != label
     ]
-    position = fullest_point(apart if apart.any() else shown)
+    position = fullest_point(apart if apart.any() else shown, shown)
     return _draw_row(
         image,
         spacing,
@@ -417,10 +434,10 @@ def _draw_row(
     top of the others.
     """
     gap = 0.06
-    head = 0.32 if title else gap
+    head = 0.32 if title else 0.0
     foot = 0.75 if any(line.title for *_, line in lines) else 0.0
     width = len(planes) * (CELL_INCHES + gap) + gap
-    height = head + CELL_INCHES + gap + foot
+    height = head + CAPTION_INCHES + CELL_INCHES + gap + foot
     figure = Figure(figsize=(width, height), dpi=ROW_DPI, facecolor="black")
     _write_title(figure, title)
     seen: set[Line] = set()
@@ -428,8 +445,10 @@ def _draw_row(
         box = (gap + column * (CELL_INCHES + gap), foot + gap, CELL_INCHES, CELL_INCHES)
         axes = _add_axes(figure, box)
         index, pixel = position[PLANES[plane]], _pixel(spacing, plane)
-        frame = _square(_cut(mask, plane, index), pixel, least_mm)
+        flat = _cut(mask, plane, index)
+        frame = _square(flat, pixel, least_mm)
         _show_slice(axes, plane, image, spacing, index, frame)
+        _point_at(axes, flat, pixel, frame)
         for array, value, line in reversed(lines):
             flat = _cut(array, plane, index) == value
             if _within(flat, pixel, frame).any():
@@ -483,13 +502,7 @@ def _pixel(spacing: Sequence[float], plane: str) -> tuple[float, float]:
 def _square(flat: np.ndarray, pixel: tuple[float, float], least_mm: float) -> Frame:
     """A square around a mask on a slice, inside the slice if it can; all of it for an empty one."""
     sizes = [count * step for count, step in zip(flat.shape, pixel, strict=True)]
-    spans = [(0.0, size) for size in sizes]
-    if flat.any():
-        places = (np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0))
-        spans = [
-            (float(place[0] * step), float((place[-1] + 1) * step))
-            for place, step in zip(places, pixel, strict=True)
-        ]
+    spans = _spans(flat, pixel) if flat.any() else [(0.0, size) for size in sizes]
     longest = max(end - begin for begin, end in spans)
     side = max(least_mm, longest + 2 * max(AROUND_MM, AROUND * longest))
     side = min(side, max(sizes))
@@ -498,6 +511,15 @@ def _square(flat: np.ndarray, pixel: tuple[float, float], least_mm: float) -> Fr
         for (begin, end), size in zip(spans, sizes, strict=True)
     )
     return left, left + side, top, top + side
+
+
+def _spans(flat: np.ndarray, pixel: tuple[float, float]) -> list[tuple[float, float]]:
+    """Top and bottom, left and right of a mask that is not empty."""
+    places = (np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0))
+    return [
+        (float(place[0] * step), float((place[-1] + 1) * step))
+        for place, step in zip(places, pixel, strict=True)
+    ]
 
 
 def _within(flat: np.ndarray, pixel: tuple[float, float], frame: Frame) -> np.ndarray:
@@ -548,13 +570,42 @@ def _show_slice(
         f"{plane}, {index + 1}/{image.shape[axis]} from {COUNTED_FROM[plane]}, "
         f"{index * spacing[axis]:.1f} mm"
     )
-    axes.text(0.015, 0.98, where, ha="left", va="top", size=8, **style)
+    axes.annotate(
+        where,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(1, 2.5),
+        textcoords="offset points",
+        color="white",
+        size=8,
+    )
     length = max((bar for bar in BARS_MM if bar <= BAR_SHARE * (right - left)), default=BARS_MM[0])
     style["transform"] = axes.get_xaxis_transform()
     end = right - 0.02 * (right - left)
     bar = {"linewidth": 2.0, "solid_capstyle": "butt"}
     axes.plot([end - length, end], [0.03, 0.03], **bar, **style)
     axes.text(end - length / 2, 0.05, f"{length} mm", ha="center", va="bottom", size=8, **style)
+
+
+def _point_at(axes: Axes, flat: np.ndarray, pixel: tuple[float, float], frame: Frame) -> None:
+    """An arrow to a mask that is too small to be found."""
+    if not flat.any():
+        return
+    spans = _spans(flat, pixel)
+    if max(end - begin for begin, end in spans) < TINY * (frame[1] - frame[0]):
+        axes.annotate(
+            "",
+            (spans[1][1], spans[0][0]),
+            xytext=(22, 22),
+            textcoords="offset points",
+            arrowprops={
+                "arrowstyle": "->",
+                "color": "white",
+                "linewidth": 1.3,
+                "shrinkB": 3.0,
+                "path_effects": [withStroke(linewidth=2.5, foreground="black")],
+            },
+        )
 
 
 def _show_layer(
@@ -635,7 +686,7 @@ def _draw_legend(figure: Figure, handles: Sequence[Artist], box: Sequence[float]
 
 
 def _pixels(figure: Figure, kind: str) -> bytes:
-    details = {"jpeg": {"quality": 90, "subsampling": 0}, "png": {}}[kind]
+    details = {"jpeg": {"quality": JPEG_QUALITY, "subsampling": 0}, "png": {}}[kind]
     metadata = {"Software": None} if kind == "png" else None
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, facecolor="black", metadata=metadata, pil_kwargs=details)

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from panorgan.labels import Labels
 
@@ -25,7 +25,7 @@ LOGARITHMIC = "ml"
 ROUND = [factor * 10.0**power for power in range(-6, 7) for factor in (1, 2, 5)]
 """Where a logarithmic axis may begin and end."""
 
-BLOCKS_A_LINE = 4
+BLOCKS_A_LINE = 3
 MOST_NAMED = 3
 """Of the largest missed tumours, the cases' names are written."""
 
@@ -150,7 +150,7 @@ def draw_histograms(
     columns = min(len(groups), BLOCKS_A_LINE)
     lines = ceil(len(groups) / columns)
     with matplotlib.rc_context(STYLE):
-        size = (2.6 * columns, lines * (0.55 + 0.8 * len(names)))
+        size = (3.2 * columns, lines * (0.55 + 0.8 * len(names)))
         figure = Figure(figsize=size, layout="constrained")
         blocks = figure.subfigures(lines, columns, squeeze=False).flat
         for block, (quantity, found) in zip(blocks, groups.items(), strict=False):
@@ -159,7 +159,9 @@ def draw_histograms(
             rows = block.subplots(len(names), squeeze=False, sharex=True).flat
             for axes, name in zip(rows, names, strict=True):
                 values = np.clip(found.get(name, ()), edges[0], edges[-1])
-                axes.stairs(np.histogram(values, edges)[0], edges, fill=True, color=BLUE)
+                counts, _ = np.histogram(values, edges)
+                bars = {"color": BLUE, "edgecolor": "white", "linewidth": 0.4}
+                axes.bar(edges[:-1], counts, np.diff(edges), align="edge", **bars)
                 axes.set_title(f"{name}, {_cases(len(values))}", loc="left", size=8)
                 axes.set(xlim=edges[[0, -1]], ylim=(0, None if len(values) else 1))
                 axes.yaxis.set_major_locator(MaxNLocator(2, integer=True))
@@ -244,7 +246,7 @@ def _make_logarithmic(axes: Axes, limits: Sequence[float]) -> None:
     factors = (1, 2, 5) if limits[1] / limits[0] <= 100 else (1,)
     axes.xaxis.set_major_locator(LogLocator(subs=factors))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _tidy(axes: Axes, grid: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from panorgan.drawing import (
+    CAPTION_INCHES,
     CELL_INCHES,
     PANEL_INCHES,
     Layer,
@@ -125,19 +126,18 @@ def test_far_slices_are_left_out_of_the_right_end():
     label[45:55, 5:15, 5:15] = 1
     layers = [Layer("Reference", label, class_colours(LABELS))]
     shown = pixels(draw_case(image, (2, 5, 5), layers, position=(50, 10, 10), planes=["coronal"]))
-    white = (shown.min(axis=2) > 250).sum(axis=1) > shown.shape[1] * 0.8
-    rows = np.flatnonzero(white)
+    rows = np.flatnonzero((shown.min(axis=2) > 127).sum(axis=1) > shown.shape[1] * 0.8)
     # Slices 25 to 74 are shown, 37 of them above the middle of the labels: 62 is 12 from the top.
     panel = 50 * 2 / 100 * PANEL_INCHES * 130
     assert len(rows) == pytest.approx(panel * 3 / 50, abs=3)
-    assert rows[0] == pytest.approx(0.28 * 130 + panel * 12 / 50, abs=4)
+    assert rows[0] == pytest.approx((0.28 + CAPTION_INCHES) * 130 + panel * 12 / 50, abs=4)
 
 
 def test_overview_has_a_scale_bar():
     image = np.full((10, 100, 100), AIR, np.int16)
     picture = draw_case(image, (5, 4, 4), [Layer("CT")], position=(5, 50, 50), planes=["axial"])
-    # 100 mm of 400; the panel ends 0.08 + 0.95 inches above the picture's end.
-    assert longest_run(pixels(picture)[-170:-130]) == pytest.approx(PANEL_INCHES * 130 / 4, abs=3)
+    # 100 mm of 400; 0.08 inches are below the panel.
+    assert longest_run(pixels(picture)[-40:-10]) == pytest.approx(PANEL_INCHES * 130 / 4, abs=3)
 
 
 # Contours
@@ -157,8 +157,7 @@ def panels(picture: bytes, count: int = 3) -> list[np.ndarray]:
     shown = pixels(picture)
     inch = shown.shape[1] / (count * (CELL_INCHES + 0.06) + 0.06)
     side, gap = CELL_INCHES * inch, 0.06 * inch
-    # The topmost row in which any picture or writing is: the title is above.
-    top = round(0.32 * inch)
+    top = round((0.32 + CAPTION_INCHES) * inch)  # below the title
     lefts = [round(gap + number * (side + gap)) for number in range(count)]
     return [shown[top : top + round(side), left : left + round(side)] for left in lefts]
 
@@ -201,7 +200,7 @@ def structure(prediction, reference, spacing=(1, 1, 1), value=AORTA, image=None,
 
 CUBE = (100, 100, 100)
 MIDDLE = ((40, 60), (40, 60), (40, 60))
-PIXELS_A_MM = CELL_INCHES * 110 / 60
+PIXELS_A_MM = CELL_INCHES * 110 / 80
 
 
 class TestStructure:
@@ -238,7 +237,7 @@ class TestStructure:
         missed = structure(none, full, value=TUMOUR)
         for solid, dashed in zip(panels(predicted), panels(missed), strict=True):
             share = white(inner(dashed)).sum() / white(inner(solid)).sum()
-            assert 0.4 < share < 0.8  # three of five
+            assert 0.4 < share < 0.8  # eight of thirteen
             assert extents(white(inner(dashed))) == pytest.approx(
                 extents(white(inner(solid))), abs=8
             )
@@ -263,10 +262,10 @@ class TestStructure:
         assert white(shown[side // 3 : -side // 3, side // 3 : -side // 3]).sum() > 200
 
     def test_crop_contains_all_of_the_structure_on_the_slice(self):
-        """Far parts widen the square: 60 mm apart, and margins of a quarter."""
+        """Far parts widen the square: 50 mm, and a margin of 25 mm on each side."""
         label = box(CUBE, *MIDDLE) + box(CUBE, (40, 60), (40, 60), (80, 90))
         for panel, width in zip(panels(structure(label, None))[:2], (50, 50), strict=True):
-            side = 50 + 2 * 15
+            side = 50 + 2 * 25
             assert extents(red(panel))[1] == pytest.approx(len(panel) * width / side, abs=3)
 
     @pytest.mark.parametrize("corner", [0, 95])
@@ -278,6 +277,20 @@ class TestStructure:
     def test_one_voxel_can_be_seen(self):
         for panel in panels(structure(box(CUBE, (50, 51), (50, 51), (50, 51)), None)):
             assert red(panel).sum() >= 10
+
+    def test_an_arrow_points_at_what_is_tiny(self):
+        for count, pointed in ((1, True), (20, False)):
+            label = box(CUBE, *[(50 - count // 2, 51 + count // 2)] * 3)
+            for panel in panels(structure(label, None)):
+                assert white(inner(panel)).any() == pointed
+        row, column = (
+            places.mean()
+            for places in np.nonzero(
+                white(inner(panels(structure(box(CUBE, (50, 51), (50, 51), (50, 51)), None))[0]))
+            )
+        )
+        half = len(inner(panel)) / 2
+        assert row < half < column  # it comes from above and from the right
 
     def test_one_slice(self):
         axial, *others = panels(structure(box((1, 100, 100), (0, 1), (40, 60), (40, 60)), None))
@@ -292,10 +305,10 @@ class TestStructure:
     def test_nothing_of_it_anywhere_shows_the_whole_slice(self):
         none = np.zeros((20, 50, 50), np.uint8)
         axial = panels(structure(none, none, (2, 4, 4)))[0]
-        assert axial[len(axial) // 2, 5].max() > 90
+        assert axial[len(axial) // 4, 5].max() > 90
         assert not red(axial).any()
 
-    @pytest.mark.parametrize(("size", "bar", "side"), [(20, 10, 60), (60, 20, 90), (4, 10, 60)])
+    @pytest.mark.parametrize(("size", "bar", "side"), [(20, 20, 80), (48, 20, 98), (4, 20, 80)])
     def test_scale_bar(self, size, bar, side):
         ranges = [(50 - size // 2, 50 + size // 2)] * 3
         for panel in panels(structure(box(CUBE, *ranges), None, (1.0, 1.0, 1.0))):
@@ -387,17 +400,24 @@ class TestPiece:
 
 
 class TestFullestPoint:
-    def test_of_two_boxes_the_larger(self):
-        mask = (
-            box((20, 20, 20), (2, 4), (2, 4), (2, 4))
-            + box((20, 20, 20), (10, 16), (9, 15), (8, 14))
-        ) > 0
-        assert fullest_point(mask) == (10, 9, 8)
+    def test_is_in_the_middle_of_the_larger_piece(self):
+        small = box((20, 20, 20), (10, 14), (2, 5), (2, 5))
+        large = box((20, 20, 20), (10, 13), (9, 16), (8, 15))
+        assert fullest_point(small + large > 0) == (10, 12, 11)
 
-    def test_where_most_slices_are_full(self):
-        mask = np.zeros((5, 6, 7), bool)
-        mask[2, 1:5, 3] = mask[2, 3, 1:6] = True  # a cross
-        assert fullest_point(mask) == (2, 3, 3)
+    def test_is_on_the_axial_slice_that_has_most(self):
+        mask = box((20, 20, 20), (2, 12), (5, 8), (5, 8)) + box(
+            (20, 20, 20), (17, 18), (2, 7), (2, 7)
+        )
+        assert fullest_point(mask > 0) == (17, 4, 4)
+
+    def test_of_a_rim_is_the_middle_of_what_it_is_around(self):
+        z, y, x = np.indices((9, 20, 20))
+        distance = np.hypot(y - 9, x - 9)  # so round that the rim hangs together by its corners
+        organ = (distance < 7) & (z > 1) & (z < 7)
+        rim = organ & (distance >= 6)
+        assert fullest_point(rim, organ) == (2, 9, 9)
+        assert rim[fullest_point(rim)]
 
     def test_middle_if_empty(self):
         assert fullest_point(np.zeros((4, 5, 7), bool)) == (2, 2, 3)
@@ -417,3 +437,15 @@ def test_another_grid_is_refused():
             draw_structure(image, (1, 1, 1), *maps, 1, LABELS)
     with pytest.raises(ValueError, match="mask: shape"):
         draw_piece(image, (1, 1, 1), label > 0)
+
+
+def test_one_slice_leaves_room_for_the_writing():
+    """The strip is in the middle of a panel that is half an inch high, its bar below it."""
+    image = np.full((1, 50, 50), GREY, np.int16)
+    layers = [Layer("CT")]
+    shown = pixels(draw_case(image, (1, 4, 4), layers, position=(0, 25, 25), planes=["coronal"]))
+    assert len(shown) == pytest.approx((0.28 + CAPTION_INCHES + 0.5 + 0.08) * 130, abs=2)
+    bar = max(range(len(shown)), key=lambda row: longest_run(shown[row : row + 1]))
+    column = shown[:, shown.shape[1] // 3].max(axis=1)
+    strip = np.flatnonzero((column > 60) & (column < 180))
+    assert strip.max() < bar - 5

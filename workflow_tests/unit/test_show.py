@@ -12,9 +12,10 @@ from panorgan.cli import main
 from panorgan.config import Arm, main_arm
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import read_manifest
+from panorgan.show import canonical, compared_layers, draw_scan, scan_of
 from panorgan.stages.cases import collect_manifest, index_cases
 from panorgan.store import Result, ShardOutput, Work, run_shard
-from panorgan.volumes import new_volume, write_image, write_label
+from panorgan.volumes import new_volume, read_image, read_label, write_image, write_label
 
 LABELS_FILE = str(config_folder() / "labels.yaml")
 LABELS = load_labels(LABELS_FILE)
@@ -373,6 +374,19 @@ class TestFiles:
         Path("a.png").write_text("mine")
         assert self.show(files) == 1
         assert "a.png: exists already" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_stored_order_of_a_real_ct_does_not_matter(real_data):
+    pictures = set()
+    for order in ("RAS", "LPS", "IPL"):
+        files = (real_data / f"geometry/crop_{order}{end}.nii.gz" for end in ("_0000", ""))
+        image, label = (
+            read(file) for read, file in zip((read_image, read_label), files, strict=True)
+        )
+        layers = compared_layers(canonical(label), None, LABELS)
+        pictures.add(draw_scan(scan_of(image), layers, LABELS))
+    assert len(pictures) == 1
 
 
 def test_main_arm():
