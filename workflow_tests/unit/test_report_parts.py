@@ -319,15 +319,17 @@ def test_distributions_are_those_of_each_split():
         )
 
     entries = [
-        entry("train", (100, 512, 512), (2.5, 0.8, 0.7), "annotated", 12.0),
-        entry("train", (50, 512, 512), (5.0, 0.8, 0.8), "absent"),
-        entry("test", (20, 512, 512), (5.0, 0.9, 0.9), "unknown"),
+        entry("train", (100, 512, 512), (2.5, 0.8, 0.5), "annotated", 12.0),
+        entry("train", (50, 512, 400), (5.0, 0.8, 0.8), "absent"),
+        entry("test", (20, 512, 500), (5.0, 0.9, 0.9), "unknown"),
     ]
     found = distributions(entries, LABELS)
     assert found == {
         "Slices": {"train": [100, 50], "test": [20]},
         "Slice distance": {"train": [2.5, 5.0], "test": [5.0]},
-        "In-plane spacing": {"train": [0.7, 0.8], "test": [0.9]},
+        "In-plane spacing": {"train": [0.5, 0.8], "test": [0.9]},
+        "Extent from feet to head": {"train": [250, 250], "test": [100]},
+        "Extent from left to right": {"train": [256, 320], "test": [450]},
         "Tumour of a case": {"train": [12.0]},
     }
     assert "Tumour of a case" not in distributions(entries[1:], LABELS)
@@ -437,7 +439,7 @@ def test_what_was_left_out_has_its_reasons(tmp_path):
         "Cases with something suspicious": (0, ""),
         "Corrections by hand": (1, "spleen"),
         "Headers repaired, in copies": (0, ""),
-        "Training cases that do not teach the teacher": (1, "no tumour"),
+        "Training cases that the teacher does not learn from": (1, "no tumour"),
         "Voxels of classes that are not annotated in their case, set to background": (
             9,
             "Liver (7); Spleen (2)",

@@ -12,6 +12,8 @@ UNITS = {
     "Slices": "",
     "Slice distance": "mm",
     "In-plane spacing": "mm",
+    "Extent from feet to head": "mm",
+    "Extent from left to right": "mm",
     "Tumour of a case": "ml",
 }
 
@@ -29,6 +31,8 @@ def distributions(entries: Iterable[Entry], labels: Labels) -> dict[str, dict[st
         "Slices": lambda entry: entry.shape[0],
         "Slice distance": lambda entry: entry.spacing[0],
         "In-plane spacing": lambda entry: entry.spacing[2],
+        "Extent from feet to head": lambda entry: entry.shape[0] * entry.spacing[0],
+        "Extent from left to right": lambda entry: entry.shape[2] * entry.spacing[2],
     }
     found = {
         name: {split: [float(measure(entry)) for entry in of] for split, of in by_split.items()}

@@ -130,7 +130,7 @@ def left_out(
         _row("Corrections by hand", "#corrected", _column(files["corrected"], "what"), labels),
         _row("Headers repaired, in copies", "#repaired", _repaired(files), labels),
         _row(
-            "Training cases that do not teach the teacher",
+            "Training cases that the teacher does not learn from",
             "#teacher",
             [row["reason"] for row in selection],
             labels,
