@@ -33,6 +33,7 @@ def describe_methods(
         labelled=sum(bool(entry.label) for entry in training),
         teacher_cases=sum(row["status"] == "ok" for row in read_rows(files["selection"])),
         unknown_tumour=sum(needs_tumour(entry, labels) for entry in training),
+        given_organs=sum(bool(entry.organs) for entry in training),
         teacher=_trained(Path(files["teacher"])),
         student=_trained(main.model),
         versions={name: text for found in versions for name, text in found.items()},
