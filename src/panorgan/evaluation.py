@@ -10,9 +10,9 @@ import numpy as np
 
 from panorgan.annotations import Annotations
 from panorgan.labels import UNKNOWN, Labels
-from panorgan.lesions import find_lesions, summarise_lesions, write_lesions
+from panorgan.lesions import detection_text, find_lesions, summarise_lesions, write_lesions
 from panorgan.metrics import PROFILES, Row, score_case, summarise, write_scores
-from panorgan.pages import MISSING, percent
+from panorgan.pages import MISSING, interval, percent
 from panorgan.problems import Problem, Problems
 from panorgan.volumes import Volume, VolumeError, read_image, read_label
 
@@ -199,7 +199,7 @@ def summary_lines(summary: Mapping[str, Any], labels: Labels) -> list[str]:
     lines = [f"{'':{width}}{'DSC % (95 %)':>22}{'NSD % (95 %)':>22}{'HD95 mm':>9}{'cases':>7}"]
     for title, entry in rows:
         scores = "".join(
-            f"{percent(entry[score]):>8}{_range(entry[f'{score}_interval']):>14}"
+            f"{percent(entry[score]):>8}{_bracketed(entry[f'{score}_interval']):>14}"
             for score in ("dsc", "nsd")
         )
         distance = entry.get("hd95_mm")
@@ -208,12 +208,17 @@ def summary_lines(summary: Mapping[str, Any], labels: Labels) -> list[str]:
         lines.append(f"{title:{width}}{scores}{distance:>9}{entry.get('cases', ''):>7}".rstrip())
     lines += ["", *_profile_lines(summary)]
     if lesions := summary["lesions"]:
-        lines += ["", *lesion_lines(lesions)]
+        lines += ["", f"lesions: {detection_text(lesions)}"]
+        found = [size for size in lesions["sizes"] if size["reference"]]
+        sizes = (f"{size['title']} {size['found']} of {size['reference']}" for size in found)
+        if found:
+            lines.append(f"  found by diameter: {', '.join(sizes)}")
     return lines
 
 
-def _range(ends: list[float] | None) -> str:
-    return "" if ends is None else f"({ends[0] * 100:.1f}-{ends[1] * 100:.1f})"
+def _bracketed(ends: list[float] | None) -> str:
+    text = interval(ends)
+    return f"({text})" if text else ""
 
 
 def _profile_lines(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -223,19 +228,3 @@ def _profile_lines(summary: Mapping[str, Any]) -> Iterable[str]:
     for name, scores in summary["profiles"].items():
         cells = (f"{percent(scores[h]['dsc'])}, {percent(scores[h]['nsd'])}" for h in heads)
         yield f"{name:16}" + "".join(f"{cell:>18}" for cell in cells)
-
-
-def lesion_lines(lesions: Mapping[str, Any]) -> list[str]:
-    """Detection in words; see `lesions.summarise_lesions`."""
-    free = lesions["tumour_free"]
-    lines = [
-        f"tumours found: {lesions['found']} of {lesions['reference']}; "
-        f"predicted ones that are true: {lesions['true']} of {lesions['prediction']}",
-        f"  false ones in a case: {lesions['false_per_case']:.2f}"
-        + (f"; in a tumour-free case: {free['false_per_case']:.2f}" if free["cases"] else ""),
-    ]
-    found = [size for size in lesions["sizes"] if size["reference"]]
-    if found:
-        sizes = (f"{size['title']}: {size['found']} of {size['reference']}" for size in found)
-        lines.insert(1, f"  by diameter: {'; '.join(sizes)}")
-    return lines

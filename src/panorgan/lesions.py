@@ -19,6 +19,7 @@ from panorgan.bootstrap import drawn_means, interval
 from panorgan.components import Pieces, centre_mm, find_components
 from panorgan.metrics import BOOTSTRAP_SEED, MISSED, NOT_SCORED, SAMPLES, SCORED
 from panorgan.metrics import Row as Score
+from panorgan.pages import percent
 from panorgan.problems import Problems
 from panorgan.tables import write_text
 from panorgan.volumes import Grid
@@ -169,6 +170,20 @@ def summarise_lesions(
             for low, high in pairwise(bounds)
         ],
     }
+
+
+def detection_text(lesions: Mapping[str, Any]) -> str:
+    """How many lesions were found and how many are false, in a line."""
+    text = f"{lesions['found']} of {lesions['reference']} found"
+    if lesions["sensitivity"] is not None:
+        text += f" ({percent(lesions['sensitivity'], 0)} %)"
+    text += f", {lesions['prediction'] - lesions['true']} of {lesions['prediction']} predicted are"
+    text += " false"
+    free = lesions["tumour_free"]
+    if free["cases"]:
+        text += f", {free['false']} of them in {free['cases']} tumour-free "
+        text += "scan" if free["cases"] == 1 else "scans"
+    return text
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from panorgan.config import Arm, Config
 from panorgan.labels import load_labels
+from panorgan.lesions import detection_text
 from panorgan.metrics import summarise
 from panorgan.pages import DASH, MISSING, interval, percent, signed
 from panorgan.report.data import distributions
@@ -43,7 +44,6 @@ from panorgan.report.results import (
     class_table,
     compared_results,
     few,
-    lesion_text,
     lesions_by_case,
     profile_table,
     student_table,
@@ -239,13 +239,14 @@ def test_profiles_differ_from_the_runs_own():
 def test_lesions_in_a_line():
     found = {"reference": 11, "found": 9, "sensitivity": 0.8182, "prediction": 13, "true": 9}
     free = {"cases": 2, "false": 1}
-    assert lesion_text(found | {"tumour_free": free}) == (
+    assert detection_text(found | {"tumour_free": free}) == (
         "9 of 11 found (82 %), 4 of 13 predicted are false, 1 of them in 2 tumour-free scans"
     )
     nothing = {"reference": 0, "found": 0, "sensitivity": None, "prediction": 0, "true": 0}
     none = {"cases": 0, "false": 0}
     assert (
-        lesion_text(nothing | {"tumour_free": none}) == "0 of 0 found, 0 of 0 predicted are false"
+        detection_text(nothing | {"tumour_free": none})
+        == "0 of 0 found, 0 of 0 predicted are false"
     )
 
 

@@ -10,7 +10,6 @@ from panorgan import plots
 from panorgan.labels import Labels
 from panorgan.lesions import REFERENCE
 from panorgan.metrics import MISSED, NOT_SCORED, SCORED, Row
-from panorgan.pages import percent
 from panorgan.report.examples import worst_by_class
 from panorgan.report.inputs import Student
 from panorgan.report.pictures import Gallery, Picture
@@ -157,20 +156,6 @@ def profile_table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
-
-
-def lesion_text(lesions: Mapping[str, Any]) -> str:
-    """How many lesions were found and how many are false, in a line."""
-    text = f"{lesions['found']} of {lesions['reference']} found"
-    if lesions["sensitivity"] is not None:
-        text += f" ({percent(lesions['sensitivity'], 0)} %)"
-    text += f", {lesions['prediction'] - lesions['true']} of {lesions['prediction']} predicted are"
-    text += " false"
-    free = lesions["tumour_free"]
-    if free["cases"]:
-        text += f", {free['false']} of them in {free['cases']} tumour-free "
-        text += "scan" if free["cases"] == 1 else "scans"
-    return text
 
 
 def case_table(

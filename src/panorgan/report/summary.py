@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panorgan.labels import Labels
+from panorgan.lesions import detection_text
 from panorgan.pages import interval, percent
 from panorgan.report.inputs import SYNTHETIC, TEACHER, Gate, Student
-from panorgan.report.results import lesion_text, score_rows
+from panorgan.report.results import score_rows
 
 FREE_NOTE = "a tumour-free case counts 100 for the tumour if none is predicted, else 0"
 
@@ -56,7 +57,7 @@ def student_lines(student: Student, labels: Labels) -> list[str]:
         if (text := _intervals(summary))
     ]
     lines += [
-        f"lesions, {split}: {lesion_text(summary['lesions'])}"
+        f"lesions, {split}: {detection_text(summary['lesions'])}"
         for split, summary in scored.items()
         if summary["lesions"]
     ]
