@@ -13,7 +13,7 @@ thread; importing this module loads or compiles the kernels.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import permutations, product
 
 import numba
@@ -509,7 +509,7 @@ def measure_elements(masks, surfaces, m, areas, spacing):
     return found, np.sqrt(best)
 
 
-@cache
+@lru_cache(maxsize=4)  # the classes of a case share a spacing, cases do not
 def _offsets(spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """All offsets between corners up to some distance, the nearest first, and their distances.
 
