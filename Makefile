@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 CORES ?= $(shell nproc)
-TESTS ?= workflow_tests
+TESTS ?=
 BIN := .venv/bin
 
 SHELL := bash
@@ -25,7 +25,15 @@ demo: env ## write the demo's data, run the whole workflow on them, show the sco
 	@[ results/demo/summary.txt -nt .venv/demo-started ] || cat results/demo/summary.txt
 
 test: env ## run the tests that are possible here and name the others (TESTS=PATH for some of them)
+ifneq ($(strip $(TESTS)),)
 	$(BIN)/python -m pytest -rs $(TESTS)
+else
+	@# Unit tests side by side; what trains, or asks for the whole machine, one after the other.
+	@status=0; \
+	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile workflow_tests/unit || status=1; \
+	$(BIN)/python -m pytest -rs --ignore=workflow_tests/unit workflow_tests || status=1; \
+	exit $$status
+endif
 
 lint: env ## check the style of the code and look for mistakes in it
 	$(BIN)/ruff check .
