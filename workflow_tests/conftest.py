@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 from cluster.slurm import one_node_slurm, why_not
 from running import Project, tiny_project
@@ -16,6 +17,11 @@ MARKERS = {
     "real_data": "needs real CTs in the folder that PANORGAN_REAL_DATA names",
     "cluster": "needs root, slurm-wlm and munge: submits to a SLURM of its own",
 }
+
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("panorgan", deadline=None)
+hypothesis.settings.load_profile("panorgan")
 
 
 def pytest_configure(config: pytest.Config) -> None:

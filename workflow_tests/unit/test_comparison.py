@@ -118,7 +118,7 @@ def random_rows(rng, cases, *, unknown=0.2):
     return runs
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), cases=st.integers(1, 12), unknown=st.sampled_from([0, 0.4]))
 def test_means_are_those_of_the_summary(tmp_path_factory, seed, cases, unknown):
     a, b = random_rows(np.random.default_rng(seed), cases, unknown=unknown)
@@ -135,7 +135,7 @@ def test_means_are_those_of_the_summary(tmp_path_factory, seed, cases, unknown):
                 assert found[score, label][name] == summary["classes"][label][score]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_swapped_runs_turn_every_sign(tmp_path_factory, seed):
     a, b = random_rows(np.random.default_rng(seed), 7)
@@ -192,7 +192,7 @@ def test_wilcoxon_by_hand():
 @given(
     differences=st.lists(st.integers(-3, 3), min_size=1, max_size=9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_wilcoxon_is_the_share_of_sign_patterns(differences):
     """Against all 2^n signs of the ranks, with ties."""
     values = np.array(differences, float)

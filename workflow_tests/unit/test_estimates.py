@@ -88,7 +88,7 @@ def topologies(draw) -> dict:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(topologies(), st.sampled_from(["attention_unet", "small_unet"]), st.integers(2, 15))
 def test_parameters_are_those_of_the_network(topology, name, classes):
     with torch.device("meta"):

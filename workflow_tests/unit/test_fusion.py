@@ -430,7 +430,7 @@ def test_thousands_of_volumes_equal_the_loop_over_voxels(monkeypatch):
     assert min(outside[order, True, False] for order in ORDERS) > 50
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases)
 def test_two_stages_equal_one_pass(case):
     partial, tumour, organs, states, order, scope = case
@@ -444,7 +444,7 @@ def test_two_stages_equal_one_pass(case):
     assert {**stage1.conflicts, **stage2.conflicts} == whole.conflicts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases, st.sets(st.sampled_from(("partial", "tumour", "organs")), max_size=2))
 def test_a_missing_input_is_an_empty_one(case, missing):
     *arrays, states, order, scope = case
@@ -469,7 +469,7 @@ def tumours_are_added(case):
     return case[3][TUMOUR] == "unknown" or case[5] is not None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases)
 def test_annotated_voxels_change_only_by_the_declared_priority(case):
     partial, tumour, _, states, order, _ = case
@@ -484,7 +484,7 @@ def test_annotated_voxels_change_only_by_the_declared_priority(case):
     assert (fused.source[kept] == Source.GROUND_TRUTH).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases)
 def test_pseudo_labels_add_no_class_that_is_known(case):
     states, scope = case[3], case[5]
@@ -497,7 +497,7 @@ def test_pseudo_labels_add_no_class_that_is_known(case):
     np.testing.assert_array_equal(fused.label == IGNORE, fused.source == Source.IGNORED)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases)
 def test_no_pseudo_tumour_in_or_beside_the_scope(case):
     partial, _, organs, states, _, scope = case
@@ -510,7 +510,7 @@ def test_no_pseudo_tumour_in_or_beside_the_scope(case):
     assert not any(fused.source[at] == Source.TUMOUR_PSEUDO for at in near)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases)
 def test_idempotent(case):
     partial, tumour, organs, states, order, scope = case
@@ -530,7 +530,7 @@ def test_idempotent(case):
         np.testing.assert_array_equal(repeated.label, stage1.label)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases, st.data())
 def test_commutes_with_cropping_flipping_and_transposing(case, data):
     *arrays, states, order, scope = case
@@ -577,7 +577,7 @@ def without_lonely_tumours(truth):
     return kept
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases, st.sets(st.integers(1, 14)))
 def test_truth_as_pseudo_label_gives_the_truth(case, hidden):
     truth, order = case[0], case[4]
@@ -587,7 +587,7 @@ def test_truth_as_pseudo_label_gives_the_truth(case, hidden):
     assert_truth_comes_back(truth, hidden, absent=missing - hidden, order=order)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases, st.sets(st.integers(1, 13)))
 def test_truth_comes_back_where_only_some_organs_were_searched(case, hidden):
     truth, scope = case[0], case[5] or [LIVER]

@@ -520,7 +520,7 @@ def naive_deviations(centres):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 14), st.integers(1, 6), st.floats(0, 0.4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_place_deviations_are_those_of_a_loop(seed, cases, organs, missing):
     random = np.random.default_rng(seed)
     centres = random.normal(0, 50, (cases, organs, 3))

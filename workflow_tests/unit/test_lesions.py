@@ -104,7 +104,7 @@ MASKS = st.tuples(*(st.integers(1, size) for size in (4, 6, 9))).flatmap(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(MASKS, st.sampled_from([0.1, 0.3, 0.5, 1.0]))
 def test_against_a_plain_loop(masks, overlap):
     prediction, reference = (mask.astype(np.uint8) * TUMOUR for mask in masks)

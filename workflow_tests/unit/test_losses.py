@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -39,7 +39,6 @@ def gradient(loss, logits):
 
 @pytest.mark.parametrize("batch_dice", [False, True])
 @pytest.mark.parametrize("ignored", [0.0, 0.4])
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), sides=st.lists(st.integers(1, 6), min_size=2, max_size=3))
 def test_equals_nnunets_loss(batch_dice, ignored, seed, sides):
     logits, target = random_batch(seed, (2, *sides), ignored)
@@ -106,7 +105,6 @@ def plain_marginal_loss(logits, target, unknown):
     return entropy / counted - np.mean(dice)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), data=st.data())
 def test_marginal_loss_by_its_definition(seed, data):
     logits, target = random_batch(seed, (2, 3, 4), ignored=0.2)

@@ -383,7 +383,7 @@ def mask_pairs(draw):
     return pair
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(mask_pairs(), st.tuples(STEPS, STEPS, STEPS), TOLERANCES)
 def test_parity_with_the_package(pair, steps, tolerance):
     spacing = float32(*steps)
@@ -391,7 +391,7 @@ def test_parity_with_the_package(pair, steps, tolerance):
     assert exact(*pair, tolerance, spacing) == pytest.approx(theirs, abs=1e-9)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(mask_pairs(), st.tuples(STEPS, STEPS, STEPS))
 def test_hd95_parity_with_the_package(pair, steps):
     spacing = float32(*steps)
@@ -408,7 +408,7 @@ def test_hd95_of_far_and_scattered_masks():
         assert hd95(*pair, spacing) == pytest.approx(package_hd95(*pair, spacing), abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(mask_pairs(), st.tuples(STEPS, STEPS, STEPS), TOLERANCES, st.permutations(range(3)))
 def test_symmetries(pair, steps, tolerance, axes):
     pred, ref = pair
@@ -420,7 +420,7 @@ def test_symmetries(pair, steps, tolerance, axes):
     assert exact(*padded, tolerance, steps) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(mask_pairs(), st.tuples(STEPS, STEPS, STEPS), TOLERANCES, st.permutations(range(3)))
 def test_turned_axes(pair, steps, tolerance, axes):
     spacing = float32(*steps)  # so that the order of the squares cannot decide a tie

@@ -160,7 +160,7 @@ def test_any_size_and_depth(cls, stages, size):
     assert_shapes(cls(1, 3, **topology).train(), size, topology["strides"], 3)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(size=st.tuples(*[st.integers(9, 40)] * 2))
 def test_output_has_the_size_of_the_input(size):
     topology = tiny(2, 4, width=2)
@@ -182,7 +182,7 @@ def plans(draw) -> tuple[dict, tuple[int, ...]]:
     return {"features": features, "kernel_sizes": kernels, "strides": strides}, tuple(size)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plans(), st.sampled_from([AttentionUNet, SmallUNet]))
 def test_any_plan(plan, cls):
     topology, size = plan

@@ -29,7 +29,7 @@ def image_of(array, new_size, *, separate=False):
     )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(sizes, sizes, st.booleans(), st.integers(0, 2**32 - 1), st.integers(1, 5))
 def test_it_is_nnunets(size, new_size, separate, seed, classes):
     rng = np.random.default_rng(seed)
@@ -43,7 +43,7 @@ def test_it_is_nnunets(size, new_size, separate, seed, classes):
     np.testing.assert_array_equal(found, expected[0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes, st.integers(0, 2**32 - 1), st.booleans())
 def test_ties_of_halved_and_doubled_grids_are_nnunets(half, seed, doubled):
     """Half of all points lie exactly between voxels here."""
