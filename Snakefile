@@ -97,15 +97,17 @@ rule ablation:
 
 
 onsuccess:
-    for name in (
-        "logs/write_preflight.log",
-        "logs/free_preprocessed.log",
-        "ablation.md",
-        "summary.txt",
-    ):
-        said = Path(run.folder, name)
-        if said.exists() and said.stat().st_mtime >= started:
-            print(said.read_text(), file=sys.stderr)
+    names = ["logs/free_preprocessed.log", "ablation.md", "summary.txt"]
+    said = [Path(run.folder, name) for name in names]
+    said = [
+        path for path in said if path.exists() and path.stat().st_mtime >= started
+    ]
+    # What the preflight says is of the time before a run: at its end it is stale.
+    preflight = Path(run.folder, "logs/write_preflight.log")
+    if not said and preflight.exists() and preflight.stat().st_mtime >= started:
+        said = [preflight]
+    for path in said:
+        print(path.read_text(), file=sys.stderr)
 
 
 onerror:

@@ -314,6 +314,9 @@ def _fuse(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from panorgan.predict import Predictor, predict_files
 
+    if options.output.name.endswith((".nii", ".nii.gz")):
+        cure = "name a folder with -o: a label map gets its CT's name there"
+        raise Problems.one("is the name of a file", cure, file=options.output)
     predictor = Predictor(options.model, options.device, options.precision)
     report = predict_files(options.images, options.output, predictor)
     print(f"{options.output}: {len(report['cases'])} label maps and report.json")
