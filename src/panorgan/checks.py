@@ -8,7 +8,7 @@ from re import fullmatch
 
 import numpy as np
 
-from panorgan.cases import read_cases
+from panorgan.cases import Case, read_cases
 from panorgan.config import Manifest
 from panorgan.labels import Labels
 from panorgan.problems import Problem, Problems
@@ -288,7 +288,9 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
     for path in map(Path, paths):
         if path.suffix == ".tsv":
             try:
-                listed += _from_table(path, labels)
+                rows = read_cases(path, labels)
+                listed += _from_table(rows)
+                problems += _patients_in_two_splits(rows)
             except Problems as error:
                 problems += error.problems
         elif os.path.isdir(path):
@@ -330,8 +332,15 @@ def _repairs(
         yield Problem(case.name, str(getattr(case, kind)), cause, cure)
 
 
-def _from_table(path: Path, labels: Labels) -> Iterator[FoundCase]:
-    for case in read_cases(path, labels):
+def _patients_in_two_splits(rows: Sequence[Case]) -> list[Problem]:
+    from panorgan.manifest import same_images
+
+    # Images are compared by themselves, in all of the paths together.
+    return same_images(rows, {case.case: {"image_hash": case.case} for case in rows})[0]
+
+
+def _from_table(rows: Iterable[Case]) -> Iterator[FoundCase]:
+    for case in rows:
         files = {kind: getattr(case, kind) for kind in ("image", "label", "organs")}
         files = {kind: Path(file) for kind, file in files.items() if file}
         yield FoundCase(case.case, case.split, case.source, **files)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -415,6 +416,20 @@ def test_a_case_table(flare, tmp_path):
     assert check(tmp_path / "cases.tsv")[1][0][:2] == ("a", "a_0000.nii.gz")
     (tmp_path / "cases.tsv").write_text("case\timage\n")
     assert check(tmp_path / "cases.tsv") == (0, [("", "cases.tsv", "has no cases")])
+
+
+def test_one_patient_in_two_splits(flare, tmp_path):
+    images = {name: str(flare / f"imagesTr2200/{name}_0000.nii.gz") for name in "ab"}
+    cases = [
+        Case("a", images["a"], "", "train", "s", patient="p1"),
+        Case("b", images["b"], "", "test", "s", patient="p1"),
+    ]
+    write_cases(tmp_path / "cases.tsv", cases)
+    assert ("a", "a_0000.nii.gz", "same patient as b, which is a test case") in check(
+        tmp_path / "cases.tsv"
+    )[1]
+    write_cases(tmp_path / "cases.tsv", [replace(case, patient=case.case) for case in cases])
+    assert not any("patient" in cause for _, _, cause in check(tmp_path / "cases.tsv")[1])
 
 
 @pytest.mark.real_data
