@@ -6,8 +6,6 @@ least that share of its voxels is tumour in the reference. Nothing is matched on
 prediction that covers two lesions finds both.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +18,7 @@ from panorgan.components import Pieces, centre_mm, find_components
 from panorgan.metrics import BOOTSTRAP_SEED, MISSED, NOT_SCORED, SAMPLES, SCORED
 from panorgan.metrics import Row as Score
 from panorgan.pages import percent
-from panorgan.problems import Problems
-from panorgan.tables import write_text
+from panorgan.tables import read_csv, write_csv
 from panorgan.volumes import Grid
 
 OVERLAP = 0.1
@@ -222,11 +219,7 @@ def _ratio_interval(
 
 def write_lesions(rows: Iterable[Row], path: str | Path) -> None:
     """Write `lesions.csv` (`COLUMNS`)."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(as_text, rows))
-    write_text(path, text.getvalue())
+    write_csv(path, COLUMNS, map(as_text, rows))
 
 
 def as_text(row: Row) -> dict[str, object]:
@@ -257,11 +250,4 @@ def read_lesions(path: str | Path) -> list[Row]:
     Problems
         If the file cannot be read or is no table of lesions.
     """
-    try:
-        table = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"))))
-        return [parse_row(row) for row in table]
-    except OSError as error:
-        raise Problems.one(error.strerror, "check the path", file=path) from None
-    except (KeyError, ValueError, TypeError):
-        cause = f"is no table of lesions with the columns {', '.join(COLUMNS)}"
-        raise Problems.one(cause, "give a lesions.csv that panorgan wrote", file=path) from None
+    return read_csv(path, COLUMNS, parse_row, kind="lesions", name="lesions.csv")

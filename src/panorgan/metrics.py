@@ -20,8 +20,6 @@ beside them, by no challenge's rule, HD95 (of a cropped class on the reference's
 volumes.
 """
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +31,7 @@ import numpy as np
 
 from panorgan.bootstrap import drawn_means, interval
 from panorgan.labels import Label, Labels
-from panorgan.problems import Problems
-from panorgan.tables import write_text
+from panorgan.tables import read_csv, write_csv, write_text
 
 SAMPLES = 2000
 """Bootstrap samples where nothing else is said."""
@@ -391,16 +388,15 @@ def _interval(drawn: np.ndarray) -> list[float] | None:
 
 def write_scores(rows: Iterable[Row], summary: dict[str, Any], folder: str | Path) -> None:
     """Write `cases.csv` (`COLUMNS`; empty fields for None) and `summary.json` into a folder."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="raise")
-    writer.writeheader()
-    for row in rows:
+
+    def as_text(row: Row) -> dict[str, object]:
         numbers = {
             key: "" if row[key] is None else f"{row[key]:.{digits}f}"
             for key, digits in DECIMALS.items()
         }
-        writer.writerow({**row, **numbers})
-    write_text(Path(folder) / "cases.csv", text.getvalue())
+        return {**row, **numbers}
+
+    write_csv(Path(folder) / "cases.csv", COLUMNS, map(as_text, rows))
     write_text(Path(folder) / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
@@ -427,14 +423,4 @@ def read_scores(path: str | Path) -> list[Row]:
     Problems
         If the file cannot be read or is no table of scores.
     """
-    try:
-        table = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise Problems.one(error.strerror, "check the path", file=path) from None
-    except UnicodeDecodeError:
-        table = [{}]
-    try:
-        return [parse_row(row) for row in table]
-    except (KeyError, ValueError, TypeError):
-        cause = f"is no table of scores with the columns {', '.join(COLUMNS)}"
-        raise Problems.one(cause, "give a cases.csv that panorgan wrote", file=path) from None
+    return read_csv(path, COLUMNS, parse_row, kind="scores", name="cases.csv")

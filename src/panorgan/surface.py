@@ -407,7 +407,7 @@ def _squares_along_row(row, step, squares):
 def _squares_in_slice(surface, step_y, step_x, along, rows, hull, starts, squares):
     """Squared distances in mm (x, y) in one slice to its elements; False if it has none.
 
-    Rows by rows the lowest of some parabolas: Felzenszwalb and Huttenlocher, Distance Transforms of
+    Along y the lowest of some parabolas: Felzenszwalb and Huttenlocher, Distance Transforms of
     Sampled Functions, Theory of Computing 8, 2012. The arrays after the steps are work space.
     """
     count = 0
