@@ -1,6 +1,6 @@
 """Folders of predictions and references scored: what ``panorgan evaluate`` does."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +10,15 @@ import numpy as np
 
 from panorgan.annotations import Annotations
 from panorgan.labels import UNKNOWN, Labels
-from panorgan.lesions import detection_text, find_lesions, summarise_lesions, write_lesions
-from panorgan.metrics import PROFILES, Row, score_case, summarise, write_scores
+from panorgan.lesions import (
+    OVERLAP,
+    SIZES_MM,
+    detection_text,
+    find_lesions,
+    summarise_lesions,
+    write_lesions,
+)
+from panorgan.metrics import PROFILES, SAMPLES, Row, score_case, summarise, write_scores
 from panorgan.pages import MISSING, interval, percent
 from panorgan.problems import Problem, Problems
 from panorgan.volumes import Volume, VolumeError, read_image, read_label
@@ -29,6 +36,27 @@ class Evaluation:
     lesions: list[Row] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def summarise(
+        self,
+        labels: Labels,
+        *,
+        samples: int = SAMPLES,
+        overlap: float = OVERLAP,
+        sizes_mm: Sequence[float] = SIZES_MM,
+    ) -> None:
+        """Make the summary of the rows; `overlap` is that of `lesions.find_lesions`."""
+        lesions = summarise_lesions(
+            self.lesions,
+            self.scores,
+            labels.tumour.value,
+            overlap=overlap,
+            sizes_mm=sizes_mm,
+            samples=samples,
+        )
+        self.summary = summarise(
+            self.scores, labels, self.profile, samples=samples, lesions=lesions
+        )
 
     def write(self, folder: str | Path) -> None:
         """Write `cases.csv`, `lesions.csv` and `summary.json`."""
@@ -86,7 +114,6 @@ def evaluate_folders(
         cure = "add the reference or take the prediction out of the folder"
         problems.append(Problem(case, str(predictions[case]), cause, cure))
     result = Evaluation(profile)
-    wrong = bool(problems)
 
     def score(case: str) -> Evaluation:
         """One case; with problems elsewhere it is only looked at."""
@@ -96,7 +123,7 @@ def evaluate_folders(
         unknown = {value for value, state in states.items() if state == UNKNOWN}
         if scope is not None:
             unknown.add(labels.tumour.value)
-        if wrong:
+        if problems:
             return found
         # The official script's spacing: pixdim, whatever the affine says.
         spacing = reference.header.get_zooms()[2::-1]
@@ -115,15 +142,13 @@ def evaluate_folders(
                 found = done.result()
             except Problems as error:
                 problems += error.problems
-                wrong = True
                 continue
             result.scores += found.scores
             result.lesions += found.lesions
             result.notes += found.notes
     if problems:
         raise Problems(problems)
-    lesions = summarise_lesions(result.lesions, result.scores, labels.tumour.value)
-    result.summary = summarise(result.scores, labels, profile, lesions=lesions)
+    result.summarise(labels)
     return result
 
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from panorgan.components import COLUMNS
 from panorgan.config import Member
+from panorgan.evaluation import Evaluation
 from panorgan.labels import Labels, load_labels
-from panorgan.lesions import DETAILS, as_text, find_lesions, summarise_lesions, write_lesions
+from panorgan.lesions import DETAILS, as_text, find_lesions
 from panorgan.lesions import parse_row as parse_lesion
 from panorgan.manifest import Entry, read_manifest
-from panorgan.metrics import SCORES, parse_row, score_case, summarise, write_scores
+from panorgan.metrics import SCORES, parse_row, score_case
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour, shows_tumours, wants_organs
 from panorgan.stages import CLASSES, LABEL, LEFT_OUT, VERSIONS
@@ -312,10 +313,8 @@ def summarise_scores(
         # Shards come in any order, the rows of a case in one that means something.
         return sorted(map(parse, rows), key=itemgetter("case"))
 
-    rows = collect(score_tables, parse_row)
-    lesions = collect(lesion_tables, parse_lesion)
-    about = summarise_lesions(
-        lesions, rows, labels.tumour.value, overlap=overlap, sizes_mm=sizes_mm, samples=samples
+    found = Evaluation(
+        profile, collect(score_tables, parse_row), collect(lesion_tables, parse_lesion)
     )
-    write_lesions(lesions, folder / "lesions.csv")
-    write_scores(rows, summarise(rows, labels, profile, samples=samples, lesions=about), folder)
+    found.summarise(labels, samples=samples, overlap=overlap, sizes_mm=sizes_mm)
+    found.write(folder)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from panorgan.evaluation import Evaluation
 from panorgan.labels import Labels, load_labels
-from panorgan.lesions import find_lesions, summarise_lesions, write_lesions
+from panorgan.lesions import find_lesions
 from panorgan.manifest import read_manifest
-from panorgan.metrics import score_case, summarise, write_scores
+from panorgan.metrics import score_case
 from panorgan.selection import TUMOUR, reason_against, shows_tumours, teacher_label
 from panorgan.stages import LABEL, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
@@ -98,7 +99,7 @@ def score_teacher(
         tumour=labels.tumour_name,
         ignore=TUMOUR + 1,
     )
-    rows, lesions = [], []
+    scored = Evaluation(profile)
     for entry in read_manifest(manifest, labels, split="validation"):
         if entry.case not in predictions:
             continue
@@ -106,13 +107,10 @@ def score_teacher(
         reference = read_label(truth.file(entry.case, LABEL))
         spacing = reference.grid.spacing
         scores = score_case(prediction.array, reference.array, spacing, tumour, profile)
-        rows += [{"case": entry.case} | score for score in scores]
+        scored.scores += [{"case": entry.case} | score for score in scores]
         found = find_lesions(
             prediction.array, reference.array, reference.grid, TUMOUR, overlap=overlap
         )
-        lesions += [{"case": entry.case} | lesion for lesion in found]
-    about = summarise_lesions(
-        lesions, rows, TUMOUR, overlap=overlap, sizes_mm=sizes_mm, samples=samples
-    )
-    write_lesions(lesions, folder / "lesions.csv")
-    write_scores(rows, summarise(rows, tumour, profile, samples=samples, lesions=about), folder)
+        scored.lesions += [{"case": entry.case} | lesion for lesion in found]
+    scored.summarise(tumour, samples=samples, overlap=overlap, sizes_mm=sizes_mm)
+    scored.write(folder)
