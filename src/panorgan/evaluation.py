@@ -19,7 +19,7 @@ from panorgan.lesions import (
     write_lesions,
 )
 from panorgan.metrics import PROFILES, SAMPLES, Row, score_case, summarise, write_scores
-from panorgan.pages import MISSING, interval, percent
+from panorgan.pages import MISSING, interval, percent, score_rows
 from panorgan.problems import Problem, Problems
 from panorgan.volumes import Volume, VolumeError, read_image, read_label
 
@@ -213,13 +213,7 @@ def _read(case: str, path: Path, found: Evaluation) -> Volume:
 
 def summary_lines(summary: Mapping[str, Any], labels: Labels) -> list[str]:
     """A summary for the terminal: scores by class, what other rules make of them, lesions."""
-    titles = {label.name: label.title for label in labels.labels}
-    rows = [(titles[name], entry) for name, entry in summary["classes"].items()]
-    rows += [
-        ("Mean of the organs", summary["organs"]),
-        ("Mean of all classes", summary["all"]),
-        (f"{labels.tumour.title}, only cases with one", summary["tumour"]["positive"]),
-    ]
+    rows = [(title, pick(summary)) for title, _, pick in score_rows(labels)]
     width = max(len(title) for title, _ in rows)
     lines = [f"{'':{width}}{'DSC % (95 %)':>22}{'NSD % (95 %)':>22}{'HD95 mm':>9}{'cases':>7}"]
     for title, entry in rows:

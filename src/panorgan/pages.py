@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -13,6 +13,7 @@ from panorgan.labels import Labels
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN, Entry
 
 DASH = MISSING = "\N{EN DASH}"
+ScoreRow = tuple[str, str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]
 MOST_ROWS = 200
 """Longer lists are cut, with the file that has them all."""
 
@@ -83,6 +84,23 @@ def spread(values: Iterable[float], digits: int = 1) -> str:
         f"{value:,.{digits}f}" for value in (min(values), np.median(values), max(values))
     )
     return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def score_rows(labels: Labels) -> list[ScoreRow]:
+    """Rows of a table of scores: title, colour (of means none), and where a summary has them."""
+    return [
+        *(
+            (label.title, label.colour, lambda summary, name=label.name: summary["classes"][name])
+            for label in labels.labels
+        ),
+        ("Mean of the organs", "", lambda summary: summary["organs"]),
+        ("Mean of all classes", "", lambda summary: summary["all"]),
+        (
+            f"{labels.tumour.title}, only cases with one",
+            "",
+            lambda summary: summary["tumour"]["positive"],
+        ),
+    ]
 
 
 def describe_data(entries: Sequence[Entry], labels: Labels) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Scores: beside published ones, by class and by case, by other rules, and of single lesions."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from panorgan import plots
 from panorgan.labels import Labels
 from panorgan.lesions import REFERENCE
 from panorgan.metrics import MISSED, NOT_SCORED, SCORED, Row
+from panorgan.pages import score_rows
 from panorgan.report.examples import worst_by_class
 from panorgan.report.inputs import Student
 from panorgan.report.pictures import Gallery, Picture
@@ -38,7 +39,6 @@ PUBLISHED = (
 """What, of which cases, and DSC of organs and tumour, DSC and NSD of all; as their authors say."""
 MOST_DOTS = 200
 """Of a class in a plot of scores; of more cases as many of evenly spaced ranks are drawn."""
-ScoreRow = tuple[str, str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]
 
 
 def compared_results(
@@ -75,23 +75,6 @@ def _headline(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"value": summary[part][score], "interval": summary[part][f"{score}_interval"]}
         for part, score in (("organs", "dsc"), ("tumour", "dsc"), ("all", "dsc"), ("all", "nsd"))
-    ]
-
-
-def score_rows(labels: Labels) -> list[ScoreRow]:
-    """Rows of a table of scores: title, colour (of means none), and where a summary has them."""
-    return [
-        *(
-            (label.title, label.colour, lambda summary, name=label.name: summary["classes"][name])
-            for label in labels.labels
-        ),
-        ("Mean of the organs", "", lambda summary: summary["organs"]),
-        ("Mean of all classes", "", lambda summary: summary["all"]),
-        (
-            f"{labels.tumour.title}, only cases with one",
-            "",
-            lambda summary: summary["tumour"]["positive"],
-        ),
     ]
 
 

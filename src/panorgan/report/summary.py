@@ -5,9 +5,8 @@ from typing import Any
 
 from panorgan.labels import Labels
 from panorgan.lesions import detection_text
-from panorgan.pages import interval, percent
+from panorgan.pages import interval, percent, score_rows
 from panorgan.report.inputs import SYNTHETIC, TEACHER, Gate, Student
-from panorgan.report.results import score_rows
 
 FREE_NOTE = "a tumour-free case counts 100 for the tumour if none is predicted, else 0"
 
