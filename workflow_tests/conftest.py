@@ -13,6 +13,8 @@ from running import Project, tiny_project
 
 MARKERS = {
     "workflow": "runs Snakemake on a small data set",
+    "gpu": "runs on the device that --device names; all of them on a GPU: make gpu",
+    "needs_cuda": "runs on a GPU only",
     "demo": "runs the whole demo: many minutes",
     "real_data": "needs real CTs in the folder that PANORGAN_REAL_DATA names",
     "cluster": "needs root, slurm-wlm and munge: submits to a SLURM of its own",
@@ -22,6 +24,10 @@ MARKERS = {
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("panorgan", deadline=None)
 hypothesis.settings.load_profile("panorgan")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="of tests marked gpu")
 
 
 def pytest_configure(config: pytest.Config) -> None:

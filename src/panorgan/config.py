@@ -213,7 +213,15 @@ class Training(Section):
         "auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32"
     )
     augment_on: Literal["auto", "workers", "device"] = Field(
-        "auto", description="where patches are augmented; auto: on a GPU if there is one"
+        "auto",
+        description="where patches are augmented: by the processes that load them, or in batches "
+        "where the network is; auto: workers, until a GPU is shown to be faster with the other",
+    )
+    compute: Literal["auto", "plain", "search"] = Field(
+        "auto",
+        description="how a GPU computes steps; search: the fastest of plainly, in channels-last "
+        "memory, compiled, or both, tried when a training of over an hour begins; auto: plain, "
+        "until a GPU is shown to be faster with the other",
     )
     checkpoint_every_s: NotNegative = Field(
         300.0, description="a checkpoint at an epoch's end if this many seconds have passed"

@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate
 
 from panorgan.components import Row, component_rows, find_components
 from panorgan.describe import ON_A_PHANTOM
+from panorgan.nnunet.bf16 import usable_precision
 from panorgan.nnunet.devices import autocast, memory_problem, pick_device, resolve_precision
 from panorgan.nnunet.model import load_model
 from panorgan.nnunet.plans import SOFTMAX, configuration_of
@@ -100,6 +101,8 @@ class Predictor:
 
     Attributes
     ----------
+    precision : str
+        What it computes in: fp32 instead of bf16 where the processor does the latter wrongly.
     last_report : dict
         Of the last prediction: device, seconds by phase (preprocess_s, network_s, export_s,
         total_s), peak_ram_mb of the process so far, peak_gpu_mb (0 on a CPU).
@@ -119,9 +122,13 @@ class Predictor:
         threads: int | None = None,
     ):
         self.device = pick_device(device)
-        self.precision = resolve_precision(precision, self.device)
         self.model = load_model(model_folder)
         self.model.network.to(self.device)
+        self.precision = usable_precision(
+            self.model.network,
+            configuration_of(self.model.plan)[1]["patch_size"],
+            resolve_precision(precision, self.device),
+        )
         self.tile_step = tile_step
         self.threads = threads
         self.last_report: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.utils import update_config
 from test_onnx import stock_plan
-from test_train import plan_of, teacher
+from toys import plan_of, teacher
 
 from panorgan.cli import main
 from panorgan.config import Config, load_config, merge, read_config_file

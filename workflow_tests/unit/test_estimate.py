@@ -5,8 +5,8 @@ import resource
 
 import pytest
 import torch
-from test_train import plan_of, run, student, teacher
 from torch._subclasses.fake_tensor import FakeTensorMode
+from toys import plan_of, run, student, teacher
 
 from panorgan.config import Config
 from panorgan.networks.blocks import NonLocal
@@ -192,9 +192,10 @@ class TestRefusal:
     def test_of_a_gpu_that_is_too_small(self):
         plan, dataset_json = plan_of(teacher())
         needed = training_memory(plan, dataset_json, "fp32").needed
-        check_training_memory(plan, dataset_json, GPU, gpu_total=lambda device: needed)
+        there = plan, dataset_json, "fp32", GPU
+        check_training_memory(*there, gpu_total=lambda device: needed)
         with pytest.raises(Problems) as error:
-            check_training_memory(plan, dataset_json, GPU, gpu_total=lambda device: needed - 1)
+            check_training_memory(*there, gpu_total=lambda device: needed - 1)
         assert str(error.value) == (
             "a training step in fp32 needs about 1.1 GB (0.0 GB for the network and its batch), "
             "the GPU has 1.1 GB; lower batch_size (3) or patch_size ([16, 16]) of this network in "
@@ -204,7 +205,7 @@ class TestRefusal:
     def test_of_too_little_main_memory(self):
         plan, dataset_json = plan_of(student())
         with pytest.raises(Problems, match=r"of main memory there is free 0\.5 GB; lower "):
-            check_training_memory(plan, dataset_json, CPU, main=lambda: 5e8)
+            check_training_memory(plan, dataset_json, "fp32", CPU, main=lambda: 5e8)
 
     def test_before_anything_is_trained(self, tmp_path, monkeypatch):
         monkeypatch.setitem(check_training_memory.__kwdefaults__, "main", lambda: 1e6)

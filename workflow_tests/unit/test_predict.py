@@ -369,6 +369,23 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
         devices.pick_device("auto")
 
 
+@pytest.mark.parametrize(
+    ("version", "refused"),
+    [("2.8.0", False), ("2.9.0+cu128", True), ("2.9.1", True), ("2.11.0+cu130", False)],
+)
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_a_torch_that_is_slow_is_refused(name, version, refused, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    if not refused:
+        assert devices.pick_device(name)
+        return
+    with pytest.raises(Problems) as caught:
+        devices.pick_device(name)
+    (problem,) = caught.value.problems
+    assert problem.cause.startswith(f"torch {version} is about four times slower at 3D convolution")
+    assert problem.cure.startswith("install another")
+
+
 def test_sums_that_the_gpu_cannot_hold_are_on_the_cpu(models, monkeypatch):
     predictor = predictor_by_intensity(models, "3d isotropic")
     volume, _ = blocks()

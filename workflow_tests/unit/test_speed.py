@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import CPU, checksum, plan_of, run, student, teacher, write_case
+from toys import checksum, plan_of, run, student, teacher, write_case
 
 from panorgan.nnunet import speed
 from panorgan.nnunet import train as train_module
 from panorgan.nnunet.speed import fastest, measure
 from panorgan.nnunet.trainer import Setting, Trainer, make_trainer
 
+CPU = torch.device("cpu")
 PLAIN, LAST, COMPILED, BOTH = (
     Setting(),
     Setting(channels_last=True),

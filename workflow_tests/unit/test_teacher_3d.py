@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from test_preprocess import INTENSITY
-from test_train import training
 from torch._subclasses.fake_tensor import FakeTensorMode
+from toys import training
 
 from panorgan.config import Config, Network, Teacher, load_config, merge, read_config_file
 from panorgan.estimates import gb, parameters

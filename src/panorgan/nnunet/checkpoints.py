@@ -102,7 +102,8 @@ def random_states() -> dict[str, Any]:
         "python": [version, list(words), gauss],
         "numpy": [kind, keys.tolist(), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of a training on the CPU none, although the machine has a GPU.
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 

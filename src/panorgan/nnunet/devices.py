@@ -29,8 +29,13 @@ def pick_device(name: str | torch.device) -> torch.device:
     ------
     Problems
         If cuda is asked for and there is no usable GPU, or there is one that PyTorch cannot use:
-        days of a training on the CPU by mistake would be worse than an end.
+        days of a training on the CPU by mistake would be worse than an end. For torch 2.9, which
+        would take such days for another reason (pytorch/pytorch#166122).
     """
+    if torch.__version__.startswith("2.9."):
+        cause = f"torch {torch.__version__} is about four times slower at 3D convolutions in half "
+        cause += "precision than the releases before and after it"
+        raise Problems.one(cause, "install another, such as the one of envs/requirements.txt")
     if name == "auto":
         # A scheduler's number alone is no GPU: the driver's files are there too.
         if gpu_files() and (gpus := visible_gpus()) and not torch.cuda.is_available():
@@ -73,14 +78,12 @@ def resolve_precision(requested: str, device: torch.device) -> str:
     return requested
 
 
-def resolve_augmentation(requested: str, device: torch.device) -> str:
+def resolve_augmentation(requested: str) -> str:
     """Where training patches are changed: ``workers`` (the processes that load) or ``device``.
 
-    auto is the device on a GPU, which the loaders could not feed, and the loaders on a CPU.
+    auto is the loaders: no figure shows yet that a GPU is faster with the other.
     """
-    if requested == "auto":
-        return "device" if device.type == "cuda" else "workers"
-    return requested
+    return "workers" if requested == "auto" else requested
 
 
 @cache

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from panorgan.estimates import available_memory, gb
-from panorgan.nnunet.devices import autocast, resolve_precision
+from panorgan.nnunet.devices import autocast
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.model import network_of
 from panorgan.nnunet.optimizers import make_optimizer
@@ -179,6 +179,7 @@ class Living(TorchDispatchMode):
 def check_training_memory(
     plan: Mapping[str, Any],
     dataset_json: Mapping[str, Any],
+    precision: str,
     device: torch.device,
     *,
     gpu_total: Callable[[torch.device], float] = lambda device: torch.cuda.mem_get_info(device)[1],
@@ -190,8 +191,8 @@ def check_training_memory(
     ----------
     plan, dataset_json
         As `panorgan.nnunet.plans` makes them.
-    device
-        Where it would run.
+    precision, device
+        In which and where it would run.
     gpu_total, main
         Tell the bytes of a GPU and of free main memory.
 
@@ -200,8 +201,6 @@ def check_training_memory(
     Problems
         With both figures and the values to lower.
     """
-    training = plan["panorgan"]["recipe"]["training"]
-    precision = resolve_precision(training["precision"], device)
     memory = training_memory(plan, dataset_json, precision)
     on_gpu = device.type == "cuda"
     there = gpu_total(device) if on_gpu else main()

@@ -129,7 +129,6 @@ def train(
     _remove_leftovers(state)
     recipe = plan["panorgan"]["recipe"]["training"]
     device = pick_device(device)
-    check_training_memory(plan, dataset_json, device)
     if not torch.cuda.is_available():
         print("no GPU: training on the CPU")
     torch.set_num_threads(recipe["threads"])
@@ -151,9 +150,10 @@ def train(
         else:
             trainer.initialize(
                 resolve_precision(recipe["precision"], device),
-                resolve_augmentation(recipe["augment_on"], device),
+                resolve_augmentation(recipe["augment_on"]),
             )
             progress = Progress()
+        check_training_memory(plan, dataset_json, trainer.precision, device)
         batches = trainer.training_batches(training, seed, unknown)
         _choose_setting(trainer, progress, checkpoint, batches, state)
         print(
@@ -188,11 +188,12 @@ def _choose_setting(
     batches: Batches,
     state: Path,
 ) -> None:
-    """The fastest way to compute on this GPU, looked for once a training."""
+    """How to compute on this GPU: as the training began, or what a search finds once."""
     setting = Setting(**checkpoint["setting"]) if checkpoint else Setting()
+    search = trainer.device.type == "cuda" and trainer.training["compute"] == "search"
     if setting != Setting() and not attempt(trainer, batches[0], setting, state):
         setting = Setting()
-    elif not checkpoint and trainer.device.type == "cuda":
+    elif search and not checkpoint:
         steps = trainer.training["epochs"] * trainer.training["iterations"]
         setting, progress.step_seconds = fastest(trainer, batches[0], steps, state)
     trainer.use(setting)

@@ -20,6 +20,7 @@ from panorgan.nnunet.augmentation import (
     validation_transforms,
 )
 from panorgan.nnunet.batches import TRAINING, VALIDATION, Batches, CaseFolders
+from panorgan.nnunet.bf16 import usable_precision
 from panorgan.nnunet.device_augmentation import BatchAugmentation
 from panorgan.nnunet.devices import autocast
 from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
@@ -117,9 +118,9 @@ class Trainer(nnUNetTrainer):
     def initialize(self, precision: str, augment_on: str = "workers") -> None:
         """Build network, optimizer and loss; the weights come from torch's global generator.
 
-        `precision` and `augment_on` are resolved, see `panorgan.nnunet.devices`.
+        `precision` and `augment_on` are resolved, see `panorgan.nnunet.devices`; bf16 becomes fp32
+        if this processor does not compute the network in it rightly.
         """
-        self.precision = precision
         self.augment_on = augment_on
         self.batch_size = self.configuration_manager.batch_size
         self.network = self.build_network_architecture(
@@ -129,6 +130,7 @@ class Trainer(nnUNetTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
+        self.precision = usable_precision(self.network, self.patch_size, precision, gradients=True)
         self.use(Setting())
         self.loss = DiceAndCrossEntropy(
             batch_dice=self.configuration_manager.batch_dice,

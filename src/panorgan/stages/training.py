@@ -39,8 +39,8 @@ from panorgan.store import (
 from panorgan.tables import write_text
 from panorgan.volumes import Volume, read_label
 
-NOT_RESULTS = ("checkpoint_every_s", "tensorboard", "threads", "workers")
-"""Settings of a training that change nothing of the network."""
+NOT_RESULTS = ("checkpoint_every_s", "compute", "tensorboard", "threads", "workers")
+"""Settings of a training that change nothing of the network but the rounding."""
 
 
 def measure_intensities(

@@ -1,4 +1,7 @@
-"""Changes of whole batches against batchgenerators and against the CPU's, one by one."""
+"""Changes of whole batches, one by one, against batchgenerators and the changes of one patch.
+
+The batches are where `--device` says; what they are compared with is computed on the CPU.
+"""
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from scipy.ndimage import gaussian_filter, map_coordinates
-from scipy.stats import ks_2samp, kstest, uniform
+from scipy.stats import kstest
 
 from panorgan.config import Augmentation
 from panorgan.nnunet.augmentation import (
@@ -32,20 +35,14 @@ from panorgan.nnunet.device_augmentation import (
     along,
     cardinal_spline,
     cubic,
-    draw,
     most_of,
     smoothing,
 )
-from panorgan.nnunet.devices import resolve_augmentation
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.gpu
 DEFAULT = Augmentation(mirror_axes=[0, 1]).model_dump()
 PATCHES = [(24, 20), (4, 24, 20), (12, 14, 16)]
 """2D, flat 3D (changed slice by slice) and 3D."""
-
-
-def noise() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
 
 
 def batch(size, samples=3, channels=2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,18 +55,46 @@ def batch(size, samples=3, channels=2) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(data).float(), torch.from_numpy(labels.astype(np.int16))
 
 
+class There:
+    """Changes of batches on a device; what goes in and comes out is on the CPU."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def noise(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(0)
+
+    def send(self, *volumes: torch.Tensor) -> list[torch.Tensor]:
+        return [volume.to(self.device) for volume in volumes]
+
+    def targets(self, patch, given, hits, scales=None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The batch after these changes, and its labels in each resolution."""
+        changes = augmentation(patch, scales)
+        data, targets = changes.apply(*self.send(*given), hits, self.noise())
+        return data.cpu(), [target.cpu() for target in targets]
+
+    def applied(self, patch, given, **drawn) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch after changes with these parameters: name=(rows, values)."""
+        hits = {
+            name: Hits(np.array(rows, np.int64), np.float32(values))
+            for name, (rows, values) in drawn.items()
+        }
+        data, targets = self.targets(patch, given, hits)
+        return data, targets[0]
+
+    def points(self, patch, moves, volume, noise=None) -> torch.Tensor:
+        """Where moved patches come from."""
+        noise = noise or self.noise()
+        return augmentation(patch)._points(np.float32(moves), *self.send(volume), noise).cpu()
+
+
+@pytest.fixture
+def there(device) -> There:
+    return There(device)
+
+
 def augmentation(patch, scales=None) -> BatchAugmentation:
     return BatchAugmentation(patch, DEFAULT, scales or [[1.0] * len(patch)])
-
-
-def applied(patch, given, **drawn) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch after changes with these parameters: name=(rows, values)."""
-    hits = {
-        name: Hits(np.array(rows, np.int64), np.float32(values))
-        for name, (rows, values) in drawn.items()
-    }
-    data, targets = augmentation(patch).apply(*given, hits, noise())
-    return data, targets[0]
 
 
 def of_cpu(name: str, image: torch.Tensor, value: float, in_plane: bool) -> torch.Tensor:
@@ -141,10 +166,10 @@ INTENSITY = [
 @pytest.mark.parametrize("patch", PATCHES)
 @pytest.mark.parametrize(("name", "values"), INTENSITY)
 class TestIntensity:
-    def test_is_the_cpus(self, name, values, patch):
+    def test_is_the_cpus(self, there, name, values, patch):
         given = batch(patch)
         rows = [1, 2, 5][: len(values)]
-        data, labels = applied(patch, given, **{name: (rows, values)})
+        data, labels = there.applied(patch, given, **{name: (rows, values)})
         for row, (before, after) in enumerate(
             zip(given[0].flatten(0, 1), data.flatten(0, 1), strict=True)
         ):
@@ -156,10 +181,10 @@ class TestIntensity:
                 assert torch.equal(after, before)
         assert torch.equal(labels, given[1].clamp_min(0))
 
-    def test_is_batchgenerators(self, name, values, patch, monkeypatch):
+    def test_is_batchgenerators(self, there, name, values, patch, monkeypatch):
         given = batch(patch, 1, 1)
         for value in values:
-            data, _ = applied(patch, given, **{name: ([0], [value])})
+            data, _ = there.applied(patch, given, **{name: ([0], [value])})
             with monkeypatch.context() as patched:
                 expected = of_batchgenerators(
                     name, given[0][0, 0], value, patch == PATCHES[1], patched
@@ -174,9 +199,9 @@ class TestIntensity:
 
 
 class TestNoise:
-    def test_of_each_sample(self):
+    def test_of_each_sample(self, there):
         given = batch((64, 64), 3, 2)
-        data, _ = applied((64, 64), given, noise=([0, 2], [0.1, 0.5]))
+        data, _ = there.applied((64, 64), given, noise=([0, 2], [0.1, 0.5]))
         change = (data - given[0]).numpy()
         assert not change[1].any()
         for sample, deviation in ((0, 0.1), (2, 0.5)):
@@ -198,14 +223,12 @@ MOVES = [
 class TestSpatial:
     @pytest.mark.parametrize("patch", PATCHES)
     @pytest.mark.parametrize("move", MOVES)
-    def test_is_the_cpus(self, patch, move):
+    def test_is_the_cpus(self, there, patch, move):
         """The CPU's interpolation at the points where the batch looks."""
         size = initial_patch_size(patch, DEFAULT)
         given = batch(size)
-        data, labels = applied(patch, given, spatial=([0, 2], [move, move]))
-        changes = augmentation(patch)
-        moves = np.float32([move, move])
-        points = changes._points(moves, given[0], noise())
+        data, labels = there.applied(patch, given, spatial=([0, 2], [move, move]))
+        points = there.points(patch, [move, move], given[0])
         middle = torch.tensor(size[-points.shape[1] :]) / 2 - 0.5
         points -= middle.view(-1, *(1 for _ in range(points.shape[1])))
         spatial = Spatial(patch, DEFAULT)
@@ -220,13 +243,13 @@ class TestSpatial:
         assert torch.equal(data[1], untouched)
 
     @pytest.mark.parametrize(("angle", "factor"), [(0.7, 1.0), (0.0, 0.8), (-2.0, 1.3)])
-    def test_is_batchgenerators(self, angle, factor, monkeypatch):
+    def test_is_batchgenerators(self, there, angle, factor, monkeypatch):
         monkeypatch.setattr(np.random, "uniform", lambda low=0.0, high=1.0, size=None: low)
         monkeypatch.setattr(np.random, "random", lambda size=None: 0.0)
         patch = (40, 36)
         size = initial_patch_size(patch, DEFAULT)
         data, labels = batch(size, 1, 1)
-        found = applied(patch, (data, labels), spatial=([0], [[0, 1, angle, factor]]))
+        found = there.applied(patch, (data, labels), spatial=([0], [[0, 1, angle, factor]]))
         expected = augment_spatial(
             data.double().numpy(),
             labels.double().numpy(),
@@ -240,22 +263,22 @@ class TestSpatial:
             order_seg=1,
             random_crop=False,
         )
-        points = augmentation(patch)._points(np.float32([[0, 1, angle, factor]]), data, noise())
+        points = there.points(patch, [[0, 1, angle, factor]], data)
         inside = ((points > 1) & (points < size[0] - 2)).all(1)[0].numpy()
         assert inside.mean() > 0.7
         assert found[0][0, 0].numpy()[inside] == pytest.approx(expected[0][0, 0][inside], abs=1e-3)
         agree = found[1][0, 0].numpy() == expected[1][0, 0].clip(0)
         assert agree[inside].mean() > 0.999
 
-    def test_elastic_deformation_is_batchgenerators(self):
+    def test_elastic_deformation_is_batchgenerators(self, there):
         patch, found, expected = (48, 64), [], []
         fields = 80
-        changes, generator = augmentation(patch), noise()
+        generator = there.noise()
         volume = torch.zeros(1, 1, *patch)
-        still = changes._points(np.float32([[0, 1, 0, 1]]), volume, generator)
+        still = there.points(patch, [[0, 1, 0, 1]], volume, generator)
         np.random.seed(0)
         for _ in range(fields):
-            points = changes._points(np.float32([[200, 9, 0, 1]]), volume, generator)
+            points = there.points(patch, [[200, 9, 0, 1]], volume, generator)
             found.append((points - still)[0].numpy())
             mesh = create_zero_centered_coordinate_mesh(patch)
             expected.append(elastic_deform_coordinates(mesh, 200.0, 9.0) - mesh)
@@ -266,66 +289,66 @@ class TestSpatial:
         between = np.corrcoef([field[0].ravel() for field in found])
         assert abs(between[np.triu_indices(fields, 1)]).mean() < 0.35  # no field comes twice
 
-    def test_each_row_has_its_own_move(self):
+    def test_each_row_has_its_own_move(self, there):
         patch = (24, 20)
         given = batch(initial_patch_size(patch, DEFAULT))
-        together, _ = applied(patch, given, spatial=([0, 1], [MOVES[0], MOVES[2]]))
+        together, _ = there.applied(patch, given, spatial=([0, 1], [MOVES[0], MOVES[2]]))
         for row, move in ((0, MOVES[0]), (1, MOVES[2])):
-            alone, _ = applied(patch, given, spatial=([row], [move]))
+            alone, _ = there.applied(patch, given, spatial=([row], [move]))
             assert torch.allclose(together[row], alone[row], atol=1e-5)
 
     @pytest.mark.parametrize("sigma", [1.0, 4.0, 9.3])
-    def test_smoothing_is_scipys(self, sigma):
+    def test_smoothing_is_scipys(self, there, sigma):
         field = np.random.default_rng(0).uniform(-1, 1, (1, 7, 30))
-        matrix = smoothing(np.array([sigma]), 30, CPU)
-        found = along(matrix, torch.from_numpy(field).float(), 2)[0]
+        matrix = smoothing(np.array([sigma]), 30, there.device)
+        found = along(matrix, *there.send(torch.from_numpy(field).float()), 2)[0].cpu()
         expected = gaussian_filter(field[0], (0, sigma), mode="constant")
         assert found.numpy() == pytest.approx(expected, abs=1e-6)
 
-    def test_cubic_is_scipys(self):
+    def test_cubic_is_scipys(self, there):
         random = np.random.default_rng(0)
         slices = random.normal(size=(1, 3, 9, 13))
         points = random.uniform(0, 1, (1, 2, 20, 25)) * np.reshape([8, 12], (1, 2, 1, 1))
-        found = cubic(torch.from_numpy(slices).float(), torch.from_numpy(points).float())
+        found = cubic(*there.send(torch.tensor(slices).float(), torch.tensor(points).float())).cpu()
         for one, values in zip(slices[0], found[0].numpy(), strict=True):
             expected = map_coordinates(one, points[0], order=3, mode="mirror")
             assert values == pytest.approx(expected, abs=1e-4)
         edge = torch.tensor([[-0.6, -0.4, 8.4, 8.6, 4, 4, 4], [4, 4, 4, 4, -0.6, 12.4, 12.6]])
-        seen = cubic(torch.ones(1, 1, 9, 13), edge.view(1, 2, 1, 7))[0, 0, 0]
+        seen = cubic(*there.send(torch.ones(1, 1, 9, 13), edge.view(1, 2, 1, 7)))[0, 0, 0]
         assert seen.tolist() == pytest.approx([0, 1, 1, 0, 0, 1, 0], abs=1e-5)
 
-    def test_cardinal_spline(self):
-        at_samples = cardinal_spline(torch.arange(-5.0, 6.0))
+    def test_cardinal_spline(self, there):
+        at_samples = cardinal_spline(torch.arange(-5.0, 6.0, device=there.device))
         assert at_samples.tolist() == pytest.approx([0] * 5 + [1] + [0] * 5, abs=1e-6)
         one = np.eye(41)[20]
         places = np.linspace(16.1, 24.3, 50)
-        found = cardinal_spline(torch.from_numpy(places) - 20)
+        found = cardinal_spline(torch.from_numpy(places).to(there.device) - 20).cpu()
         assert found.numpy() == pytest.approx(map_coordinates(one, [places], order=3), abs=1e-6)
 
-    def test_most_of(self):
+    def test_most_of(self, there):
         """By hand: shares add up over corners of the same label; ties go to the lowest."""
         labels = torch.tensor([[5, 7], [7, 2]], dtype=torch.int16).view(1, 1, 2, 2)
         points = torch.tensor([[0.4, 0.4], [0.5, 0.5], [0.0, 0.5], [0.9, 0.95], [-0.5, 0.0]]).T
-        found = most_of(labels, points.reshape(1, 2, 5, 1))
+        found = most_of(*there.send(labels, points.reshape(1, 2, 5, 1)))
         assert found.dtype == torch.int16
         # 0.36 of 5, 0.48 of 7; then 7 again; a tie of 5 and 7; mostly 2; a tie with the outside.
         assert found.ravel().tolist() == [7, 7, 5, 2, OUTSIDE]
         far = torch.full((1, 2, 1, 1), 1e4)
-        assert most_of(labels, far).item() == OUTSIDE
-        assert most_of(labels, -far).item() == OUTSIDE
+        assert most_of(*there.send(labels, far)).item() == OUTSIDE
+        assert most_of(*there.send(labels, -far)).item() == OUTSIDE
 
 
 class TestOrder:
     @pytest.mark.parametrize("patch", PATCHES)
-    def test_all_changes_in_the_cpus_order(self, patch):
+    def test_all_changes_in_the_cpus_order(self, there, patch):
         given = batch(initial_patch_size(patch, DEFAULT), 2, 1)
         move = (0.0, 1.0, 0.9, 1.2)
         values = {name: parameters[-1] for name, parameters in INTENSITY}
         drawn = {name: ([1], [value]) for name, value in values.items()}
-        data, labels = applied(
+        data, labels = there.applied(
             patch, given, spatial=([1], [move]), mirror_1=([1], np.empty(0)), **drawn
         )
-        moved, moved_labels = applied(patch, given, spatial=([1], [move]))
+        moved, moved_labels = there.applied(patch, given, spatial=([1], [move]))
         expected = moved[1, 0]
         for name in values:
             if name not in ("gamma", "gamma_inverted"):
@@ -335,22 +358,22 @@ class TestOrder:
         assert data[1, 0].numpy() == pytest.approx(expected.flip(1).numpy(), abs=1e-4)
         assert torch.equal(labels[1, 0], moved_labels[1, 0].flip(1))
 
-    def test_mirroring(self):
+    def test_mirroring(self, there):
         given = batch((6, 8))
         for axis in (0, 1):
-            data, labels = applied((6, 8), given, **{f"mirror_{axis}": ([0, 2], np.empty(0))})
+            data, labels = there.applied((6, 8), given, **{f"mirror_{axis}": ([0, 2], np.empty(0))})
             for found, before in ((data, given[0]), (labels, given[1].clamp_min(0))):
                 assert torch.equal(found[[0, 2]], before[[0, 2]].flip(axis + 2))
                 assert torch.equal(found[1], before[1])
 
     @pytest.mark.parametrize("patch", [(17, 20), (4, 24, 20)])
-    def test_targets_are_the_cpus(self, patch):
+    def test_targets_are_the_cpus(self, there, patch):
         scales = [[1.0] * len(patch), [0.5] * len(patch), [0.25] * len(patch)]
         scales = [
             [-(-n * s // 1) / n for n, s in zip(patch, scale, strict=True)] for scale in scales
         ]
         given = batch(patch)
-        _, targets = augmentation(patch, scales).apply(*given, {}, noise())
+        _, targets = there.targets(patch, given, {}, scales)
         for sample in range(3):
             expected = validation_transforms(scales)(
                 image=given[0][sample].clone(), segmentation=given[1][sample].clone()
@@ -360,102 +383,15 @@ class TestOrder:
                 assert torch.equal(target[sample], one)
 
 
-SAMPLES = 4000
-
-
-@pytest.fixture(scope="module")
-def drawn() -> dict[str, Hits]:
-    return draw(np.random.default_rng(0), SAMPLES, 1, DEFAULT)
-
-
-class TestDraws:
-    """How often and how much, compared with what batchgenerators itself draws."""
-
-    @pytest.mark.parametrize(
-        ("name", "share"),
-        [
-            ("noise", 0.1),
-            ("blur", 0.2 * 0.5),
-            ("brightness", 0.15),
-            ("contrast", 0.15),
-            ("low_resolution", 0.25 * 0.5),
-            ("gamma_inverted", 0.1),
-            ("gamma", 0.3),
-            ("mirror_0", 0.5),
-            ("mirror_1", 0.5),
-            ("spatial", 1 - 0.8**3),
-        ],
-    )
-    def test_how_often(self, drawn, name, share):
-        tolerance = 4 * np.sqrt(share * (1 - share) / SAMPLES)
-        assert len(drawn[name].rows) / SAMPLES == pytest.approx(share, abs=tolerance)
-
-    def test_changes_are_independent(self, drawn):
-        hit = np.zeros((len(drawn), SAMPLES))
-        for changes, parameters in zip(hit, drawn.values(), strict=True):
-            changes[parameters.rows] = 1
-        assert abs(np.corrcoef(hit) - np.eye(len(drawn))).max() < 0.07
-        neighbours = [np.corrcoef(row[:-1], row[1:])[0, 1] for row in hit]
-        assert max(map(abs, neighbours)) < 0.07
-
-    @pytest.mark.parametrize("name", ["brightness", "contrast", "gamma"])
-    def test_factors_are_batchgenerators(self, drawn, name):
-        """Read off what it makes of an image of one to three voxels."""
-
-        def factor() -> float:
-            color, narrow = color_augmentations, (0.75, 1.25)
-            if name == "brightness":
-                return color.augment_brightness_multiplicative(np.ones((1, 1)), narrow)[0, 0]
-            if name == "contrast":
-                image = np.array([[-1.0, 1.0]])
-                return color.augment_contrast(image, narrow, preserve_range=False)[0, 1]
-            image = np.array([[0.0, 0.5, 1.0]])
-            return -np.log2(color.augment_gamma(image, (0.7, 1.5), per_channel=True)[0, 1])
-
-        np.random.seed(0)
-        given = [factor() for _ in range(3000)]
-        assert ks_2samp(drawn[name].values, given).pvalue > 0.01
-
-    @pytest.mark.parametrize(
-        ("name", "low", "high"),
-        [("noise", 0, 0.1), ("blur", 0.5, 1), ("low_resolution", 0.5, 1)],
-    )
-    def test_even_draws(self, drawn, name, low, high):
-        assert kstest(drawn[name].values, uniform(low, high - low).cdf).pvalue > 0.01
-
-    def test_moves(self, drawn):
-        alpha, sigma, angle, factor = drawn["spatial"].values.T
-        assert np.mean(alpha > 0) == pytest.approx(0.2 / 0.488, abs=0.04)
-        assert kstest(alpha[alpha > 0], uniform(0, 200).cdf).pvalue > 0.01
-        assert kstest(sigma[alpha > 0], uniform(9, 4).cdf).pvalue > 0.01
-        assert np.mean(angle != 0) == pytest.approx(0.2 / 0.488, abs=0.04)
-        assert kstest(angle[angle != 0], uniform(-np.pi, 2 * np.pi).cdf).pvalue > 0.01
-        factor = factor[factor != 1]
-        assert len(factor) / len(alpha) == pytest.approx(0.2 / 0.488, abs=0.04)
-        assert np.mean(factor < 1) == pytest.approx(0.5, abs=0.06)
-        assert kstest(factor[factor < 1], uniform(0.7, 0.3).cdf).pvalue > 0.01
-        assert kstest(factor[factor > 1], uniform(1, 0.4).cdf).pvalue > 0.01
-
-    def test_channels_are_drawn_apart(self):
-        found = draw(np.random.default_rng(0), SAMPLES, 2, DEFAULT)
-        blurred = np.zeros(2 * SAMPLES)
-        blurred[found["blur"].rows] = 1
-        both = blurred.reshape(-1, 2).all(axis=1).mean()
-        assert both == pytest.approx(0.2 * 0.25, abs=0.015)
-        bright = found["brightness"]
-        assert (bright.rows.reshape(-1, 2) == bright.rows[::2, None] + [0, 1]).all()
-        assert abs(np.corrcoef(bright.values.reshape(-1, 2).T)[0, 1]) < 0.15
-
-
 class TestRepeatable:
     def everything(self, patch):
         a = DEFAULT | {name: 0.6 for name in DEFAULT if name.startswith("p_")}
         return BatchAugmentation(patch, a, [[1.0] * len(patch), [0.5] * len(patch)])
 
     @pytest.mark.parametrize("patch", [(24, 20), (4, 24, 20), (12, 16, 16)])
-    def test_follows_from_the_key(self, patch):
+    def test_follows_from_the_key(self, there, patch):
         changes = self.everything(patch)
-        given = batch(initial_patch_size(patch, DEFAULT), 4, 1)
+        given = there.send(*batch(initial_patch_size(patch, DEFAULT), 4, 1))
         before = [volume.clone() for volume in given]
         torch.manual_seed(0)
         np.random.seed(0)
@@ -473,8 +409,8 @@ class TestRepeatable:
         assert again[0].isfinite().all()
         assert again[1][0].min() >= 0
 
-    def test_leaves_global_random_numbers_alone(self):
-        given = batch(initial_patch_size((24, 20), DEFAULT), 4, 1)
+    def test_leaves_global_random_numbers_alone(self, there):
+        given = there.send(*batch(initial_patch_size((24, 20), DEFAULT), 4, 1))
         torch.manual_seed(0)
         np.random.seed(0)
         expected = torch.rand(1), np.random.rand()
@@ -482,10 +418,3 @@ class TestRepeatable:
         np.random.seed(0)
         self.everything((24, 20))(*given, (0, 0, 0))
         assert (torch.rand(1), np.random.rand()) == expected
-
-
-def test_where():
-    gpu = torch.device("cuda")
-    assert [resolve_augmentation("auto", device) for device in (CPU, gpu)] == ["workers", "device"]
-    assert resolve_augmentation("device", CPU) == "device"
-    assert resolve_augmentation("workers", gpu) == "workers"
