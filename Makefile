@@ -3,12 +3,17 @@
 PYTHON ?= python3
 CORES ?= $(shell nproc)
 TESTS ?=
+DEVICE ?= cuda
+SMOKE ?=
+OUT ?= wheels
+PYTHON_VERSION ?=
+THERE ?=
 BIN := .venv/bin
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs benchmarks clean
+.PHONY: help env demo test lint docs benchmarks gpu wheels clean
 
 # Packages of another environment that is active in the shell must not leak into ours.
 unexport PYTHONPATH PYTHONHOME
@@ -28,10 +33,12 @@ test: env ## run the tests that are possible here and name the others (TESTS=PAT
 ifneq ($(strip $(TESTS)),)
 	$(BIN)/python -m pytest -rs $(TESTS)
 else
-	@# Unit tests side by side; what trains, or asks for the whole machine, one after the other.
+	@# Unit tests side by side; what trains, or asks for the whole machine, one after the other. The
+	@# tests of workflow_tests/gpu run within `make gpu`, which one of the others calls.
 	@status=0; \
 	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile workflow_tests/unit || status=1; \
-	$(BIN)/python -m pytest -rs --ignore=workflow_tests/unit workflow_tests || status=1; \
+	$(BIN)/python -m pytest -rs --ignore=workflow_tests/unit --ignore=workflow_tests/gpu \
+	    workflow_tests || status=1; \
 	exit $$status
 endif
 
@@ -45,9 +52,16 @@ docs: env ## write config/config.yaml, the documented defaults, from src/panorga
 	$(BIN)/python -m panorgan.config
 
 benchmarks: env ## run workflow_tests/benchmarks
-	@for file in $(sort $(wildcard workflow_tests/benchmarks/*.py)); do \
+	@for file in $(sort $(wildcard workflow_tests/benchmarks/[a-z]*.py)); do \
 	    echo "$$file"; $(BIN)/python "$$file"; \
 	done
+
+gpu: env ## test and measure all that runs on a GPU, 9 minutes at most (DEVICE=cpu SMOKE=1: without one)
+	$(BIN)/python workflow_tests/gpu/run.py --device $(DEVICE) $(if $(SMOKE),--smoke)
+
+wheels: env ## collect wheels for a machine without network (OUT=DIR PYTHON_VERSION=3.12 THERE=LIST)
+	$(BIN)/python envs/collect_wheels.py --out $(OUT) \
+	    $(if $(PYTHON_VERSION),--python $(PYTHON_VERSION)) $(if $(THERE),--there $(THERE))
 
 clean: ## remove the demo's data and results and all caches, nothing else
 	rm -rf data/demo results/demo .pytest_cache .ruff_cache .hypothesis

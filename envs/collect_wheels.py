@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parents[1]
+OWN = ".".join(platform.python_version_tuple()[:2])
 ROOTS = ("panorgan[train]", "snakemake", "pytest", "hypothesis")
 """What the workflow and `make gpu` are run with."""
 
@@ -143,7 +144,7 @@ def collect(out: Path, names: list[str], python: str, machine: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the wheels")
-    parser.add_argument("--python", required=True, help="of the other machine, such as 3.12")
+    parser.add_argument("--python", default=OWN, help="of the other machine, such as 3.12")
     parser.add_argument("--machine", default=platform.machine(), help="its `uname -m`")
     parser.add_argument("--there", type=Path, help="its `pip list --format=freeze`")
     arguments = parser.parse_args()

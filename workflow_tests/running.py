@@ -93,7 +93,7 @@ class Project:
     def command(self, *arguments: str) -> list[str]:
         """The command line that runs this project's workflow."""
         return [
-            *(str(Path(sys.executable).parent / "snakemake"), *arguments),
+            *(sys.executable, "-m", "snakemake", *arguments),
             *("--cores", "2", "--configfile", "config/run.yaml"),
         ]
 

@@ -124,14 +124,20 @@ class Predictor:
         self.device = pick_device(device)
         self.model = load_model(model_folder)
         self.model.network.to(self.device)
-        self.precision = usable_precision(
-            self.model.network,
-            configuration_of(self.model.plan)[1]["patch_size"],
-            resolve_precision(precision, self.device),
-        )
+        with _threads(threads):
+            self.precision = usable_precision(
+                self.model.network, self._batch_shape(), resolve_precision(precision, self.device)
+            )
         self.tile_step = tile_step
         self.threads = threads
         self.last_report: dict[str, Any] = {}
+
+    def _batch_shape(self) -> tuple[int, ...]:
+        """Shape of what the network is given at once; a 3D network gets one patch after another."""
+        configuration = configuration_of(self.model.plan)[1]
+        patch_size = configuration["patch_size"]
+        batch = configuration["batch_size"] if len(patch_size) == 2 else 1
+        return (batch, len(self.model.dataset_json["channel_names"]), *patch_size)
 
     @overload
     def predict(self, volume: Volume) -> np.ndarray: ...

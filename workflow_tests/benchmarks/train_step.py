@@ -6,18 +6,23 @@ stock    nnUNetTrainer as it comes: its loaders with nnUNet_n_proc_DA = `--worke
          augmentation, SGD, and on a GPU fp16 and torch.compile. The student is its PlainConvUNet of
          the same plan, whose last decoder stage has a 1x3x3 kernel where ours has 3x3x3; the
          teacher is our network in its trainer.
-workers  ours, augmented where it is loaded
-device   ours, augmented in batches where the network is
+workers  ours, augmented where it is loaded, computed plainly
+device   ours, augmented in batches where the network is, once for each of `--settings`: computed
+         plainly, in channels-last memory, compiled, or both
 
-Ours computes in the precision that `auto` picks (or `--precision`) and, on a GPU, in the setting
-that its own search finds (panorgan.nnunet.speed). The ways take turns; whoever waits is stopped
-with its loaders, so that nobody makes batches ahead meanwhile. Prints medians over the turns: steps
-a second, the share of the time in which the processor works (on a GPU: its kernels' time in one
-more, profiled turn; on a CPU: time outside of waiting), the share spent waiting for data; and peak
-memory. Then what augmenting one batch takes alone, on the CPU and in batches on the device.
+The setting whose steps are fastest by over 3 % is then also measured with `workers`. Ours computes
+in the precision that `auto` picks (or `--precision`). All get ready at the same time; then they
+take turns, and whoever waits is stopped with its loaders, so that nobody makes batches ahead
+meanwhile; what was made ahead in a turn before is used up before the clock starts. Medians over
+the turns: steps a second, the share of the time in which the processor works (on a GPU: its
+kernels' time in one more, profiled turn; on a CPU: time outside of waiting), the share spent
+waiting for data; and peak memory, beside what `panorgan describe --recipe` says of it. Then what
+augmenting one batch takes alone, on the CPU and in batches on the device.
 """
 
 import argparse
+import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -26,26 +31,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import yaml
+from _scans import write_scan
 
 from panorgan.config import Config, load_config
 from panorgan.labels import load_labels
 from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
 
-WAYS = ("stock", "workers", "device")
+STOCK, WORKERS, DEVICE = "stock", "workers", "device"
+PLAIN = "plain"
+SETTINGS = (PLAIN, "channels last", "compiled", "channels last and compiled")
 DATASET = "Dataset001_panorgan"
 INTENSITY = {"mean": 80.0, "median": 85.0, "std": 60.0, "min": -1000.0, "max": 1500.0} | {
     "percentile_00_5": -100.0,
     "percentile_99_5": 240.0,
 }
 PHANTOM = {
-    "full": {"shape": (48, 320, 420), "spacing_mm": (5.0, 0.85, 0.85)},
-    "demo": {"shape": (28, 56, 80), "spacing_mm": (6.0, 4.0, 4.0)},
+    "full": {"shape": (48, 320, 420), "spacing_mm": (5.0, 0.85, 0.85), "coarse": (1, 2, 2)},
+    "demo": {"shape": (28, 56, 80), "spacing_mm": (6.0, 4.0, 4.0), "coarse": (1, 1, 1)},
 }
 CASES = 3
 
@@ -103,20 +111,16 @@ def real(arguments: argparse.Namespace) -> list[tuple[Path, Path]]:
 
 
 def phantom(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
-    """The first labelled validation cases of the phantom."""
-    from panorgan.phantom import case_files, phantom_cases, write_case
-
-    cases = [case for case in phantom_cases(folder) if case.split == "validation"][:CASES]
-    for case in cases:
-        write_case(case, seed=0, **PHANTOM[arguments.recipe])
-        files = case_files(case)
-        yield files["image"], files["label"]
+    """Synthetic scans of this recipe's size."""
+    for number in range(CASES):
+        yield write_scan(folder / f"case_{number}", number, **PHANTOM[arguments.recipe])
 
 
 def stock_steps(folder: Path, device) -> Any:
     """Loader and step of nnU-Net's own trainer."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+    import panorgan.nnunet  # stands in for what nnU-Net imports and nobody needs  # noqa: F401
     from panorgan.nnunet.stock import plain_unet
 
     plan = json.loads((folder / DATASET / "plans.json").read_text())
@@ -138,12 +142,11 @@ def stock_steps(folder: Path, device) -> Any:
     return loader, trainer.train_step, f"{precision}, {compiled}"
 
 
-def our_steps(folder: Path, device, augment_on: str, precision: str) -> Any:
+def our_steps(folder: Path, device, augment_on: str, setting: str, precision: str) -> Any:
     """Loader and step of ours."""
     from panorgan.nnunet.batches import in_order
     from panorgan.nnunet.devices import resolve_precision
-    from panorgan.nnunet.speed import fastest
-    from panorgan.nnunet.trainer import make_trainer
+    from panorgan.nnunet.trainer import Setting, make_trainer
 
     base = folder / DATASET
     plan = json.loads((base / "plans.json").read_text())
@@ -152,8 +155,7 @@ def our_steps(folder: Path, device, augment_on: str, precision: str) -> Any:
     place = base / configuration_of(plan)[1]["data_identifier"]
     cases = {path.stem: place for path in place.glob("*.pkl")}
     batches = trainer.training_batches(cases, 0)
-    if device.type == "cuda":
-        trainer.use(fastest(trainer, batches[0], 10**6)[0])
+    trainer.use(Setting("channels last" in setting, "compiled" in setting))
     workers, pin = trainer.training["workers"], device.type == "cuda"
     loader = in_order(batches, 0, 10**6, workers=workers, pin_memory=pin)
     trainer.network.train()
@@ -170,46 +172,63 @@ def our_steps(folder: Path, device, augment_on: str, precision: str) -> Any:
 
 def measure(way: str, folder: Path, arguments: argparse.Namespace) -> None:
     """One way in this process: for each line of the input a turn, and its figures in a line."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nobody would wake it any more
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # nnU-Net talks
     import torch
 
     torch.set_num_threads(arguments.threads)
-    torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     device = torch.device(arguments.device)
-    make = stock_steps if way == "stock" else our_steps
-    loader, step, how = make(
-        folder, device, *([] if way == "stock" else [way, arguments.precision])
-    )
-    step(next(loader))
+    if way == STOCK:
+        loader, step, how = stock_steps(folder, device)
+    else:
+        place, _, setting = way.partition(", ")
+        loader, step, how = our_steps(folder, device, place, setting, arguments.precision)
+    # Others get ready on the same GPU, so cuDNN must not choose its algorithms by timing yet; it
+    # keeps a choice for as long as the second flag stays.
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    for _ in range(3):
+        step(next(loader))
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
     print(json.dumps({"how": how}), file=answers)
     for line in sys.stdin:
-        if line.strip() == "profile":
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
-                figures = turn(loader, step, arguments.steps)
-            figures["busy"] = kernel_seconds(seen) / figures["seconds"]
-        else:
-            figures = turn(loader, step, arguments.steps)
+        figures = turn(loader, step, arguments, profiled=line.strip() == "profile")
         if device.type == "cuda":
             figures["gpu_mb"] = torch.cuda.max_memory_reserved() / 2**20
         figures["mb"] = peak_mb()
         print(json.dumps(figures), file=answers)
 
 
-def turn(loader: Iterator, step: Any, steps: int) -> dict[str, float]:
-    """Every step waits for a loss, ours for that before it: the clock need not wait for the GPU.
+def turn(loader: Iterator, step: Any, arguments, *, profiled: bool) -> dict[str, float]:
+    """Steps for some seconds.
 
-    A turn of ours therefore begins with the end of the step before it, and leaves its last to the
+    Every step waits for a loss, ours for that before it: the clock need not wait for the GPU. A
+    turn of ours therefore begins with the end of the step before it, and leaves its last to the
     next turn.
     """
-    waited, start = 0.0, time.perf_counter()
-    for _ in range(steps):
+    for _ in range(2 * arguments.workers):  # what the loaders have made ahead
+        step(next(loader))
+    if not profiled:
+        return timed(loader, step, arguments.seconds)
+    import torch
+
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as seen:
+        figures = timed(loader, step, min(2.0, arguments.seconds))
+    busy = kernel_seconds(seen) / figures["seconds"]
+    return figures | ({"busy": busy} if busy else {})  # where the driver lets nobody look: none
+
+
+def timed(loader: Iterator, step: Any, seconds: float) -> dict[str, float]:
+    waited, count, start = 0.0, 0, time.perf_counter()
+    while count < 2 or time.perf_counter() - start < seconds:
         asked = time.perf_counter()
         batch = next(loader)
         waited += time.perf_counter() - asked
         step(batch)
-    return {"seconds": time.perf_counter() - start, "waited": waited}
+        count += 1
+    return {"seconds": time.perf_counter() - start, "steps": count, "waited": waited}
 
 
 def peak_mb() -> float:
@@ -235,14 +254,22 @@ def kernel_seconds(profile: Any) -> float:
 
 
 class Process:
-    """A way's process, stopped with all its loaders except in its turns."""
+    """A way's process, stopped with all its loaders except in its turns.
+
+    Attributes
+    ----------
+    how : str
+        Precision and setting; empty until `ready`.
+    """
 
     def __init__(self, way: str, folder: Path, command: list[str], workers: int):
-        self.log = folder / f"{way}.log"
+        self.way, self.how = way, ""
+        name = way.replace(", ", "-").replace(" ", "-")
+        self.log = folder / f"{name}.log"
         variables = {
             "nnUNet_preprocessed": str(folder),
             "nnUNet_raw": str(folder),
-            "nnUNet_results": str(folder / f"results-{way}"),
+            "nnUNet_results": str(folder / f"results-{name}"),
             "nnUNet_n_proc_DA": str(workers),
         }
         with open(self.log, "w") as log:
@@ -255,17 +282,23 @@ class Process:
                 start_new_session=True,
                 env={**os.environ, **variables},
             )
-        self.how = self._answer()["how"]
+
+    def ready(self) -> bool:
+        """Wait until it has made some steps; False, with its last words, if it ended instead."""
+        answer = self._answer()
+        self.how = answer.get("how", "")
+        return bool(self.how)
 
     def turn(self, kind: str = "turn") -> dict[str, float]:
         os.killpg(self.process.pid, signal.SIGCONT)
         print(kind, file=self.process.stdin, flush=True)
-        return self._answer()
+        return self._answer() or sys.exit(f"{self.way} ended in its turn")
 
     def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(self.log.read_text()[-3000:])
+            print(f"{self.way}:\n{self.log.read_text()[-3000:]}", file=sys.stderr)
+            return {}
         os.killpg(self.process.pid, signal.SIGSTOP)
         return json.loads(line)
 
@@ -274,8 +307,109 @@ class Process:
         self.process.wait()
 
 
-def augmenting(folder: Path, arguments: argparse.Namespace) -> None:
-    """Mean seconds of augmenting a batch, both ways."""
+class Race:
+    """Ways that take turns."""
+
+    def __init__(self, folder: Path, arguments: argparse.Namespace):
+        self.folder, self.arguments = folder, arguments
+        self.processes: dict[str, Process] = {}
+        self.turns: dict[str, list[dict[str, float]]] = {}
+
+    def start(self, *ways: str) -> None:
+        """Let ways get ready, all at the same time; what cannot is left out."""
+        arguments = self.arguments
+        begun = [Process(way, self.folder, sys.argv[1:], arguments.workers) for way in ways]
+        self.processes |= {process.way: process for process in begun}
+        for process in begun:
+            if process.ready():
+                self.turns[process.way] = []
+            else:
+                self.processes.pop(process.way).end()
+
+    def run(self, *ways: str) -> None:
+        """A round to warm up, then all turns, the ways one after another in each."""
+        ways = tuple(way for way in ways if way in self.processes)
+        for number in range(self.arguments.turns + 1):
+            for way in ways:
+                figures = self.processes[way].turn()
+                if number:
+                    self.turns[way].append(figures)
+        if self.arguments.device == "cuda":
+            for way in ways:
+                self.turns[way][-1]["busy"] = self.processes[way].turn("profile").get("busy")
+
+    def pace(self, way: str) -> float:
+        """Median steps a second; 0 if it could not be measured."""
+        return median(turn["steps"] / turn["seconds"] for turn in self.turns.get(way) or [NO_TURN])
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """What is said of each way; a ratio to stock is the median over pairs of turns."""
+        return {way: self._figures(way, found) for way, found in self.turns.items() if found}
+
+    def _figures(self, way: str, found: list[dict[str, float]]) -> dict[str, Any]:
+        # The turns of a way that came later were beside stock's last ones.
+        stock = self.turns.get(STOCK, [])[-len(found) :]
+        pace, against = ([turn["steps"] / turn["seconds"] for turn in t] for t in (found, stock))
+        ratios = [ours / theirs for ours, theirs in zip(pace, against, strict=False)]
+        wait = median(turn["waited"] / turn["seconds"] for turn in found)
+        busy = found[-1].get("busy") if self.arguments.device == "cuda" else 1 - wait
+        return {
+            "how": self.processes[way].how,
+            "steps_per_s": self.pace(way),
+            "ratio": median(ratios) if ratios else None,
+            "busy": busy,
+            "waiting": wait,
+            "peak_mb": found[-1]["mb"],
+            "peak_gpu_mb": found[-1].get("gpu_mb"),
+        }
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            process.end()
+
+
+NO_TURN = {"steps": 0, "seconds": 1.0}
+
+
+def race(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Figures as they come: all ways and the setting that was chosen, then that by the loaders."""
+    from panorgan.nnunet.speed import GAIN
+
+    runners = Race(folder, arguments)
+    first = [STOCK, f"{WORKERS}, {PLAIN}", *(f"{DEVICE}, {s}" for s in arguments.settings)]
+    try:
+        runners.start(*first)
+        with alone(arguments.lock):
+            runners.run(*first)
+            paces = {
+                setting: runners.pace(f"{DEVICE}, {setting}") for setting in arguments.settings
+            }
+            chosen = max(paces, key=paces.__getitem__)
+            if paces[chosen] * GAIN < paces.get(PLAIN, 0):
+                chosen = PLAIN
+            yield {"chosen": chosen, "ways": runners.figures()}
+            if chosen != PLAIN:
+                runners.start(f"{WORKERS}, {chosen}")
+                runners.run(STOCK, f"{WORKERS}, {chosen}")
+                yield {"ways": runners.figures()}
+            yield {"augmenting": augmenting(folder, arguments)}
+    finally:
+        runners.end()
+
+
+@contextmanager
+def alone(lock: Path | None) -> Iterator[None]:
+    """Measure while nobody else does who locks the same file."""
+    if lock is None:
+        yield
+        return
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def augmenting(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Mean milliseconds of augmenting a batch, both ways."""
     import torch
 
     from panorgan.nnunet.augmentation import training_transforms
@@ -299,7 +433,7 @@ def augmenting(folder: Path, arguments: argparse.Namespace) -> None:
         trainer._get_deep_supervision_scales(),
     )
     data, labels = batch["data"].to(device), batch["target"].to(device)
-    times: dict[str, list[float]] = {"each on the CPU": [], "batched on the device": []}
+    times: dict[str, list[float]] = {"each_on_the_cpu_ms": [], "batched_on_the_device_ms": []}
     for number in range(-2, arguments.augmentations):
         start = time.perf_counter()
         with own_random_numbers(0, number):
@@ -310,12 +444,22 @@ def augmenting(folder: Path, arguments: argparse.Namespace) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
         if number >= 0:
-            times["each on the CPU"].append(middle - start)
-            times["batched on the device"].append(time.perf_counter() - middle)
-    means = {name: sum(values) / len(values) for name, values in times.items()}
-    for name, mean in means.items():
-        ratio = means["each on the CPU"] / mean
-        print(f"augmenting, {name:22} {1000 * mean:8.1f} ms a batch  {ratio:6.2f} times as fast")
+            for name, value in zip(
+                times, (middle - start, time.perf_counter() - middle), strict=True
+            ):
+                times[name].append(1000 * value)
+    return {name: sum(values) / len(values) for name, values in times.items()}
+
+
+def traced_mb(folder: Path, precision: str) -> float:
+    """What `panorgan describe --recipe` says that a step needs, with its allowance."""
+    from panorgan.nnunet.estimate import training_memory
+
+    base = folder / DATASET
+    plan, dataset_json = (
+        json.loads((base / f"{n}.json").read_text()) for n in ("plans", "dataset")
+    )
+    return training_memory(plan, dataset_json, precision).needed / 2**20
 
 
 def main() -> None:
@@ -327,55 +471,66 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of X_0000.nii.gz with labels X.nii.gz")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", default="auto", help="of ours")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="all on a GPU, else plain")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that load")
-    parser.add_argument("--steps", type=int, default=20, help="in a turn")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--augmentations", type=int, default=60, help="batches for their times")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--lock", type=Path, help="measure only while this file is not locked")
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.settings is None:
+        arguments.settings = list(SETTINGS if arguments.device == "cuda" else [PLAIN])
     if arguments.measure:
         measure(arguments.measure[0], Path(arguments.measure[1]), arguments)
         return
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    recipe = recipe_of(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, arguments)
-        processes: dict[str, Process] = {}
-        turns: dict[str, list[dict[str, float]]] = {way: [] for way in arguments.ways}
-        try:
-            for way in arguments.ways:
-                processes[way] = Process(way, folder, sys.argv[1:], arguments.workers)
-            for number in range(arguments.turns + 1):
-                for way in arguments.ways:
-                    figures = processes[way].turn()
-                    if number:  # the first warms up
-                        turns[way].append(figures)
-            for way in arguments.ways:
-                if arguments.device == "cuda":
-                    turns[way][-1]["busy"] = processes[way].turn("profile")["busy"]
-        finally:
-            for process in processes.values():
-                process.end()
-        report(turns, {way: process.how for way, process in processes.items()}, arguments)
-        augmenting(folder, arguments)
+        figures: dict[str, Any] = {
+            "network": arguments.network,
+            "patch_size": recipe["patch_size"],
+            "batch_size": recipe["batch_size"],
+            "workers": arguments.workers,
+        }
+        for found in race(folder, arguments):
+            figures |= found
+            ours = [f["how"].split(", ")[0] for way, f in figures["ways"].items() if way != STOCK]
+            if ours and "traced_mb" not in figures:
+                figures["traced_mb"] = traced_mb(folder, ours[0])
+            if arguments.json:
+                arguments.json.write_text(json.dumps(figures, indent=1))
+    report(figures, arguments.device)
 
 
-def report(turns: Mapping[str, list[dict[str, float]]], how: Mapping[str, str], arguments) -> None:
-    recipe = recipe_of(arguments)
-    size = " x ".join(map(str, recipe["patch_size"]))
-    print(f"{arguments.network}, {recipe['batch_size']} patches of {size}, {arguments.device}")
-    print(f"{'':8} {'steps/s':>8} {'ratio':>6} {'busy %':>7} {'wait %':>7} {'MB':>7} {'GPU MB':>7}")
-    seconds = {way: [t["seconds"] for t in found] for way, found in turns.items()}
-    first = arguments.ways[0]
-    for way, found in turns.items():
-        pace = arguments.steps / median(seconds[way])
-        ratio = median(a / b for a, b in zip(seconds[first], seconds[way], strict=True))
-        wait = 100 * median(t["waited"] / t["seconds"] for t in found)
-        busy = 100 * found[-1]["busy"] if "busy" in found[-1] else 100 - wait
-        memory = f"{found[-1]['mb']:7.0f} {found[-1].get('gpu_mb', 0):7.0f}"
-        print(f"{way:8} {pace:8.3f} {ratio:6.2f} {busy:7.1f} {wait:7.1f} {memory}  {how[way]}")
+def report(figures: Mapping[str, Any], device: str) -> None:
+    size = " x ".join(map(str, figures["patch_size"]))
+    print(f"{figures['network']}, {figures['batch_size']} patches of {size}, {device}")
+    columns = ("steps/s", "ratio", "busy %", "wait %", "MB", "GPU MB")
+    print(f"{'':35}" + "".join(f"{column:>9}" for column in columns))
+    for way, found in figures["ways"].items():
+        values = (
+            *(found["steps_per_s"], found["ratio"], _percent(found["busy"])),
+            *(_percent(found["waiting"]), found["peak_mb"], found["peak_gpu_mb"]),
+        )
+        digits = (3, 2, 1, 1, 0, 0)
+        cells = (
+            f"{'-':>9}" if value is None else f"{value:9.{n}f}"
+            for value, n in zip(values, digits, strict=True)
+        )
+        print(f"{way:35}{''.join(cells)}  {found['how']}")
+    print(f"chosen: {figures['chosen']}")
+    each, batched = figures["augmenting"].values()
+    print(f"augmenting a batch: {each:.1f} ms each on the CPU, {batched:.1f} ms on the device")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 if __name__ == "__main__":

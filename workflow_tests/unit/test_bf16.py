@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toys import plan_of, run, student, teacher, write_case
 
-from panorgan.nnunet.bf16 import _convolutions, _largest_error, usable_precision
+from panorgan.nnunet.bf16 import TOLERANCE, _convolutions, _largest_error, usable_precision
 from panorgan.nnunet.model import load_model, network_of
 from panorgan.predict import Predictor
 
@@ -19,8 +19,24 @@ def network(recipe: dict) -> nn.Module:
     return network_of(*plan_of(recipe))
 
 
+def shape(recipe: dict) -> tuple[int, ...]:
+    return (recipe["batch_size"], 1, *recipe["patch_size"])
+
+
 @pytest.fixture
-def faulty(monkeypatch):
+def sound(monkeypatch):
+    """bf16 convolutions as they should be, whatever this processor makes of them."""
+    for layer in (nn.Conv2d, nn.Conv3d):
+
+        def exact(self, image, weight, bias, right=layer._conv_forward):
+            given = (None if part is None else part.float() for part in (image, weight, bias))
+            return right(self, *given).to(image.dtype)
+
+        monkeypatch.setattr(layer, "_conv_forward", exact)
+
+
+@pytest.fixture
+def faulty(sound, monkeypatch):
     """As oneDNN with AMX: wrong where the last axis ends at one voxel by a stride above 1."""
     right = nn.Conv3d._conv_forward
 
@@ -34,10 +50,10 @@ def faulty(monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", [teacher(), student(), student() | NARROW])
-def test_what_is_right_is_trusted(recipe, capsys):
+def test_what_is_right_is_trusted(recipe, sound, capsys):
     net = network(recipe)
-    assert usable_precision(net, recipe["patch_size"], "bf16", gradients=True) == "bf16"
-    errors = [_largest_error(*found, True) for found in _convolutions(net, recipe["patch_size"])]
+    assert usable_precision(net, shape(recipe), "bf16", gradients=True) == "bf16"
+    errors = [_largest_error(*found, True) for found in _convolutions(net, shape(recipe), None)]
     assert 1e-4 < max(errors) < 6e-3
     assert not capsys.readouterr().out
 
@@ -51,30 +67,32 @@ def test_each_shape_of_the_network_is_tried():
             module.register_forward_hook(
                 lambda m, given, _: seen.append((str(m), tuple(given[0].shape)))
             )
-    net.eval()(torch.zeros(1, 1, *recipe["patch_size"]))
-    tried = [(str(module), shape) for module, shape in _convolutions(net, recipe["patch_size"])]
+    net.eval()(torch.zeros(shape(recipe)))
+    tried = [(str(module), given) for module, given in _convolutions(net, shape(recipe), None)]
     assert tried == list(dict.fromkeys(seen))
 
 
 def test_large_inputs_are_tried_in_rows():
     wide = student() | {"patch_size": [4, 64, 48]}
-    sizes = {shape[2:] for _, shape in _convolutions(network(wide), wide["patch_size"])}
-    assert (4, 16, 48) in sizes
-    assert max(size[1] for size in sizes) == 16
+    for rows, largest in ((None, 64), (16, 16)):
+        found = _convolutions(network(wide), shape(wide), rows)
+        sizes = {given[2:] for _, given in found}
+        assert (4, largest, 48) in sizes
+        assert max(size[1] for size in sizes) == largest
 
 
 def test_a_wrong_kernel_is_noticed(faulty, capsys):
     broad, narrow = student(), student() | NARROW
-    assert usable_precision(network(broad), broad["patch_size"], "bf16") == "bf16"
+    assert usable_precision(network(broad), shape(broad), "bf16") == "bf16"
     assert not capsys.readouterr().out
-    assert usable_precision(network(narrow), narrow["patch_size"], "bf16") == "fp32"
+    assert usable_precision(network(narrow), shape(narrow), "bf16") == "fp32"
     text = capsys.readouterr().out
     assert text.startswith("computing in fp32: in bf16 Conv3d(8, 8, kernel_size=(3, 3, 3)")
     assert "of 4 x 8 x 2 voxels is wrong here (relative error 1" in text
     assert text.count("\n") == 1
 
 
-def test_a_wrong_gradient_is_noticed_where_it_is_used(monkeypatch):
+def test_a_wrong_gradient_is_noticed_where_it_is_used(sound, monkeypatch):
     class Spoilt(torch.autograd.Function):
         @staticmethod
         def forward(ctx, image):
@@ -88,14 +106,50 @@ def test_a_wrong_gradient_is_noticed_where_it_is_used(monkeypatch):
     monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda *a: Spoilt.apply(right(*a)))
     recipe = teacher()
     net = network(recipe)
-    assert usable_precision(net, recipe["patch_size"], "bf16") == "bf16"
-    assert usable_precision(net, recipe["patch_size"], "bf16", gradients=True) == "fp32"
+    assert usable_precision(net, shape(recipe), "bf16") == "bf16"
+    assert usable_precision(net, shape(recipe), "bf16", gradients=True) == "fp32"
+
+
+def test_what_is_trusted_has_the_right_gradient():
+    """With what this processor really does: on some, that of two slices is wrong."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv3d(1, 16, 3, padding=1), nn.Conv3d(16, 16, 3, padding=1))
+    trusted = usable_precision(block, (1, 1, 2, 16, 24), "bf16", gradients=True) == "bf16"
+    worst = max(
+        _largest_error(*found, True) for found in _convolutions(block, (1, 1, 2, 16, 24), None)
+    )
+    assert trusted == (worst <= TOLERANCE)
+    image = torch.randn(1, 1, 2, 16, 24)
+    for _ in range(10):
+        gradients = []
+        for dtype in (torch.bfloat16, torch.float32):
+            block.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                block(image).square().mean().backward()
+            gradients.append(block[1].weight.grad.clone())
+        if not (gradients[0] - gradients[1]).norm() < 0.05 * gradients[1].norm():
+            assert not trusted
+
+
+def test_memory_that_nobody_wrote_is_noticed(sound, monkeypatch):
+    """A kernel that adds what lies in new memory: often zeros, so that it seems right."""
+    right = nn.Conv2d._conv_forward
+
+    def careless(self, image, weight, bias):
+        output = right(self, image, weight, bias)
+        if image.dtype == torch.bfloat16:
+            output = output + torch.empty_like(output)
+        return output
+
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", careless)
+    recipe = teacher()
+    assert usable_precision(network(recipe), shape(recipe), "bf16") == "fp32"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_other_precisions_are_not_tried(precision, monkeypatch):
     monkeypatch.setattr("panorgan.nnunet.bf16._convolutions", None)
-    assert usable_precision(network(student()), [4, 16, 16], precision) == precision
+    assert usable_precision(network(student()), (1, 1, 4, 16, 16), precision) == precision
 
 
 def test_it_leaves_no_trace(faulty):
@@ -105,7 +159,7 @@ def test_it_leaves_no_trace(faulty):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    usable_precision(net, recipe["patch_size"], "bf16", gradients=True)
+    usable_precision(net, shape(recipe), "bf16", gradients=True)
     assert torch.rand(1) == expected
     assert net.training
     assert not any(module._forward_hooks for module in net.modules())

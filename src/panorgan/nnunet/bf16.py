@@ -1,11 +1,14 @@
 """Whether this processor's bf16 convolutions can be trusted with a network.
 
-oneDNN, which PyTorch calls on a CPU, has had kernels that are wrong for a few shapes alone: on
-processors with AMX, where the last axis of the output is one voxel and its stride above one
-(pytorch/pytorch#169688). Such a network would train on, or label, nonsense without a word.
+oneDNN, which PyTorch calls on a CPU, has kernels that are wrong for a few shapes alone: with AMX,
+where the last axis of the output is one voxel and its stride above one (pytorch/pytorch#169688);
+with AVX512-BF16 and torch 2.11 and 2.13, in the gradient of 3x3x3 kernels on two slices, which adds
+memory that nobody wrote. Such a network would learn, or label, nonsense without a word.
 """
 
+import ctypes
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -16,33 +19,34 @@ TOLERANCE = 0.05
 """Largest relative error; rounding to bf16 makes up to 0.006, a wrong kernel about 1."""
 
 ROWS = 16
-"""Voxels of a tried input along all axes but the last, on which depends what has gone wrong."""
+"""Voxels, along all axes but the last, of what is tried without gradients: what was wrong there
+depends on the last. What was wrong of gradients depends on all, and on the threads."""
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def usable_precision(
-    network: nn.Module, patch_size: Sequence[int], precision: str, *, gradients: bool = False
+    network: nn.Module, shape: Sequence[int], precision: str, *, gradients: bool = False
 ) -> str:
     """The precision to compute a network in on its device: fp32, with a line, if bf16 is wrong.
 
     Parameters
     ----------
     network
-        With one input channel or more, on the device where it will run.
-    patch_size
-        Size of its inputs, (y, x) or (z, y, x).
+        On the device where it will run.
+    shape
+        Of its inputs: (batch, channels, *patch).
     precision
-        A resolved one.
+        A resolved one, to be computed with as many threads as torch has now.
     gradients
         Whether the backward pass is to be used too.
     """
     on_cpu = next(network.parameters()).device.type == "cpu"
     if precision != "bf16" or not on_cpu:
         return precision
-    for convolution, shape in _convolutions(network, patch_size):
-        if (error := _largest_error(convolution, shape, gradients)) > TOLERANCE:
-            size = " x ".join(map(str, shape[2:]))
+    for convolution, given in _convolutions(network, shape, None if gradients else ROWS):
+        if not (error := _largest_error(convolution, given, gradients)) <= TOLERANCE:
+            size = " x ".join(map(str, given[2:]))
             print(
                 f"computing in fp32: in bf16 {convolution} of {size} voxels is wrong here "
                 f"(relative error {error:.2g}, torch {torch.__version__})"
@@ -52,7 +56,7 @@ def usable_precision(
 
 
 def _convolutions(
-    network: nn.Module, patch_size: Sequence[int]
+    network: nn.Module, shape: Sequence[int], rows: int | None
 ) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
     """Each convolution of a network that differs from those before, and its input's shape."""
     own = [module for module in network.modules() if isinstance(module, CONVOLUTIONS)]
@@ -66,18 +70,19 @@ def _convolutions(
     try:
         # Shapes alone: nothing is computed.
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            network.eval()(torch.empty(1, own[0].in_channels, *patch_size))
+            network.eval()(torch.empty(*shape))
     finally:
         network.train(training)
         for hook in hooks:
             hook.remove()
     seen = set()
-    for module, shape in shapes.items():
-        shape = (*shape[:2], *(min(size, ROWS) for size in shape[2:-1]), shape[-1])
-        kind = str(module), shape
+    for module, given in shapes.items():
+        if rows:
+            given = (*given[:2], *(min(size, rows) for size in given[2:-1]), given[-1])
+        kind = str(module), given
         if kind not in seen:
             seen.add(kind)
-            yield module, shape
+            yield module, given
 
 
 def _largest_error(convolution: nn.Module, shape: Sequence[int], gradients: bool) -> float:
@@ -88,7 +93,7 @@ def _largest_error(convolution: nn.Module, shape: Sequence[int], gradients: bool
     image = torch.randn(shape, generator=random).bfloat16()
     found = []
     for module, given in ((half, image), (exact, image.float())):
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(gradients), _filled_memory():
             given = given.clone().requires_grad_(gradients)
             output = module(given)
             tensors = [output.detach()]
@@ -97,6 +102,22 @@ def _largest_error(convolution: nn.Module, shape: Sequence[int], gradients: bool
                 output.backward(weights.bfloat16().to(output.dtype))
                 tensors += [given.grad, module.weight.grad]
         found.append([tensor.float() for tensor in tensors])
-    return max(
-        float((a - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(*found, strict=True)
-    )
+    errors = [(a - b).norm() / b.norm().clamp_min(1e-30) for a, b in zip(*found, strict=True)]
+    return float(torch.stack(errors).max())  # NaN if one is
+
+
+@contextmanager
+def _filled_memory() -> Iterator[None]:
+    """New memory is full of large numbers, not of zeros as it often is by chance.
+
+    So a kernel that reads what it has not written shows itself. Only glibc can do this.
+    """
+    perturb = -6  # M_PERTURB: bytes of new memory are the complement of this one
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(perturb, 0x80)
+    try:
+        yield
+    finally:
+        if mallopt:
+            mallopt(perturb, 0)

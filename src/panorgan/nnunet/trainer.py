@@ -130,7 +130,8 @@ class Trainer(nnUNetTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
-        self.precision = usable_precision(self.network, self.patch_size, precision, gradients=True)
+        shape = (self.batch_size, len(self.dataset_json["channel_names"]), *self.patch_size)
+        self.precision = usable_precision(self.network, shape, precision, gradients=True)
         self.use(Setting())
         self.loss = DiceAndCrossEntropy(
             batch_dice=self.configuration_manager.batch_dice,
