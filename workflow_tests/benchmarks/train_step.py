@@ -207,12 +207,15 @@ def turn(loader: Iterator, step: Any, arguments, *, profiled: bool) -> dict[str,
     turn of ours therefore begins with the end of the step before it, and leaves its last to the
     next turn.
     """
+    import torch
+
+    if arguments.device == "cuda":  # what cuDNN tried in the first turn is not what a step takes
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(2 * arguments.workers):  # what the loaders have made ahead
         step(next(loader))
     if not profiled:
         return timed(loader, step, arguments.seconds)
-    import torch
-
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as seen:
         figures = timed(loader, step, min(2.0, arguments.seconds))
