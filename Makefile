@@ -8,6 +8,7 @@ SMOKE ?=
 OUT ?= wheels
 PYTHON_VERSION ?=
 THERE ?=
+MACHINE ?=
 BIN := .venv/bin
 
 SHELL := bash
@@ -61,7 +62,8 @@ gpu: env ## test and measure all that runs on a GPU, 9 minutes at most (DEVICE=c
 
 wheels: env ## collect wheels for a machine without network (OUT=DIR PYTHON_VERSION=3.12 THERE=LIST)
 	$(BIN)/python envs/collect_wheels.py --out $(OUT) \
-	    $(if $(PYTHON_VERSION),--python $(PYTHON_VERSION)) $(if $(THERE),--there $(THERE))
+	    $(if $(PYTHON_VERSION),--python $(PYTHON_VERSION)) $(if $(THERE),--there $(THERE)) \
+	    $(if $(MACHINE),--machine $(MACHINE))
 
 clean: ## remove the demo's data and results and all caches, nothing else
 	rm -rf data/demo results/demo .pytest_cache .ruff_cache .hypothesis

@@ -1,14 +1,12 @@
 """Collect what panorgan needs on a machine without network that has a PyTorch of its own.
 
-    python envs/collect_wheels.py --out DIR --python 3.12 [--there LIST] [--machine aarch64]
+    make wheels OUT=DIR PYTHON_VERSION=3.12 [THERE=LIST] [MACHINE=aarch64]
 
 Left out are torch with CUDA, the large packages of the usual scientific Python (`THERE`), all that
-these require, and what nnU-Net requires but nothing here imports (`UNUSED`). With `--there`, the
+these require, and what nnU-Net requires but nothing here imports (`UNUSED`). With a list, the
 output of `pip list --format=freeze` on that machine, exactly what is there in a fitting version is
-left out instead. Versions are those of envs/constraints.txt. On the machine:
-
-    python3 -m pip install --no-index --no-deps --target DIR2 DIR/*.whl
-    export PYTHONPATH=DIR2
+left out instead. Versions are those of envs/constraints.txt. docs/running.md says how they are
+installed there.
 """
 
 import argparse
@@ -24,8 +22,10 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parents[1]
 OWN = ".".join(platform.python_version_tuple()[:2])
-ROOTS = ("panorgan[train]", "snakemake", "pytest", "hypothesis")
+ROOTS = ("panorgan[train,workflow]", "pytest", "hypothesis")
 """What the workflow and `make gpu` are run with."""
+
+PYTHONS = ("3.11", "3.12", "3.13")
 
 THERE = ("torch", "numpy", "scipy", "numba", "matplotlib", "pandas", "scikit-image", "scikit-learn")
 
@@ -78,12 +78,16 @@ def needed(python: str, machine: str, there: dict[str, str]) -> list[str]:
                 to_see.append(other)
     if "torch" in found:
         has = f"torch {there['torch']}" if "torch" in there else "no torch"
-        sys.exit(f"that machine has {has}: panorgan needs its own build of {_torch_wanted()} there")
+        sys.exit(
+            f"that machine has {has}, and torch is not carried: install one there that fits its "
+            f"GPU, of a version {_torch_wanted()}"
+        )
     return sorted(found - {"panorgan"})
 
 
 def _torch_wanted() -> str:
-    return next(text for text in requires("panorgan") or [] if text.startswith("torch"))
+    wanted = (Requirement(text) for text in requires("panorgan") or [])
+    return str(next(one.specifier for one in wanted if one.name == "torch"))
 
 
 def usually_there() -> dict[str, str]:
@@ -109,9 +113,29 @@ def _required_by(name: str) -> list[str]:
 
 
 def read_list(path: Path) -> dict[str, str]:
-    """Versions by package from the lines of `pip list --format=freeze`."""
-    pairs = (line.split("==") for line in path.read_text().splitlines() if "==" in line)
-    return {canonicalize_name(name.strip()): version.strip() for name, version in pairs}
+    """Versions by package from the lines of `pip list --format=freeze`, or of `pip freeze`.
+
+    A line with a place instead of a version stands for whatever version is there: "".
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+    found = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text or text.startswith("-"):
+            continue
+        name, sign, version = text.partition("==")
+        if not sign:
+            name, sign, version = *text.partition(" @ ")[:2], ""
+        if not sign:
+            sys.exit(
+                f"{path}, line {number} is not PACKAGE==VERSION: {line.strip()!r}. Make the list "
+                "with: python3 -m pip list --format=freeze"
+            )
+        found[canonicalize_name(name.strip())] = version.strip()
+    return found
 
 
 def collect(out: Path, names: list[str], python: str, machine: str) -> None:
@@ -120,38 +144,41 @@ def collect(out: Path, names: list[str], python: str, machine: str) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC]
     platforms += [f"manylinux{year}_{machine}" for year in ("1", "2010", "2014")]
-    subprocess.run(
-        [
-            *(*pip, "download", "--no-deps", "--dest", str(out)),
-            *("--implementation", "cp", "--python-version", python),
-            *(part for name in platforms for part in ("--platform", name)),
-            *(f"{name}=={pins[name]}" for name in names),
-        ],
-        check=True,
+    call(
+        *(*pip, "download", "--no-deps", "--dest", str(out)),
+        *("--implementation", "cp", "--python-version", python),
+        *(part for name in platforms for part in ("--platform", name)),
+        *(f"{name}=={pins[name]}" for name in names),
     )
     # Some are published as source code alone.
     sources = [path for path in out.iterdir() if path.name.endswith((".tar.gz", ".zip"))]
     wheel = [*pip, "wheel", "--no-deps", "--wheel-dir", str(out)]
     for source in sources:
-        subprocess.run([*wheel, str(source)], check=True)
+        call(*wheel, str(source))
         source.unlink()
-    subprocess.run([*wheel, "--no-build-isolation", str(REPOSITORY)], check=True)
+    call(*wheel, "--no-build-isolation", str(REPOSITORY))
     wheels = list(out.glob("*.whl"))
     if foreign := [w.name for w in wheels if not w.stem.endswith(("-any", f"_{machine}"))]:
         sys.exit(f"made for this machine alone: {', '.join(foreign)}")
 
 
+def call(*command: str) -> None:
+    """Run pip, which says itself what went wrong."""
+    if subprocess.run(command).returncode:
+        sys.exit("pip could not collect the wheels; the lines above say why")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the wheels")
-    parser.add_argument("--python", default=OWN, help="of the other machine, such as 3.12")
+    parser.add_argument("--python", default=OWN, choices=PYTHONS, help="of the other machine")
     parser.add_argument("--machine", default=platform.machine(), help="its `uname -m`")
     parser.add_argument("--there", type=Path, help="its `pip list --format=freeze`")
     arguments = parser.parse_args()
-    there = read_list(arguments.there) if arguments.there else usually_there()
-    names = needed(arguments.python, arguments.machine, there)
     if arguments.out.exists():
         sys.exit(f"{arguments.out} exists already: name another folder, or remove it")
+    there = read_list(arguments.there) if arguments.there else usually_there()
+    names = needed(arguments.python, arguments.machine, there)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.out.parent, prefix=".wheels-") as folder:
         wheels = Path(folder, "wheels")

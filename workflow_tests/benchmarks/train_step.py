@@ -6,18 +6,19 @@ stock    nnUNetTrainer as it comes: its loaders with nnUNet_n_proc_DA = `--worke
          augmentation, SGD, and on a GPU fp16 and torch.compile. The student is its PlainConvUNet of
          the same plan, whose last decoder stage has a 1x3x3 kernel where ours has 3x3x3; the
          teacher is our network in its trainer.
-workers  ours, augmented where it is loaded, computed plainly
-device   ours, augmented in batches where the network is, once for each of `--settings`: computed
-         plainly, in channels-last memory, compiled, or both
+workers  ours, augmented where it is loaded
+device   ours, augmented in batches where the network is
 
-The setting whose steps are fastest by over 3 % is then also measured with `workers`. Ours computes
-in the precision that `auto` picks (or `--precision`). All get ready at the same time; then they
-take turns, and whoever waits is stopped with its loaders, so that nobody makes batches ahead
-meanwhile; what was made ahead in a turn before is used up before the clock starts. Medians over
-the turns: steps a second, the share of the time in which the processor works (on a GPU: its
-kernels' time in one more, profiled turn; on a CPU: time outside of waiting), the share spent
-waiting for data; and peak memory, beside what `panorgan describe --recipe` says of it. Then what
-augmenting one batch takes alone, on the CPU and in batches on the device.
+Ours is measured in each of `--settings`: computed plainly, in channels-last memory, compiled, or
+both, in the precision that `auto` picks (or `--precision`). All get ready at the same time; then
+they take turns, and whoever waits is stopped with its loaders, so that nobody makes batches ahead
+meanwhile; what was made ahead before is used up before the clock starts. Medians over the rounds:
+steps a second; the ratio to stock's of the same round; the share spent waiting for data; and the
+share of the time in which the processor works (on a GPU: its kernels' time a step, of one more,
+profiled turn, times the steps a second; on a CPU: time outside of waiting). Peak memory stands
+beside what `panorgan describe --recipe` says of it. The setting that is chosen has the fastest
+steps with `device`, if by over 3 %. Last, what augmenting one batch takes: each patch on one thread
+of the CPU, as a loader does, and in batches on the device.
 """
 
 import argparse
@@ -25,13 +26,15 @@ import ctypes
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -116,7 +119,7 @@ def phantom(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[Path,
         yield write_scan(folder / f"case_{number}", number, **PHANTOM[arguments.recipe])
 
 
-def stock_steps(folder: Path, device) -> Any:
+def stock_steps(folder: Path, device) -> tuple[Iterator, dict[str, Any], str]:
     """Loader and step of nnU-Net's own trainer."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -139,35 +142,48 @@ def stock_steps(folder: Path, device) -> Any:
     trainer.network.train()
     compiled = "compiled" if trainer._do_i_compile() else "not compiled"
     precision = "fp16" if device.type == "cuda" else "fp32"
-    return loader, trainer.train_step, f"{precision}, {compiled}"
+    return loader, {PLAIN: trainer.train_step}, f"{precision}, {compiled}"
 
 
-def our_steps(folder: Path, device, augment_on: str, setting: str, precision: str) -> Any:
-    """Loader and step of ours."""
+Step = Callable[[Any], None]
+
+
+def our_steps(
+    folder: Path, device, augment_on: str, settings: Sequence[str], precision: str
+) -> tuple[Iterator, dict[str, Step], str]:
+    """Loader and step of ours, one a setting, each with a network of its own."""
     from panorgan.nnunet.batches import in_order
     from panorgan.nnunet.devices import resolve_precision
     from panorgan.nnunet.trainer import Setting, make_trainer
 
     base = folder / DATASET
     plan = json.loads((base / "plans.json").read_text())
-    trainer = make_trainer(plan, json.loads((base / "dataset.json").read_text()), device, folder)
-    trainer.initialize(resolve_precision(precision, device), augment_on)
+    dataset_json = json.loads((base / "dataset.json").read_text())
     place = base / configuration_of(plan)[1]["data_identifier"]
     cases = {path.stem: place for path in place.glob("*.pkl")}
-    batches = trainer.training_batches(cases, 0)
-    trainer.use(Setting("channels last" in setting, "compiled" in setting))
+
+    def step_of(trainer: Any) -> Step:
+        under_way = []
+
+        def step(batch: Any) -> None:
+            """As the training does: a step's loss is waited for once the next is under way."""
+            under_way.append(trainer.train_step(batch))
+            if len(under_way) > 1:
+                float(under_way.pop(0))
+
+        return step
+
+    steps: dict[str, Step] = {}
+    for setting in settings:
+        trainer = make_trainer(plan, dataset_json, device, folder)
+        trainer.initialize(resolve_precision(precision, device), augment_on)
+        batches = trainer.training_batches(cases, 0)
+        trainer.use(Setting("channels last" in setting, "compiled" in setting))
+        trainer.network.train()
+        steps[setting] = step_of(trainer)
     workers, pin = trainer.training["workers"], device.type == "cuda"
     loader = in_order(batches, 0, 10**6, workers=workers, pin_memory=pin)
-    trainer.network.train()
-    under_way = []
-
-    def step(batch: Any) -> None:
-        """As the training does: a step's loss is waited for once the next is under way."""
-        under_way.append(trainer.train_step(batch))
-        if len(under_way) > 1:
-            float(under_way.pop(0))
-
-    return loader, step, f"{trainer.precision}, {trainer.setting}"
+    return loader, steps, trainer.precision
 
 
 def measure(way: str, folder: Path, arguments: argparse.Namespace) -> None:
@@ -180,27 +196,44 @@ def measure(way: str, folder: Path, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = torch.device(arguments.device)
-    if way == STOCK:
-        loader, step, how = stock_steps(folder, device)
-    else:
-        place, _, setting = way.partition(", ")
-        loader, step, how = our_steps(folder, device, place, setting, arguments.precision)
     # Others get ready on the same GPU, so cuDNN must not choose its algorithms by timing yet; it
     # keeps a choice for as long as the second flag stays.
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    for _ in range(3):
-        step(next(loader))
+    if way == STOCK:
+        loader, steps, how = stock_steps(folder, device)
+        steps = working(loader, steps)
+        if not steps:
+            os.environ["nnUNet_compile"] = "f"  # noqa: SIM112
+            loader, steps, how = stock_steps(folder, device)
+            steps = working(loader, steps)
+    else:
+        loader, steps, how = our_steps(folder, device, way, arguments.settings, arguments.precision)
+        steps = working(loader, steps)
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
-    print(json.dumps({"how": how}), file=answers)
+    print(json.dumps({"how": how, "settings": list(steps)}), file=answers)
     for line in sys.stdin:
-        figures = turn(loader, step, arguments, profiled=line.strip() == "profile")
-        if device.type == "cuda":
-            figures["gpu_mb"] = torch.cuda.max_memory_reserved() / 2**20
+        setting, profiled = json.loads(line)
+        figures = turn(loader, steps[setting], arguments, profiled=profiled)
         figures["mb"] = peak_mb()
         print(json.dumps(figures), file=answers)
 
 
-def turn(loader: Iterator, step: Any, arguments, *, profiled: bool) -> dict[str, float]:
+def working(loader: Iterator, steps: Mapping[str, Step]) -> dict[str, Step]:
+    """The settings in which three steps can be made: a compiler may fail in many ways."""
+    found = {}
+    for setting, step in steps.items():
+        try:
+            for _ in range(3):
+                step(next(loader))
+        except Exception:
+            print(f"{setting}: left out", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            found[setting] = step
+    return found
+
+
+def turn(loader: Iterator, step: Step, arguments, *, profiled: bool) -> dict[str, float]:
     """Steps for some seconds.
 
     Every step waits for a loss, ours for that before it: the clock need not wait for the GPU. A
@@ -209,21 +242,21 @@ def turn(loader: Iterator, step: Any, arguments, *, profiled: bool) -> dict[str,
     """
     import torch
 
-    if arguments.device == "cuda":  # what cuDNN tried in the first turn is not what a step takes
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    on_gpu = arguments.device == "cuda"
     for _ in range(2 * arguments.workers):  # what the loaders have made ahead
         step(next(loader))
-    if not profiled:
-        return timed(loader, step, arguments.seconds)
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as seen:
-        figures = timed(loader, step, min(2.0, arguments.seconds))
-    busy = kernel_seconds(seen) / figures["seconds"]
-    return figures | ({"busy": busy} if busy else {})  # where the driver lets nobody look: none
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    if profiled:
+        return profile(loader, step)
+    figures = timed(loader, step, arguments.seconds)
+    if on_gpu:
+        figures["gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return figures
 
 
-def timed(loader: Iterator, step: Any, seconds: float) -> dict[str, float]:
+def timed(loader: Iterator, step: Step, seconds: float) -> dict[str, float]:
     waited, count, start = 0.0, 0, time.perf_counter()
     while count < 2 or time.perf_counter() - start < seconds:
         asked = time.perf_counter()
@@ -234,26 +267,34 @@ def timed(loader: Iterator, step: Any, seconds: float) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "steps": count, "waited": waited}
 
 
+def profile(loader: Iterator, step: Step) -> dict[str, float]:
+    """Seconds of the GPU's kernels and copies a step; nothing where the driver lets nobody look."""
+    import torch
+
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            figures = timed(loader, step, 0.3)
+            torch.cuda.synchronize()
+        spans = sorted(
+            (event.start_ns(), event.start_ns() + event.duration_ns())
+            for event in seen.profiler.kineto_results.events()
+            if event.device_type() == torch.autograd.DeviceType.CUDA
+            and not event.is_user_annotation()
+        )
+    except Exception as error:
+        print(f"no profile: {error}", file=sys.stderr)
+        return {}
+    total = until = 0
+    for start, end in spans:
+        total += max(0, end - max(start, until))
+        until = max(until, end)
+    return {"kernels": total / 1e9 / figures["steps"]} if total else {}
+
+
 def peak_mb() -> float:
     """Peak memory of this process alone; what getrusage says begins with its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def kernel_seconds(profile: Any) -> float:
-    """Time in which at least one kernel or copy ran."""
-    from torch.autograd import DeviceType
-
-    spans = sorted(
-        (event.time_range.start, event.time_range.end)
-        for event in profile.events()
-        if event.device_type == DeviceType.CUDA
-    )
-    total, until = 0.0, 0.0
-    for start, end in spans:
-        total += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return total / 1e6
 
 
 class Process:
@@ -262,17 +303,18 @@ class Process:
     Attributes
     ----------
     how : str
-        Precision and setting; empty until `ready`.
+        Its precision, of stock also whether it is compiled.
+    settings : list of str
+        Those that work.
     """
 
     def __init__(self, way: str, folder: Path, command: list[str], workers: int):
-        self.way, self.how = way, ""
-        name = way.replace(", ", "-").replace(" ", "-")
-        self.log = folder / f"{name}.log"
+        self.way, self.how, self.settings = way, "", []
+        self.log = folder / f"{way}.log"
         variables = {
             "nnUNet_preprocessed": str(folder),
             "nnUNet_raw": str(folder),
-            "nnUNet_results": str(folder / f"results-{name}"),
+            "nnUNet_results": str(folder / f"results-{way}"),
             "nnUNet_n_proc_DA": str(workers),
         }
         with open(self.log, "w") as log:
@@ -281,89 +323,151 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
-                start_new_session=True,
+                process_group=0,
                 env={**os.environ, **variables},
             )
 
-    def ready(self) -> bool:
-        """Wait until it has made some steps; False, with its last words, if it ended instead."""
-        answer = self._answer()
-        self.how = answer.get("how", "")
-        return bool(self.how)
+    def ready(self, deadline: float) -> bool:
+        """Wait until it has made some steps, at most until a moment of the monotonic clock."""
+        if answer := self._answer(deadline):
+            self.how, self.settings = answer["how"], answer["settings"]
+        return bool(self.settings)
 
-    def turn(self, kind: str = "turn") -> dict[str, float]:
+    def turn(self, setting: str, profiled: bool = False) -> dict[str, float] | None:
+        """Its figures, or None if it ended instead."""
         os.killpg(self.process.pid, signal.SIGCONT)
-        print(kind, file=self.process.stdin, flush=True)
-        return self._answer() or sys.exit(f"{self.way} ended in its turn")
+        try:
+            self.process.stdin.write(json.dumps([setting, profiled]).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        return self._answer(time.monotonic() + PATIENCE_S)
 
-    def _answer(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
-        if not line:
-            print(f"{self.way}:\n{self.log.read_text()[-3000:]}", file=sys.stderr)
-            return {}
+    def _answer(self, deadline: float) -> dict[str, Any] | None:
+        """The next line; loaders may hold the pipe open when the process itself is gone."""
+        pipe, line = self.process.stdout.fileno(), b""
+        while not line.endswith(b"\n"):
+            if select.select([pipe], [], [], 0.5)[0]:
+                if not (part := os.read(pipe, 1 << 16)):
+                    break
+                line += part
+            elif self.process.poll() is not None or time.monotonic() > deadline:
+                break
+        if not line.endswith(b"\n"):
+            print(f"{self.way}: no answer\n{self.log.read_text()[-3000:]}", file=sys.stderr)
+            return None
         os.killpg(self.process.pid, signal.SIGSTOP)
         return json.loads(line)
 
     def end(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
+PATIENCE_S = 300.0
+"""How long getting ready, or a turn, may take: a first turn searches cuDNN's algorithms."""
+
+
 class Race:
-    """Ways that take turns."""
+    """Ways that take turns.
+
+    Attributes
+    ----------
+    rounds : list of dict
+        Of each round the figures by way and setting, without those of what has ended.
+    """
 
     def __init__(self, folder: Path, arguments: argparse.Namespace):
-        self.folder, self.arguments = folder, arguments
-        self.processes: dict[str, Process] = {}
-        self.turns: dict[str, list[dict[str, float]]] = {}
+        self.arguments = arguments
+        self.processes = {
+            way: Process(way, folder, sys.argv[1:], arguments.workers)
+            for way in (STOCK, WORKERS, DEVICE)
+        }
+        self.how: dict[str, str] = {}
+        self.rounds: list[dict[tuple[str, str], dict[str, float]]] = []
+        self.kernels: dict[tuple[str, str], float] = {}
 
-    def start(self, *ways: str) -> None:
-        """Let ways get ready, all at the same time; what cannot is left out."""
-        arguments = self.arguments
-        begun = [Process(way, self.folder, sys.argv[1:], arguments.workers) for way in ways]
-        self.processes |= {process.way: process for process in begun}
-        for process in begun:
-            if process.ready():
-                self.turns[process.way] = []
+    def ready(self) -> None:
+        """Wait for all of them; what cannot be got ready is left out."""
+        deadline = time.monotonic() + PATIENCE_S
+        for way, process in list(self.processes.items()):
+            if process.ready(deadline):
+                self.how[way] = process.how
             else:
-                self.processes.pop(process.way).end()
+                self.processes.pop(way).end()
 
-    def run(self, *ways: str) -> None:
-        """A round to warm up, then all turns, the ways one after another in each."""
-        ways = tuple(way for way in ways if way in self.processes)
-        for number in range(self.arguments.turns + 1):
-            for way in ways:
-                figures = self.processes[way].turn()
-                if number:
-                    self.turns[way].append(figures)
-        if self.arguments.device == "cuda":
-            for way in ways:
-                self.turns[way][-1]["busy"] = self.processes[way].turn("profile").get("busy")
+    def round(self) -> None:
+        """A turn of each."""
+        found = {}
+        for way, process in list(self.processes.items()):
+            for setting in process.settings:
+                if figures := self._turn(way, setting):
+                    found[way, setting] = figures
+        self.rounds.append(found)
 
-    def pace(self, way: str) -> float:
-        """Median steps a second; 0 if it could not be measured."""
-        return median(turn["steps"] / turn["seconds"] for turn in self.turns.get(way) or [NO_TURN])
+    def profile(self, chosen: str) -> None:
+        """How busy the GPU is, of stock and of ours as chosen."""
+        for way in list(self.processes):
+            for setting in dict.fromkeys((PLAIN, chosen)):
+                if setting in self.processes[way].settings:
+                    found = self._turn(way, setting, profiled=True) or {}
+                    if "kernels" in found:
+                        self.kernels[way, setting] = found["kernels"]
+                if way not in self.processes:
+                    break
+
+    def _turn(self, way: str, setting: str, profiled: bool = False) -> dict[str, float] | None:
+        if way not in self.processes:
+            return None
+        figures = self.processes[way].turn(setting, profiled)
+        if figures is None:
+            self.processes.pop(way).end()
+        return figures
+
+    def pace(self, way: str, setting: str) -> float:
+        """Median steps a second after the first round, which warms up; 0 without any."""
+        return median(self._paces(way, setting) or [0.0])
+
+    def _paces(self, way: str, setting: str) -> list[float]:
+        turns = (one[way, setting] for one in self.rounds[1:] if (way, setting) in one)
+        return [turn["steps"] / turn["seconds"] for turn in turns]
+
+    def chosen(self) -> str:
+        """The setting with the fastest steps on the device; plain unless the gain is clear."""
+        from panorgan.nnunet.speed import GAIN
+
+        paces = {setting: self.pace(DEVICE, setting) for setting in self.arguments.settings}
+        best = max(paces, key=paces.__getitem__)
+        return best if paces[best] * GAIN > paces.get(PLAIN, 0.0) else PLAIN
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """What is said of each way; a ratio to stock is the median over pairs of turns."""
-        return {way: self._figures(way, found) for way, found in self.turns.items() if found}
+        """What is said of each way and setting."""
+        keys = dict.fromkeys(key for one in self.rounds[1:] for key in one)
+        return {_name(*key): self._figures(*key) for key in keys}
 
-    def _figures(self, way: str, found: list[dict[str, float]]) -> dict[str, Any]:
-        # The turns of a way that came later were beside stock's last ones.
-        stock = self.turns.get(STOCK, [])[-len(found) :]
-        pace, against = ([turn["steps"] / turn["seconds"] for turn in t] for t in (found, stock))
-        ratios = [ours / theirs for ours, theirs in zip(pace, against, strict=False)]
-        wait = median(turn["waited"] / turn["seconds"] for turn in found)
-        busy = found[-1].get("busy") if self.arguments.device == "cuda" else 1 - wait
+    def _figures(self, way: str, setting: str) -> dict[str, Any]:
+        key, stock = (way, setting), (STOCK, PLAIN)
+        turns = [one[key] for one in self.rounds[1:] if key in one]
+        ratios = [
+            (one[key]["steps"] / one[key]["seconds"])
+            / (one[stock]["steps"] / one[stock]["seconds"])
+            for one in self.rounds[1:]
+            if key in one and stock in one
+        ]
+        pace = self.pace(way, setting)
+        waiting = median(turn["waited"] / turn["seconds"] for turn in turns)
+        busy = 1 - waiting
+        if self.arguments.device == "cuda":
+            busy = self.kernels[key] * pace if key in self.kernels else None
         return {
-            "how": self.processes[way].how,
-            "steps_per_s": self.pace(way),
+            "how": self.how[way],
+            "steps_per_s": pace,
             "ratio": median(ratios) if ratios else None,
             "busy": busy,
-            "waiting": wait,
-            "peak_mb": found[-1]["mb"],
-            "peak_gpu_mb": found[-1].get("gpu_mb"),
+            "waiting": waiting,
+            "peak_mb": turns[-1]["mb"],
+            "peak_gpu_mb": turns[-1].get("gpu_mb"),
         }
 
     def end(self) -> None:
@@ -371,29 +475,23 @@ class Race:
             process.end()
 
 
-NO_TURN = {"steps": 0, "seconds": 1.0}
+def _name(way: str, setting: str) -> str:
+    return way if way == STOCK else f"{way}, {setting}"
 
 
 def race(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Figures as they come: all ways and the setting that was chosen, then that by the loaders."""
-    from panorgan.nnunet.speed import GAIN
-
+    """Figures as they come: after each round, with the profile, and of augmenting."""
     runners = Race(folder, arguments)
-    first = [STOCK, f"{WORKERS}, {PLAIN}", *(f"{DEVICE}, {s}" for s in arguments.settings)]
     try:
-        runners.start(*first)
+        with sharing(arguments.lock):
+            runners.ready()
         with alone(arguments.lock):
-            runners.run(*first)
-            paces = {
-                setting: runners.pace(f"{DEVICE}, {setting}") for setting in arguments.settings
-            }
-            chosen = max(paces, key=paces.__getitem__)
-            if paces[chosen] * GAIN < paces.get(PLAIN, 0):
-                chosen = PLAIN
-            yield {"chosen": chosen, "ways": runners.figures()}
-            if chosen != PLAIN:
-                runners.start(f"{WORKERS}, {chosen}")
-                runners.run(STOCK, f"{WORKERS}, {chosen}")
+            runners.round()
+            for _ in range(arguments.turns):
+                runners.round()
+                yield {"ways": runners.figures(), "chosen": runners.chosen()}
+            if arguments.device == "cuda":
+                runners.profile(runners.chosen())
                 yield {"ways": runners.figures()}
             yield {"augmenting": augmenting(folder, arguments)}
     finally:
@@ -401,25 +499,38 @@ def race(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
 
 
 @contextmanager
+def sharing(lock: Path | None) -> Iterator[None]:
+    """Get ready while nobody measures who locks the same file."""
+    with locked(lock, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
 def alone(lock: Path | None) -> Iterator[None]:
-    """Measure while nobody else does who locks the same file."""
+    """Measure while nobody else measures or gets ready who locks the same file."""
+    with locked(lock, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def locked(lock: Path | None, how: int) -> Iterator[None]:
     if lock is None:
         yield
         return
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with open(lock, "a") as file:
+        fcntl.flock(file, how)
         yield
 
 
 def augmenting(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Mean milliseconds of augmenting a batch, both ways."""
+    """Mean milliseconds of augmenting a batch, on one thread or on the device."""
     import torch
 
     from panorgan.nnunet.augmentation import training_transforms
     from panorgan.nnunet.batches import own_random_numbers
     from panorgan.nnunet.trainer import make_trainer
 
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     device = torch.device(arguments.device)
     base = folder / DATASET
     plan = json.loads((base / "plans.json").read_text())
@@ -503,12 +614,14 @@ def main() -> None:
         }
         for found in race(folder, arguments):
             figures |= found
-            ours = [f["how"].split(", ")[0] for way, f in figures["ways"].items() if way != STOCK]
-            if ours and "traced_mb" not in figures:
-                figures["traced_mb"] = traced_mb(folder, ours[0])
             if arguments.json:
                 arguments.json.write_text(json.dumps(figures, indent=1))
+        ours = [found["how"] for way, found in figures["ways"].items() if way != STOCK]
+        if ours:
+            figures["traced_mb"] = traced_mb(folder, ours[0])
     report(figures, arguments.device)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
 
 
 def report(figures: Mapping[str, Any], device: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def device(pytestconfig: pytest.Config) -> torch.device:
     """Where the tests compute: on a GPU, or on the CPU, as far as it can stand for one."""
     return torch.device(pytestconfig.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def _no_search() -> Iterator[None]:
+    """Trainings leave cuDNN's search for algorithms on, which would cost seconds a test."""
+    yield
+    torch.backends.cudnn.benchmark = False
 
 
 @pytest.fixture(scope="session")

@@ -295,7 +295,7 @@ class TestSpatial:
         together, _ = there.applied(patch, given, spatial=([0, 1], [MOVES[0], MOVES[2]]))
         for row, move in ((0, MOVES[0]), (1, MOVES[2])):
             alone, _ = there.applied(patch, given, spatial=([row], [move]))
-            assert torch.allclose(together[row], alone[row], atol=1e-5)
+            assert torch.allclose(together[row], alone[row], atol=2e-4)
 
     @pytest.mark.parametrize("sigma", [1.0, 4.0, 9.3])
     def test_smoothing_is_scipys(self, there, sigma):

@@ -81,11 +81,9 @@ def test_traced_and_real(device, start, tmp_path, record_property):
         traced = describe_recipe(name, config)["training_gpu_memory"]
         assert traced["precision"] == precision
         real = {key: value / 2**20 for key, value in found.items()}
-        record_property(f"{name}: traced MiB", traced["peak_mb"])
-        for key, value in real.items():
-            record_property(f"{name}: real {key} MiB", round(value))
+        record_property(f"{name}: MB of a step, traced", traced["peak_mb"])
+        record_property(f"{name}: MB of a step, real", round(real["peak"]))
+        record_property(f"{name}: MB that are asked for", traced["needed_mb"])
+        record_property(f"{name}: MB that were taken", round(real["taken"]))
         assert real["taken"] + (CONTEXT_MB if on_gpu else 0) <= traced["needed_mb"]
-        if on_gpu:
-            assert real["peak"] == pytest.approx(traced["peak_mb"], rel=0.25)
-        else:
-            assert real["peak"] >= 0.5 * traced["peak_mb"]
+        assert real["peak"] >= 0.75 * traced["peak_mb"]

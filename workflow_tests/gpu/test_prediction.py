@@ -7,6 +7,7 @@ import pytest
 import torch
 from toys import CLASSES, INTENSITY, student, teacher
 
+from panorgan import predict
 from panorgan.config import Augmentation, Optimizer
 from panorgan.labels import load_labels
 from panorgan.nnunet.plans import make_dataset_json, make_plan
@@ -21,8 +22,8 @@ RECIPES = {"teacher": teacher, "student": student}
 SPACING, PATCH = (6.0, 4.0, 4.0), [8, 32, 32]
 HU = INTENSITY | {"mean": 60, "std": 40, "percentile_00_5": -100, "percentile_99_5": 240}
 STILL = Augmentation(**{name: 0.0 for name in Augmentation.model_fields if name[:2] == "p_"})
-SAME = 0.999
-"""Share of voxels with the CPU's label."""
+SAME = {"fp32": 0.999, "bf16": 0.997, "fp16": 0.997}
+"""Share of voxels with the CPU's label in fp32; on a GPU convolutions in fp32 round to TF32."""
 
 
 def scan(seed: int, shape=(12, 40, 36), spacing=SPACING) -> tuple[Volume, np.ndarray]:
@@ -87,9 +88,10 @@ def test_labels_are_the_cpus(name, spacing, precision, device, models, record_pr
     assert found.dtype == np.uint8
     assert found.shape == volume.array.shape
     share = float((found == expected).mean())
-    record_property("share of voxels with the CPU's label", share)
-    assert share >= SAME
-    assert np.array_equal(predictor.predict(volume), found)
+    record_property(f"{precision}: voxels with the CPU's label, ≥ {SAME[precision]}", share)
+    assert share >= SAME[precision]
+    again = predictor.predict(volume)
+    assert (again == found).mean() >= (0.9999 if device.type == "cuda" else 1)
     largest, other = (max(part, key=lambda row: float(row["ml"])) for part in (rows, pieces))
     assert float(largest["mean_probability"]) == pytest.approx(
         float(other["mean_probability"]), abs=0.02
@@ -100,17 +102,26 @@ def test_labels_are_the_cpus(name, spacing, precision, device, models, record_pr
 
 
 @pytest.mark.needs_cuda
-def test_sums_that_do_not_fit_are_on_the_cpu(device, models):
+def test_sums_that_do_not_fit_are_on_the_cpu(device, models, monkeypatch):
     """The network stays on the GPU; what it says of each tile is added up in main memory."""
+    places = []
+    original = predict.sliding_window_logits
+
+    def noted(scores, data, *rest):
+        places.append(data.device.type)
+        return original(scores, data, *rest)
+
+    monkeypatch.setattr(predict, "sliding_window_logits", noted)
     predictor = Predictor(models["student"], device, "fp32", tile_step=1.0)
     volume, _ = scan(3, (24, 300, 300))  # 26 MB of sums
+    torch.cuda.empty_cache()
     predictor.predict(scan(3)[0])  # what a tile takes is now held
     limit = torch.cuda.memory_reserved() + 4 * 2**20
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(limit / total)
     try:
         found = predictor.predict(volume)
-        assert torch.cuda.memory_reserved() <= limit
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert (found == predictor.predict(volume)).mean() >= SAME
+    assert places == ["cuda", "cuda", "cpu"]
+    assert (found == predictor.predict(volume)).mean() >= SAME["fp32"]

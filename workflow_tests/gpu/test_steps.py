@@ -66,9 +66,9 @@ def compare(name, setting, precision, device, cases, tmp_path, record_property):
     trainer.use(setting)
     loss, gradient = loss_and_gradient(trainer, batch)
     cosine = float(torch.nn.functional.cosine_similarity(gradient, exact, 0))
-    record_property("relative difference of the loss", abs(loss / expected - 1))
-    record_property("cosine of the gradients", cosine)
     differs, alike = TOLERANCE[precision]
+    record_property(f"{precision}: difference of the loss, ≤ {differs}", abs(loss / expected - 1))
+    record_property(f"{precision}: cosine of the gradients, > {alike}", cosine)
     assert loss == pytest.approx(expected, rel=differs)
     assert cosine > alike
     assert float(gradient.norm() / exact.norm()) == pytest.approx(1, abs=0.1)

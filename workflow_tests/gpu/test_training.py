@@ -136,8 +136,9 @@ def test_killed_and_resumed(
         assert float(row["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=0.02)
     whole, resumed = weights(whole), weights(resumed)
     distance = float((whole - resumed).norm() / whole.norm())
-    record_property("relative distance of the weights", distance)
-    assert distance <= (TOLERANCE if device.type == "cuda" else 0)
+    limit = TOLERANCE if device.type == "cuda" else 0
+    record_property(f"killed and resumed: distance of the weights, ≤ {limit}", distance)
+    assert distance <= limit
 
 
 def test_nan(precision, device, cases, tmp_path):
@@ -163,13 +164,18 @@ def test_out_of_memory(device, cases, start, tmp_path):
 
 def test_the_search_is_kept_in_the_card(device, cases, tmp_path, monkeypatch):
     """On a GPU the training tries what is faster, if told; on a CPU it computes plainly."""
+
+    def no_compiler(*_, **__):
+        raise RuntimeError("that compiled steps work is for another test")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
     monkeypatch.setattr(speed, "WORTH_S", 0.0)
     monkeypatch.setattr(speed, "STEPS", 3)
     model = run(tmp_path, cases, recipe=student(compute="search"), device=device.type)
     card = json.loads((model / "card.json").read_text())
     if device.type == "cuda":
+        assert list(card["step_seconds"]) == ["plain", "channels last"]
         assert card["setting"] in card["step_seconds"]
-        assert len(card["step_seconds"]) > 1
         assert float(curve(model)[0]["peak_gpu_mb"]) > 0
     else:
         assert (card["setting"], card["step_seconds"]) == ("plain", {})

@@ -1,5 +1,7 @@
 """Which packages are carried to a machine without network."""
 
+import sys
+
 import collect_wheels
 import pytest
 from collect_wheels import needed, read_list, usually_there
@@ -12,6 +14,7 @@ def carried(there: dict[str, str], python="3.12", machine="x86_64") -> set[str]:
 def test_a_machine_with_pytorch_and_the_usual_packages():
     found = carried(usually_there())
     assert {"nnunetv2", "batchgenerators", "blosc2", "snakemake", "pydantic", "pytest"} <= found
+    assert "snakemake-executor-plugin-slurm" in found
     # There, and what is required by what is there.
     assert not found & {"torch", "numpy", "scipy", "numba", "llvmlite", "fonttools", "jinja2"}
     # Required by nnU-Net, imported by nobody; and what only those require.
@@ -40,7 +43,7 @@ def test_what_is_there_but_too_old_is_carried():
 def test_pytorch_has_to_be_there(there, said):
     with pytest.raises(SystemExit, match=said) as caught:
         carried(there)
-    assert "torch!=2.9.*,>=2.8" in str(caught.value)
+    assert "of a version !=2.9.*,>=2.8" in str(caught.value)
 
 
 def test_each_package_is_pinned():
@@ -51,8 +54,42 @@ def test_each_package_is_pinned():
 
 def test_lists_of_pip(tmp_path):
     path = tmp_path / "there.txt"
-    path.write_text("# comment\nTorch==2.11.0+cu130\nscikit_image==0.26.0\n-e /somewhere\n\n")
-    assert read_list(path) == {"torch": "2.11.0+cu130", "scikit-image": "0.26.0"}
+    path.write_text(
+        "# comment\nTorch==2.11.0+cu130\nscikit_image==0.26.0\n-e /somewhere\n\n"
+        "numpy @ file:///wheels/numpy-2.4.0.whl\n"
+    )
+    assert read_list(path) == {"torch": "2.11.0+cu130", "scikit-image": "0.26.0", "numpy": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Package  Version\n-------- -------\ntorch    2.11.0\n", "line 1 is not PACKAGE==VERSION"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path, text, said):
+    path = tmp_path / "there.txt"
+    if text:
+        path.write_text(text)
+    with pytest.raises(SystemExit, match=said) as caught:
+        read_list(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["3.10", "312"])
+def test_only_pythons_that_panorgan_runs_on(tmp_path, monkeypatch, capsys, version):
+    given = ["collect_wheels.py", "--out", str(tmp_path / "out"), "--python", version]
+    monkeypatch.setattr("sys.argv", given)
+    with pytest.raises(SystemExit):
+        collect_wheels.main()
+    assert "choose from" in capsys.readouterr().err
+
+
+def test_what_pip_says_stands_alone(capfd):
+    with pytest.raises(SystemExit, match="the lines above say why"):
+        collect_wheels.call(sys.executable, "-m", "pip", "download", "--no-such-option")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_an_existing_folder_is_left_alone(tmp_path, monkeypatch):

@@ -8,10 +8,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import collect_wheels
+import psutil
 import pytest
 
 pytestmark = pytest.mark.workflow
@@ -103,8 +105,10 @@ def test_everything_at_toy_size(machine, tmp_path):
     assert parts["tests"]["failed"] == {}
     assert parts["tests"]["skipped"] == []
     assert parts["tests"]["passed"] > 80
-    recorded = {key for figures in parts["tests"]["figures"].values() for key in figures}
-    assert {"relative distance of the weights", "student: traced MiB"} <= recorded
+    assert parts["tests"]["interrupted"] is None
+    recorded = parts["tests"]["figures"]
+    assert recorded["killed and resumed: distance of the weights, ≤ 0"] == [0, 0]
+    assert all(cosine > 0.97 for cosine in recorded["bf16: cosine of the gradients, > 0.97"])
     for network in ("student", "teacher"):
         ways = parts[network]["ways"]
         assert ways.keys() >= {"stock", "workers, plain", "device, plain", "device, channels last"}
@@ -119,10 +123,13 @@ def test_everything_at_toy_size(machine, tmp_path):
 
     text = (tmp_path / "report.md").read_text()
     assert text in done.stdout
+    command = f"`python workflow_tests/gpu/run.py --device cpu --smoke --out {tmp_path}`, "
+    (line,) = (line for line in text.splitlines() if line.startswith(command))
+    assert line.endswith("All went well.")
     for line in (
         "At toy size: these figures say that all parts run, and nothing else.",
         f"Tests: {parts['tests']['passed']} passed, 0 failed, 0 skipped.",
-        "| | computed | steps/s | ratio | busy | waiting | peak GPU MB | peak MB |",
+        "| | precision | steps/s | ratio | busy | waiting | GPU MB | main MB |",
         "A CT of 24×48×64 voxels, seconds:",
     ):
         assert f"\n{line}\n" in text
@@ -133,11 +140,39 @@ def test_everything_at_toy_size(machine, tmp_path):
     }
 
 
+def test_ended_from_outside_it_leaves_nothing_running(machine, tmp_path):
+    command = [machine["PYTHON"], str(RUN), "--device", "cpu", "--smoke", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, "--parts", "ct-student"],
+        env={key: value for key, value in machine.items() if key != "PYTHON"},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ct-student …\n"
+    time.sleep(3)
+    parts = psutil.Process(process.pid).children(recursive=True)
+    assert parts
+    process.terminate()
+    assert process.wait(30) == 1
+    process.stdout.close()
+    assert not psutil.wait_procs(parts, 10)[1]
+    assert {path.name for path in tmp_path.iterdir()} <= {"ct-student.log"}
+
+
+def test_a_report_is_never_overwritten(machine, tmp_path):
+    (tmp_path / "report.json").write_text("mine")
+    done = run(machine, "--device", "cpu", "--smoke", "--out", tmp_path)
+    assert done.returncode == 2
+    assert f"{tmp_path} holds a report already: name another folder" in done.stderr
+    assert (tmp_path / "report.json").read_text() == "mine"
+
+
 def test_without_a_gpu_it_says_so(machine, tmp_path):
     done = run(machine | {"CUDA_VISIBLE_DEVICES": ""}, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "finds no NVIDIA GPU here" in done.stderr
-    assert "make gpu DEVICE=cpu SMOKE=1" in done.stderr
+    assert "run.py --device cpu --smoke" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

@@ -17,6 +17,8 @@ GPU_IS_FULL = (
     "CUDA error: out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    # What cuDNN's search says if no algorithm has room.
+    "unable to find an engine to execute this computation",
 )
 MEMORY_IS_FULL = ("can't allocate memory", "Cannot allocate memory", "MemoryError")
 """What messages of torch's without a type of their own say."""

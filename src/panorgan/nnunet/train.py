@@ -145,15 +145,15 @@ def train(
                 cause = "this training was begun on a GPU, and here is none"
                 raise Problems.one(cause, "go on with it where there is one", file=state)
             precision = resolve_precision(checkpoint["precision"], device)
-            trainer.initialize(precision, checkpoint["augment_on"])
-            progress = _restore(trainer, checkpoint)
+            augment_on = checkpoint["augment_on"]
         else:
-            trainer.initialize(
-                resolve_precision(recipe["precision"], device),
-                resolve_augmentation(recipe["augment_on"]),
-            )
-            progress = Progress()
-        check_training_memory(plan, dataset_json, trainer.precision, device)
+            precision = resolve_precision(recipe["precision"], device)
+            augment_on = resolve_augmentation(recipe["augment_on"])
+        check_training_memory(plan, dataset_json, precision, device)
+        trainer.initialize(precision, augment_on)
+        if trainer.precision != precision:
+            check_training_memory(plan, dataset_json, trainer.precision, device)
+        progress = _restore(trainer, checkpoint) if checkpoint else Progress()
         batches = trainer.training_batches(training, seed, unknown)
         _choose_setting(trainer, progress, checkpoint, batches, state)
         print(
@@ -189,8 +189,11 @@ def _choose_setting(
     state: Path,
 ) -> None:
     """How to compute on this GPU: as the training began, or what a search finds once."""
+    compute = trainer.training["compute"]
     setting = Setting(**checkpoint["setting"]) if checkpoint else Setting()
-    search = trainer.device.type == "cuda" and trainer.training["compute"] == "search"
+    if compute == "plain":
+        setting = Setting()
+    search = trainer.device.type == "cuda" and compute == "search"
     if setting != Setting() and not attempt(trainer, batches[0], setting, state):
         setting = Setting()
     elif search and not checkpoint:
