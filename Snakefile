@@ -3,39 +3,41 @@
 import atexit
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.config import MARGINAL, MEMBER, NOISE, fused_labels
+from panorgan.config import MARGINAL, MEMBER, NOISE, fused_labels, labels_of
 from panorgan.job import report_problems
 from panorgan.stages import VERSIONS
-from panorgan.workflow import Run
+from panorgan.workflow import EVALUATED, Run, see_all_reasons
 
 min_version("9.27")
+see_all_reasons()
 
 
 configfile: "config/config.yaml"
 
 
 run = Run(config)
-settings = run.config
+settings, paths = run.config, run.paths
 started = time.time()
 
 
 pathvars:
-    results=run.folder,
-    logs=f"{run.folder}/logs",
-    benchmarks=f"{run.folder}/benchmarks",
+    logs=paths.logs,
 
 
 wildcard_constraints:
-    shard=r"(train|evaluation)-\d+",
+    shard=r"(train|validation|test)-\d+",
     round=r"[1-9]\d*",
     labels=r"partial|stage[12]|gated|noise",
+    stage1=r"partial|stage1|(stage2|gated)-stage1",
     variant=r"partial|marginal|stage[12]|gated|noise",
     origin=r"teacher|stage2|gated",
     seed=MEMBER,
+    split="|".join(EVALUATED),
 
 
 include: "rules/cases.smk"
@@ -44,10 +46,8 @@ include: "rules/pseudo_labels.smk"
 include: "rules/gate.smk"
 include: "rules/fusion.smk"
 include: "rules/student.smk"
-include: "rules/prediction.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
-include: "rules/ablation.smk"
 include: "rules/cleaning.smk"
 
 
@@ -57,6 +57,7 @@ localrules:
     teacher,
     labels,
     ablation,
+    deal_cases,
     free_preprocessed,
 
 
@@ -83,10 +84,10 @@ rule teacher:
 rule labels:
     input:
         [
-            f"{run.folder}/round-1/fusion/{labels}/{shard}.tsv"
+            table
             for number, labels in fused_labels(settings)
-            for shard in run.train_shards
             if number == 1
+            for table in run.each(paths.fusion(labels, 1), run.training, ".tsv")
         ],
 
 
@@ -97,13 +98,17 @@ rule ablation:
 
 
 onsuccess:
-    names = ["logs/free_preprocessed.log", "ablation.md", "summary.txt"]
-    said = [Path(run.folder, name) for name in names]
     said = [
-        path for path in said if path.exists() and path.stat().st_mtime >= started
+        Path(path)
+        for path in (
+            f"{paths.logs}/free_preprocessed.log",
+            f"{paths.ablation}.md",
+            paths.summary,
+        )
+        if Path(path).exists() and Path(path).stat().st_mtime >= started
     ]
     # What the preflight says is of the time before a run: at its end it is stale.
-    preflight = Path(run.folder, "logs/write_preflight.log")
+    preflight = Path(paths.logs, "write_preflight.log")
     if not said and preflight.exists() and preflight.stat().st_mtime >= started:
         said = [preflight]
     for path in said:
@@ -113,7 +118,5 @@ onsuccess:
 onerror:
     # At the very end, below Snakemake's own messages, where a user looks first.
     atexit.register(
-        lambda: print(
-            report_problems(f"{run.folder}/logs", started), file=sys.stderr
-        )
+        lambda: print(report_problems(paths.logs, started), file=sys.stderr)
     )

@@ -1,5 +1,6 @@
 # Reads every volume once and decides which cases are used.
-# Makes the index, the manifest (what is annotated where) and the preflight page.
+# Makes the index, the manifest (what is annotated where), each shard's part of it, and the
+# preflight page. All shards meet in `check_cases`: nothing below runs before it has found nothing.
 
 if settings.phantom:
 
@@ -9,20 +10,17 @@ if settings.phantom:
         output:
             run.phantom_files,
         log:
-            text="<logs>/write_phantom.log",
-            problems="<logs>/write_phantom.problems.tsv",
-        benchmark:
-            "<benchmarks>/write_phantom.tsv"
+            "<logs>/write_phantom.log",
         conda:
             "../envs/panorgan.yaml"
         threads: 2
         resources:
-            gpu=0,
             mem_mb=1000,
             runtime=30,
         params:
             phantom=settings.phantom.model_dump(),
             cases=run.digest(*run.shards),
+            labels=settings.labels,
         script:
             "../scripts/write_phantom.py"
 
@@ -30,94 +28,107 @@ if settings.phantom:
 rule index_cases:
     input:
         cases=ancient(settings.cases),
-        volumes=lambda wildcards: run.volumes(wildcards.shard),
+        volumes=lambda wildcards: run.written(wildcards.shard),
     output:
-        table="<results>/cases/index/{shard}.tsv",
-        problems="<results>/cases/index/{shard}.problems.tsv",
-        folder=directory("<results>/cases/index/{shard}"),
+        table=paths.index() + ".tsv",
+        problems=paths.index() + ".problems.tsv",
+        folder=directory(paths.index()),
     log:
-        text="<logs>/index_cases/{shard}.log",
-        problems="<logs>/index_cases/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/index_cases/{shard}.tsv"
+        "<logs>/index_cases/{shard}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=120,
     params:
         version=VERSIONS["index"],
         cases=lambda wildcards: run.digest(wildcards.shard),
-        sizes=lambda wildcards: run.sizes(wildcards.shard),
-        tables=run.tables_digest(),
+        volumes=lambda wildcards: run.stamps(wildcards.shard),
+        again=lambda wildcards: run.asked(paths.index(wildcards.shard)),
+        shards=dict(settings.shards),
+        labels=settings.labels,
+        classes=run.classes,
         max_repair_mm=settings.manifest.max_repair_mm,
     script:
         "../scripts/index_cases.py"
 
 
-rule write_manifest:
+rule check_cases:
     input:
         cases=ancient(settings.cases),
-        index=expand("<results>/cases/index/{shard}.tsv", shard=run.shards),
-        problems=expand("<results>/cases/index/{shard}.problems.tsv", shard=run.shards),
-        index_folders=ancient(expand("<results>/cases/index/{shard}", shard=run.shards)),
+        index=run.each(paths.index(), run.shards, ".tsv"),
+        problems=run.each(paths.index(), run.shards, ".problems.tsv"),
+        index_folders=ancient(run.each(paths.index(), run.shards)),
     output:
         manifest=report(
-            "<results>/cases/manifest.tsv",
-            caption="captions/manifest.rst",
-            category="Cases",
+            paths.case_list, caption="captions/manifest.rst", category="Cases"
         ),
-        excluded="<results>/cases/excluded.tsv",
-        suspects="<results>/cases/suspects.tsv",
-        corrected="<results>/cases/corrected.tsv",
-        repaired="<results>/cases/repaired.tsv",
+        excluded=paths.excluded,
+        suspects=paths.suspects,
+        corrected=paths.corrected,
+        repaired=paths.repaired,
     log:
-        text="<logs>/write_manifest.log",
-        problems="<logs>/write_manifest.problems.tsv",
-    benchmark:
-        "<benchmarks>/write_manifest.tsv"
+        "<logs>/check_cases.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=2000,
         runtime=30,
     params:
-        cases=lambda wildcards: run.digest(*run.shards),
-        tables=run.tables_digest(),
-        corrections=run.corrections_digest,
+        table=run.digest(*run.shards),
+        shards=dict(settings.shards),
+        parts={shard: paths.manifest(shard) for shard in run.shards},
+        labels=settings.labels,
+        classes=run.classes,
+        sources=settings.sources,
+        rules=run.sources,
+        corrections=settings.corrections or "",
+        corrected=run.corrected_states(*run.shards),
         min_ml=settings.manifest.min_ml,
         speck_ml=settings.manifest.speck_ml,
         excluded_names=settings.selection.exclude,
         bad_cases=settings.bad_cases,
     script:
-        "../scripts/write_manifest.py"
+        "../scripts/check_cases.py"
+
+
+rule deal_cases:
+    input:
+        index=paths.index() + ".tsv",
+        # What another shard's cases changed in it is none of this one's business.
+        manifest=ancient(paths.case_list),
+    output:
+        part=paths.manifest(),
+    log:
+        "<logs>/deal_cases/{shard}.log",
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        labels=settings.labels,
+        classes=run.classes,
+        rules=run.sources,
+        corrected=lambda wildcards: run.corrected_states(wildcards.shard),
+        min_ml=settings.manifest.min_ml,
+        again=lambda wildcards: run.asked(paths.manifest(wildcards.shard)),
+    script:
+        "../scripts/deal_cases.py"
 
 
 rule write_preflight:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        excluded=rules.write_manifest.output.excluded,
-        suspects=rules.write_manifest.output.suspects,
+        manifest=paths.case_list,
+        excluded=paths.excluded,
+        suspects=paths.suspects,
     output:
-        page=report(
-            "<results>/cases/preflight.html",
-            caption="captions/preflight.rst",
-            category="Cases",
-        ),
+        page=report(paths.preflight, caption="captions/preflight.rst", category="Cases"),
     log:
-        text="<logs>/write_preflight.log",
-        problems="<logs>/write_preflight.problems.tsv",
-    benchmark:
-        "<benchmarks>/write_preflight.tsv"
+        "<logs>/write_preflight.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=2000,
         runtime=30,
     params:

@@ -1,50 +1,45 @@
-# Scores of the predictions: a row per case and class, a row per lesion, and means.
+# Scores of the predictions: a row per case and class, a row per lesion, and means; and the ablation,
+# which compares students that differ in the labels that they learnt from.
 
 
 rule score_cases:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        predictions=rules.predict_cases.output.table,
-        prediction_folder=ancient(rules.predict_cases.output.folder),
+        manifest=paths.manifest(),
+        predictions=paths.predictions() + ".tsv",
+        prediction_folder=ancient(paths.predictions()),
     output:
-        table="<results>/round-{round}/scores/{variant}/seed-{seed}/{shard}.tsv",
-        scores="<results>/round-{round}/scores/{variant}/seed-{seed}/{shard}.scores.tsv",
-        lesions="<results>/round-{round}/scores/{variant}/seed-{seed}/{shard}.lesions.tsv",
+        table=paths.scores() + ".tsv",
+        scores=paths.scores() + ".scores.tsv",
+        lesions=paths.scores() + ".lesions.tsv",
     log:
-        text="<logs>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.log",
-        problems="<logs>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.tsv"
+        "<logs>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:
         version=VERSIONS["score"],
+        labels=settings.labels,
         profile=settings.evaluation.profile,
         overlap=settings.evaluation.lesion_overlap,
-        tables=run.tables_digest(),
     script:
         "../scripts/score_cases.py"
 
 
+def of_split(place, end=""):
+    """Input function: a file for each shard of a split."""
+    shards = dict(validation=run.validation, test=run.test)
+    return lambda wildcards: run.each(place, shards[wildcards.split], end)
+
+
 rule summarise_scores:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        scores=expand(
-            "<results>/round-{{round}}/scores/{{variant}}/seed-{{seed}}/{shard}.scores.tsv",
-            shard=run.evaluation_shards,
-        ),
-        lesions=expand(
-            "<results>/round-{{round}}/scores/{{variant}}/seed-{{seed}}/{shard}.lesions.tsv",
-            shard=run.evaluation_shards,
-        ),
+        scores=of_split(paths.scores(), ".scores.tsv"),
+        lesions=of_split(paths.scores(), ".lesions.tsv"),
     output:
         cases=report(
-            "<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/cases.csv",
+            paths.results("cases.csv"),
             caption="captions/cases.rst",
             category="Scores",
             labels={
@@ -54,7 +49,7 @@ rule summarise_scores:
             },
         ),
         lesions=report(
-            "<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/lesions.csv",
+            paths.results("lesions.csv"),
             caption="captions/lesions.rst",
             category="Scores",
             labels={
@@ -63,25 +58,46 @@ rule summarise_scores:
                 "table": "lesions",
             },
         ),
-        summary="<results>/round-{round}/scores/{variant}/seed-{seed}/{split}/summary.json",
+        summary=paths.results("summary.json"),
     log:
-        text="<logs>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.log",
-        problems="<logs>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.problems.tsv",
-    benchmark:
-        "<benchmarks>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.tsv"
-    wildcard_constraints:
-        split="validation|test",
+        "<logs>/summarise_scores/round-{round}/{variant}/seed-{seed}/{split}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=2000,
         runtime=30,
     params:
+        labels=settings.labels,
         profile=settings.evaluation.profile,
         samples=settings.evaluation.samples,
         overlap=settings.evaluation.lesion_overlap,
         sizes_mm=settings.evaluation.lesion_sizes_mm,
     script:
         "../scripts/summarise_scores.py"
+
+
+rule write_ablation:
+    input:
+        **run.ablation,
+    output:
+        table=paths.ablation + ".tsv",
+        page=report(
+            paths.ablation + ".md",
+            caption="captions/ablation.rst",
+            category="Ablation",
+        ),
+        details=paths.ablation + ".json",
+    log:
+        "<logs>/write_ablation.log",
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        arms=settings.ablation.arms,
+        samples=settings.ablation.samples,
+        labels=settings.labels,
+        classes=run.classes,
+    script:
+        "../scripts/write_ablation.py"

@@ -5,7 +5,7 @@
 
 rule measure_components:
     input:
-        manifest=rules.write_manifest.output.manifest,
+        manifest=paths.manifest(),
         # Of this round first, then of up to two before.
         tumours=run.rounds("tumour", ".tsv"),
         tumour_folders=ancient(run.rounds("tumour", "")),
@@ -14,22 +14,18 @@ rule measure_components:
         organ_folders=ancient(run.rounds("organs", "")),
         organ_components=run.pseudo_labels("organs", ".components.tsv"),
     output:
-        table="<results>/round-{round}/gate/{origin}/{shard}.tsv",
-        components="<results>/round-{round}/gate/{origin}/{shard}.components.tsv",
+        table=paths.components() + ".tsv",
+        components=paths.components() + ".components.tsv",
     log:
-        text="<logs>/measure_components/round-{round}/{origin}/{shard}.log",
-        problems="<logs>/measure_components/round-{round}/{origin}/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/measure_components/round-{round}/{origin}/{shard}.tsv"
+        "<logs>/measure_components/round-{round}/{origin}/{shard}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=4000,
         runtime=120,
     params:
         version=VERSIONS["components"],
+        labels=settings.labels,
         tumour_values=run.tumour_values,
         known=False,
     script:
@@ -38,63 +34,43 @@ rule measure_components:
 
 use rule measure_components as measure_known_components with:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        tumours=["<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.tsv"],
-        tumour_folders=ancient(
-            ["<results>/round-{round}/pseudo_labels/known/{origin}/{shard}"]
-        ),
-        tumour_components="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.components.tsv",
+        manifest=paths.manifest(),
+        tumours=[paths.known_tumours() + ".tsv"],
+        tumour_folders=ancient([paths.known_tumours()]),
+        tumour_components=[paths.known_tumours() + ".components.tsv"],
     output:
-        table="<results>/round-{round}/gate/{origin}/known/{shard}.tsv",
-        components="<results>/round-{round}/gate/{origin}/known/{shard}.components.tsv",
+        table=paths.known_components() + ".tsv",
+        components=paths.known_components() + ".components.tsv",
     log:
-        text="<logs>/measure_known_components/round-{round}/{origin}/{shard}.log",
-        problems="<logs>/measure_known_components/round-{round}/{origin}/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/measure_known_components/round-{round}/{origin}/{shard}.tsv"
+        "<logs>/measure_known_components/round-{round}/{origin}/{shard}.log",
     params:
         version=VERSIONS["components"],
+        labels=settings.labels,
         tumour_values=lambda wildcards: [run.tumour_value(wildcards)],
         known=True,
 
 
-rule gate:
+rule judge_components:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        cases=expand(
-            "<results>/round-{{round}}/gate/{{origin}}/{shard}.tsv",
-            shard=run.train_shards,
-        ),
-        components=expand(
-            "<results>/round-{{round}}/gate/{{origin}}/{shard}.components.tsv",
-            shard=run.train_shards,
-        ),
-        known_cases=expand(
-            "<results>/round-{{round}}/gate/{{origin}}/known/{shard}.tsv",
-            shard=run.train_shards,
-        ),
-        known=expand(
-            "<results>/round-{{round}}/gate/{{origin}}/known/{shard}.components.tsv",
-            shard=run.train_shards,
-        ),
+        manifests=run.each(paths.manifest(), run.training),
+        cases=run.each(paths.components(), run.training, ".tsv"),
+        components=run.each(paths.components(), run.training, ".components.tsv"),
+        known_cases=run.each(paths.known_components(), run.training, ".tsv"),
+        known=run.each(paths.known_components(), run.training, ".components.tsv"),
     output:
-        decisions="<results>/round-{round}/gate/{origin}/decisions.tsv",
-        cases="<results>/round-{round}/gate/{origin}/cases.tsv",
-        summary="<results>/round-{round}/gate/{origin}/summary.json",
+        decisions=paths.gate("decisions.tsv"),
+        cases=paths.gate("cases.tsv"),
+        summary=paths.gate("summary.json"),
     log:
-        text="<logs>/gate/round-{round}/{origin}.log",
-        problems="<logs>/gate/round-{round}/{origin}.problems.tsv",
-    benchmark:
-        "<benchmarks>/gate/round-{round}/{origin}.tsv"
+        "<logs>/judge_components/round-{round}/{origin}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=4000,
         runtime=30,
     params:
+        labels=settings.labels,
         gate=settings.gate.model_dump(),
         negatives=settings.selection.negatives,
     script:
-        "../scripts/gate.py"
+        "../scripts/judge_components.py"

@@ -1,25 +1,25 @@
-# Pseudo-labels: labels that nobody drew.
+# Predictions, and pseudo-labels: labels that nobody drew.
 # In the first round the teacher's tumours, for the training cases in which tumours are unknown, and
 # organs, where they don't come with the cases: by a student that has learnt from the partial labels,
 # or by a model that was given. In later rounds all classes by the students of the round before.
-# Each table of labels has one beside it of their components: volume, probability, HU, place.
+# Each table of pseudo-labels has one beside it of their components: volume, probability, HU, place.
+# And, on exactly their images' grids, the students' predictions of validation and test cases.
+
+
 rule predict_tumours:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        model_tables=[f"<results>/teacher/seed-{settings.teacher.seed}/model.tsv"],
-        models=ancient([f"<results>/teacher/seed-{settings.teacher.seed}/model"]),
+        manifest=paths.manifest(),
+        model_tables=[paths.teacher_model(settings.teacher.seed) + ".tsv"],
+        models=ancient([paths.teacher_model(settings.teacher.seed)]),
         # Only the order matters: what the teacher is worth is known before it is used.
-        scores=rules.score_teacher.output.summary,
+        scores=ancient(paths.teacher_scores(settings.teacher.seed, "summary.json")),
     output:
-        table="<results>/round-1/pseudo_labels/tumour/{shard}.tsv",
-        components="<results>/round-1/pseudo_labels/tumour/{shard}.components.tsv",
-        efficiency="<results>/round-1/pseudo_labels/tumour/{shard}.efficiency.tsv",
-        folder=directory("<results>/round-1/pseudo_labels/tumour/{shard}"),
+        table=paths.pseudo_labels("tumour", 1) + ".tsv",
+        components=paths.pseudo_labels("tumour", 1) + ".components.tsv",
+        efficiency=paths.pseudo_labels("tumour", 1) + ".efficiency.tsv",
+        folder=directory(paths.pseudo_labels("tumour", 1)),
     log:
-        text="<logs>/predict_tumours/{shard}.log",
-        problems="<logs>/predict_tumours/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/predict_tumours/{shard}.tsv"
+        "<logs>/predict_tumours/{shard}.log",
     conda:
         "../envs/panorgan.yaml"
     threads: settings.prediction.threads
@@ -29,6 +29,7 @@ rule predict_tumours:
         runtime=480,
     params:
         version=VERSIONS["predict"],
+        labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="unknown tumours",
         members=[str(settings.teacher.seed)],
@@ -38,49 +39,40 @@ rule predict_tumours:
 
 use rule predict_tumours as predict_validation_tumours with:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        model_tables=["<results>/teacher/seed-{seed}/model.tsv"],
-        models=ancient(["<results>/teacher/seed-{seed}/model"]),
+        manifest=paths.manifest(),
+        model_tables=[paths.teacher_model() + ".tsv"],
+        models=ancient([paths.teacher_model()]),
     output:
-        table="<results>/teacher/seed-{seed}/predictions/{shard}.tsv",
-        efficiency="<results>/teacher/seed-{seed}/predictions/{shard}.efficiency.tsv",
-        folder=directory("<results>/teacher/seed-{seed}/predictions/{shard}"),
+        table=paths.teacher_predictions() + ".tsv",
+        efficiency=paths.teacher_predictions() + ".efficiency.tsv",
+        folder=directory(paths.teacher_predictions()),
     log:
-        text="<logs>/predict_validation_tumours/seed-{seed}/{shard}.log",
-        problems="<logs>/predict_validation_tumours/seed-{seed}/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/predict_validation_tumours/seed-{seed}/{shard}.tsv"
+        "<logs>/predict_validation_tumours/seed-{seed}/{shard}.log",
     params:
         version=VERSIONS["predict"],
+        labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="known tumours",
         members=lambda wildcards: [wildcards.seed],
 
 
 if settings.pseudo_labels.organs == MARGINAL:
-    organ_model = (
-        f"<results>/round-1/student/{MARGINAL}/seed-{settings.student.seeds[0]}/model"
-    )
+    organ_model = paths.student_model(MARGINAL, settings.student.seeds[0], 1)
 else:
-    organ_model = "<results>/round-1/pseudo_labels/organ_model"
+    organ_model = paths.organ_model
 
 
 rule import_organ_model:
     input:
         model=settings.pseudo_labels.organs,
     output:
-        table="<results>/round-1/pseudo_labels/organ_model.tsv",
-        model=directory("<results>/round-1/pseudo_labels/organ_model"),
+        table=paths.organ_model + ".tsv",
+        model=directory(paths.organ_model),
     log:
-        text="<logs>/import_organ_model.log",
-        problems="<logs>/import_organ_model.problems.tsv",
-    benchmark:
-        "<benchmarks>/import_organ_model.tsv"
+        "<logs>/import_organ_model.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=8000,
         runtime=30,
     params:
@@ -91,21 +83,19 @@ rule import_organ_model:
 
 use rule predict_tumours as predict_organs with:
     input:
-        manifest=rules.write_manifest.output.manifest,
+        manifest=paths.manifest(),
         model_tables=[f"{organ_model}.tsv"],
         models=ancient([organ_model]),
     output:
-        table="<results>/round-1/pseudo_labels/organs/{shard}.tsv",
-        components="<results>/round-1/pseudo_labels/organs/{shard}.components.tsv",
-        efficiency="<results>/round-1/pseudo_labels/organs/{shard}.efficiency.tsv",
-        folder=directory("<results>/round-1/pseudo_labels/organs/{shard}"),
+        table=paths.pseudo_labels("organs", 1) + ".tsv",
+        components=paths.pseudo_labels("organs", 1) + ".components.tsv",
+        efficiency=paths.pseudo_labels("organs", 1) + ".efficiency.tsv",
+        folder=directory(paths.pseudo_labels("organs", 1)),
     log:
-        text="<logs>/predict_organs/{shard}.log",
-        problems="<logs>/predict_organs/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/predict_organs/{shard}.tsv"
+        "<logs>/predict_organs/{shard}.log",
     params:
         version=VERSIONS["predict"],
+        labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="unknown organs",
         members=[str(settings.student.seeds[0])],
@@ -116,22 +106,20 @@ use rule predict_tumours as predict_organs with:
 # what its tumours are worth.
 use rule predict_tumours as predict_known_tumours with:
     input:
-        manifest=rules.write_manifest.output.manifest,
+        manifest=paths.manifest(),
         taught=run.taught,
         model_tables=run.models("judges", ".tsv"),
         models=ancient(run.models("judges", "")),
     output:
-        table="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.tsv",
-        components="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.components.tsv",
-        efficiency="<results>/round-{round}/pseudo_labels/known/{origin}/{shard}.efficiency.tsv",
-        folder=directory("<results>/round-{round}/pseudo_labels/known/{origin}/{shard}"),
+        table=paths.known_tumours() + ".tsv",
+        components=paths.known_tumours() + ".components.tsv",
+        efficiency=paths.known_tumours() + ".efficiency.tsv",
+        folder=directory(paths.known_tumours()),
     log:
-        text="<logs>/predict_known_tumours/round-{round}/{origin}/{shard}.log",
-        problems="<logs>/predict_known_tumours/round-{round}/{origin}/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/predict_known_tumours/round-{round}/{origin}/{shard}.tsv"
+        "<logs>/predict_known_tumours/round-{round}/{origin}/{shard}.log",
     params:
         version=VERSIONS["predict"],
+        labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="known tumours in training",
         members=lambda wildcards: [str(member) for member in run.judges(wildcards)],
@@ -139,21 +127,38 @@ use rule predict_tumours as predict_known_tumours with:
 
 use rule predict_tumours as relabel_cases with:
     input:
-        manifest=rules.write_manifest.output.manifest,
+        manifest=paths.manifest(),
         model_tables=run.models("makers", ".tsv"),
         models=ancient(run.models("makers", "")),
     output:
-        table="<results>/round-{round}/pseudo_labels/{origin}/{shard}.tsv",
-        components="<results>/round-{round}/pseudo_labels/{origin}/{shard}.components.tsv",
-        efficiency="<results>/round-{round}/pseudo_labels/{origin}/{shard}.efficiency.tsv",
-        folder=directory("<results>/round-{round}/pseudo_labels/{origin}/{shard}"),
+        table=paths.pseudo_labels() + ".tsv",
+        components=paths.pseudo_labels() + ".components.tsv",
+        efficiency=paths.pseudo_labels() + ".efficiency.tsv",
+        folder=directory(paths.pseudo_labels()),
     log:
-        text="<logs>/relabel_cases/round-{round}/{origin}/{shard}.log",
-        problems="<logs>/relabel_cases/round-{round}/{origin}/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/relabel_cases/round-{round}/{origin}/{shard}.tsv"
+        "<logs>/relabel_cases/round-{round}/{origin}/{shard}.log",
     params:
         version=VERSIONS["predict"],
+        labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="unknown classes",
         members=lambda wildcards: [str(member) for member in run.makers(wildcards)],
+
+
+use rule predict_tumours as predict_cases with:
+    input:
+        manifest=paths.manifest(),
+        model_tables=[paths.student_model() + ".tsv"],
+        models=ancient([paths.student_model()]),
+    output:
+        table=paths.predictions() + ".tsv",
+        efficiency=paths.predictions() + ".efficiency.tsv",
+        folder=directory(paths.predictions()),
+    log:
+        "<logs>/predict_cases/round-{round}/{variant}/seed-{seed}/{shard}.log",
+    params:
+        version=VERSIONS["predict"],
+        labels=settings.labels,
+        prediction=settings.prediction.model_dump(),
+        wanted="all",
+        members=lambda wildcards: [wildcards.seed],

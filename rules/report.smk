@@ -2,60 +2,71 @@
 # a methods text.
 
 
+def of_students(place, end="", each=("",)):
+    """A file of each student that is a result, and of each shard or split."""
+    return [
+        place(*arm.place, *filter(None, [one])) + end
+        for arm in run.students
+        for one in each
+    ]
+
+
+def of_training(places, end=""):
+    """A file of each training shard in some places."""
+    return [path for place in places for path in run.each(place, run.training, end)]
+
+
+fused = [paths.fusion(labels, number) for number, labels in fused_labels(settings)]
+first_fused = [paths.fusion(labels, number) for labels, number in run.first_stages]
+judged = [paths.pseudo_labels(kind, number) for kind, number in run.judged]
+evaluated = [*run.validation, *run.test]
+teacher_model = paths.teacher_model(settings.teacher.seed)
+
+
 rule write_report:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        excluded=rules.write_manifest.output.excluded,
-        suspects=rules.write_manifest.output.suspects,
-        corrected=rules.write_manifest.output.corrected,
-        repaired=rules.write_manifest.output.repaired,
-        selection=expand("<results>/teacher/labels/{shard}.tsv", shard=run.train_shards),
-        teacher_scores=rules.score_teacher.output.cases,
-        teacher_summary=rules.score_teacher.output.summary,
-        teacher=ancient(f"<results>/teacher/seed-{settings.teacher.seed}/model"),
-        teacher_table=f"<results>/teacher/seed-{settings.teacher.seed}/model.tsv",
-        decisions=run.of_origins("decisions.tsv"),
-        gate_cases=run.of_origins("cases.tsv"),
-        gate_summaries=run.of_origins("summary.json"),
-        pseudo_labels=run.of_pseudo_labels(".tsv"),
-        pseudo_label_folders=ancient(run.of_pseudo_labels("")),
-        composition=run.of_fused("{shard}.composition.tsv"),
-        conflicts=run.of_fused("{shard}.conflicts.tsv"),
-        specks=run.of_fused("{shard}.specks.tsv", but="stage2"),
-        fused=run.of_fused("{shard}.tsv"),
-        fused_folders=ancient(run.of_fused("{shard}")),
-        students=ancient(run.of_arms("student", "model")),
-        student_tables=run.of_arms("student", "model.tsv"),
-        scores=run.of_arms("scores", "{split}/cases.csv"),
-        lesions=run.of_arms("scores", "{split}/lesions.csv"),
-        summaries=run.of_arms("scores", "{split}/summary.json"),
-        predictions=run.of_arms("predictions", "{shard}.tsv"),
-        prediction_folders=ancient(run.of_arms("predictions", "{shard}")),
-        efficiency=run.of_arms("predictions", "{shard}.efficiency.tsv"),
+        manifest=paths.case_list,
+        excluded=paths.excluded,
+        suspects=paths.suspects,
+        corrected=paths.corrected,
+        repaired=paths.repaired,
+        selection=run.each(paths.teacher_labels(), run.training, ".tsv"),
+        teacher_scores=paths.teacher_scores(settings.teacher.seed, "cases.csv"),
+        teacher_summary=paths.teacher_scores(settings.teacher.seed, "summary.json"),
+        teacher=ancient(teacher_model),
+        teacher_table=teacher_model + ".tsv",
+        decisions=[paths.gate("decisions.tsv", *origin) for origin in run.origins],
+        gate_cases=[paths.gate("cases.tsv", *origin) for origin in run.origins],
+        gate_summaries=[paths.gate("summary.json", *origin) for origin in run.origins],
+        pseudo_labels=of_training(judged, ".tsv"),
+        pseudo_label_folders=ancient(of_training(judged)),
+        composition=of_training(fused, ".composition.tsv"),
+        conflicts=of_training(fused, ".conflicts.tsv"),
+        specks=of_training(first_fused, ".specks.tsv"),
+        fused=of_training(fused, ".tsv"),
+        fused_folders=ancient(of_training(fused)),
+        students=ancient(of_students(paths.student_model)),
+        student_tables=of_students(paths.student_model, ".tsv"),
+        scores=of_students(partial(paths.results, "cases.csv"), each=EVALUATED),
+        lesions=of_students(partial(paths.results, "lesions.csv"), each=EVALUATED),
+        summaries=of_students(partial(paths.results, "summary.json"), each=EVALUATED),
+        predictions=of_students(paths.predictions, ".tsv", evaluated),
+        prediction_folders=ancient(of_students(paths.predictions, each=evaluated)),
+        efficiency=of_students(paths.predictions, ".efficiency.tsv", evaluated),
     output:
-        report=report(
-            "<results>/report.html", caption="captions/report.rst", category="Report"
-        ),
-        picture=report(
-            "<results>/overlay.png", caption="captions/overlay.rst", category="Report"
-        ),
-        summary=report(
-            "<results>/summary.txt", caption="captions/summary.rst", category="Report"
-        ),
+        report=report(paths.report, caption="captions/report.rst", category="Report"),
+        picture=report(paths.picture, caption="captions/overlay.rst", category="Report"),
+        summary=report(paths.summary, caption="captions/summary.rst", category="Report"),
     log:
-        text="<logs>/write_report.log",
-        problems="<logs>/write_report.problems.tsv",
-    benchmark:
-        "<benchmarks>/write_report.tsv"
+        "<logs>/write_report.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:
         config=settings.model_dump(),
-        tables=run.tables_digest(),
+        classes=run.classes,
+        rules=run.sources,
     script:
         "../scripts/write_report.py"

@@ -5,138 +5,112 @@
 
 rule measure_student:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        fused="<results>/round-{round}/fusion/{labels}/{shard}.tsv",
-        fused_folder=ancient("<results>/round-{round}/fusion/{labels}/{shard}"),
+        manifest=paths.manifest(),
+        fused=paths.fusion() + ".tsv",
+        fused_folder=ancient(paths.fusion()),
     output:
-        table="<results>/round-{round}/student/{labels}/histograms/{shard}.tsv",
-        folder=directory("<results>/round-{round}/student/{labels}/histograms/{shard}"),
+        table=paths.histograms() + ".tsv",
+        folder=directory(paths.histograms()),
     log:
-        text="<logs>/measure_student/round-{round}/{labels}/{shard}.log",
-        problems="<logs>/measure_student/round-{round}/{labels}/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/measure_student/round-{round}/{labels}/{shard}.tsv"
+        "<logs>/measure_student/round-{round}/{labels}/{shard}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:
         version=VERSIONS["measure"],
+        labels=settings.labels,
     script:
         "../scripts/measure_student.py"
 
 
 rule plan_student:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        histograms=expand(
-            "<results>/round-{{round}}/student/{{labels}}/histograms/{shard}.tsv",
-            shard=run.train_shards,
-        ),
-        histogram_folders=ancient(
-            expand(
-                "<results>/round-{{round}}/student/{{labels}}/histograms/{shard}",
-                shard=run.train_shards,
-            )
-        ),
+        manifests=run.each(paths.manifest(), run.training),
+        histograms=run.each(paths.histograms(), run.training, ".tsv"),
+        histogram_folders=ancient(run.each(paths.histograms(), run.training)),
         frozen=settings.student.plan or [],
     output:
-        plans="<results>/round-{round}/student/{labels}/plans.json",
-        dataset="<results>/round-{round}/student/{labels}/dataset.json",
+        plans=paths.student_plan("plans.json"),
+        dataset=paths.student_plan("dataset.json"),
     log:
-        text="<logs>/plan_student/round-{round}/{labels}.log",
-        problems="<logs>/plan_student/round-{round}/{labels}.problems.tsv",
-    benchmark:
-        "<benchmarks>/plan_student/round-{round}/{labels}.tsv"
+        "<logs>/plan_student/round-{round}/{labels}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=4000,
         runtime=30,
     params:
         recipe=settings.student.model_dump(),
+        data=paths.student_data(shard=""),
+        labels=settings.labels,
     script:
         "../scripts/plan_student.py"
 
 
 rule preprocess_student:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        plans=rules.plan_student.output.plans,
-        # Validation cases keep their own labels: they are never fused.
+        # Validation cases are for the learning curve: new ones wait for the next training. They
+        # keep their own labels, and are never fused.
+        manifest=branch(
+            lambda wildcards: wildcards.shard in run.training,
+            then=paths.manifest(),
+            otherwise=ancient(paths.manifest()),
+        ),
+        plans=paths.student_plan("plans.json"),
         fused=branch(
-            lambda wildcards: wildcards.shard in run.train_shards,
-            then="<results>/round-{round}/fusion/{labels}/{shard}.tsv",
+            lambda wildcards: wildcards.shard in run.training,
+            then=paths.fusion() + ".tsv",
             otherwise=[],
         ),
         fused_folder=branch(
-            lambda wildcards: wildcards.shard in run.train_shards,
-            then=ancient("<results>/round-{round}/fusion/{labels}/{shard}"),
+            lambda wildcards: wildcards.shard in run.training,
+            then=ancient(paths.fusion()),
             otherwise=[],
         ),
     output:
-        table="<results>/round-{round}/student/{labels}/preprocessed/{shard}.tsv",
-        folder=directory(
-            "<results>/round-{round}/student/{labels}/preprocessed/{shard}"
-        ),
+        table=paths.student_data() + ".tsv",
+        folder=directory(paths.student_data()),
     log:
-        text="<logs>/preprocess_student/round-{round}/{labels}/{shard}.log",
-        problems="<logs>/preprocess_student/round-{round}/{labels}/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/preprocess_student/round-{round}/{labels}/{shard}.tsv"
+        "<logs>/preprocess_student/round-{round}/{labels}/{shard}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=240,
     params:
         version=VERSIONS["preprocess"],
+        labels=settings.labels,
     script:
         "../scripts/preprocess_student.py"
 
 
+def learnt(place, end, *shards):
+    """Input function of a training: files of the labels that its variant learns."""
+
+    def files(wildcards):
+        found = place(labels=labels_of(wildcards.variant), round=wildcards.round)
+        return run.each(found, *shards, end) if shards else found
+
+    return files
+
+
 rule train_student:
     input:
-        # Only for the cases that a fold leaves out. By its path: `ancient` of another rule's output
-        # would make it ancient wherever it is named.
-        manifest=ancient("<results>/cases/manifest.tsv"),
-        plans=run.of_labels("<results>/round-{round}/student/{labels}/plans.json"),
-        dataset=run.of_labels("<results>/round-{round}/student/{labels}/dataset.json"),
-        training=run.of_labels(
-            "<results>/round-{round}/student/{labels}/preprocessed/{shard}.tsv",
-            run.train_shards,
-        ),
-        training_folders=ancient(
-            run.of_labels(
-                "<results>/round-{round}/student/{labels}/preprocessed/{shard}",
-                run.train_shards,
-            )
-        ),
-        validation=run.of_labels(
-            "<results>/round-{round}/student/{labels}/preprocessed/{shard}.tsv",
-            run.evaluation_shards,
-        ),
-        validation_folders=ancient(
-            run.of_labels(
-                "<results>/round-{round}/student/{labels}/preprocessed/{shard}",
-                run.evaluation_shards,
-            )
-        ),
+        # Only for the cases that a fold leaves out.
+        manifests=ancient(run.each(paths.manifest(), run.training)),
+        plans=learnt(partial(paths.student_plan, "plans.json"), ""),
+        dataset=learnt(partial(paths.student_plan, "dataset.json"), ""),
+        training=learnt(paths.student_data, ".tsv", run.training),
+        training_folders=ancient(learnt(paths.student_data, "", run.training)),
+        validation=ancient(learnt(paths.student_data, ".tsv", run.validation)),
+        validation_folders=ancient(learnt(paths.student_data, "", run.validation)),
     output:
-        table="<results>/round-{round}/student/{variant}/seed-{seed}/model.tsv",
-        model=directory("<results>/round-{round}/student/{variant}/seed-{seed}/model"),
+        table=paths.student_model() + ".tsv",
+        model=directory(paths.student_model()),
     log:
-        text="<logs>/train_student/round-{round}/{variant}/seed-{seed}.log",
-        problems="<logs>/train_student/round-{round}/{variant}/seed-{seed}.problems.tsv",
-    benchmark:
-        "<benchmarks>/train_student/round-{round}/{variant}/seed-{seed}.tsv"
+        "<logs>/train_student/round-{round}/{variant}/seed-{seed}.log",
     retries: 2
     conda:
         "../envs/panorgan.yaml"
@@ -147,6 +121,8 @@ rule train_student:
         runtime=10080,
     params:
         version=VERSIONS["train"],
+        labels=settings.labels,
+        run=settings.run,
         phantom=settings.phantom is not None,
         marginal=lambda wildcards: wildcards.variant == MARGINAL,
     script:

@@ -4,24 +4,20 @@
 
 rule select_tumour_cases:
     input:
-        manifest=rules.write_manifest.output.manifest,
+        manifest=paths.manifest(),
     output:
-        table="<results>/teacher/labels/{shard}.tsv",
-        folder=directory("<results>/teacher/labels/{shard}"),
+        table=paths.teacher_labels() + ".tsv",
+        folder=directory(paths.teacher_labels()),
     log:
-        text="<logs>/select_tumour_cases/{shard}.log",
-        problems="<logs>/select_tumour_cases/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/select_tumour_cases/{shard}.tsv"
+        "<logs>/select_tumour_cases/{shard}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=2000,
         runtime=60,
     params:
         version=VERSIONS["select"],
+        labels=settings.labels,
         min_tumour_ml=settings.selection.min_tumour_ml,
         exclude=settings.selection.exclude,
         negatives=settings.selection.negatives,
@@ -31,91 +27,76 @@ rule select_tumour_cases:
 
 rule plan_teacher:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        cases=expand("<results>/teacher/labels/{shard}.tsv", shard=run.train_shards),
-        histograms=expand("<results>/cases/index/{shard}.tsv", shard=run.train_shards),
-        histogram_folders=ancient(
-            expand("<results>/cases/index/{shard}", shard=run.train_shards)
-        ),
+        manifests=run.each(paths.manifest(), run.training),
+        cases=run.each(paths.teacher_labels(), run.training, ".tsv"),
+        histograms=run.each(paths.index(), run.training, ".tsv"),
+        histogram_folders=ancient(run.each(paths.index(), run.training)),
         frozen=settings.teacher.plan or [],
     output:
-        plans="<results>/teacher/plans.json",
-        dataset="<results>/teacher/dataset.json",
+        plans=paths.teacher_plan("plans.json"),
+        dataset=paths.teacher_plan("dataset.json"),
     log:
-        text="<logs>/plan_teacher.log",
-        problems="<logs>/plan_teacher.problems.tsv",
-    benchmark:
-        "<benchmarks>/plan_teacher.tsv"
+        "<logs>/plan_teacher.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=4000,
         runtime=30,
     params:
         recipe=settings.teacher.model_dump(),
+        data=paths.teacher_data(shard=""),
+        labels=settings.labels,
     script:
         "../scripts/plan_teacher.py"
 
 
 rule preprocess_teacher:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        plans=rules.plan_teacher.output.plans,
-        truth=rules.select_tumour_cases.output.table,
-        truth_folder=ancient(rules.select_tumour_cases.output.folder),
+        # Validation cases are for the learning curve: new ones wait for the next training.
+        manifest=branch(
+            lambda wildcards: wildcards.shard in run.training,
+            then=paths.manifest(),
+            otherwise=ancient(paths.manifest()),
+        ),
+        plans=paths.teacher_plan("plans.json"),
+        truth=branch(
+            lambda wildcards: wildcards.shard in run.training,
+            then=paths.teacher_labels() + ".tsv",
+            otherwise=ancient(paths.teacher_labels() + ".tsv"),
+        ),
+        truth_folder=ancient(paths.teacher_labels()),
     output:
-        table="<results>/teacher/preprocessed/{shard}.tsv",
-        folder=directory("<results>/teacher/preprocessed/{shard}"),
+        table=paths.teacher_data() + ".tsv",
+        folder=directory(paths.teacher_data()),
     log:
-        text="<logs>/preprocess_teacher/{shard}.log",
-        problems="<logs>/preprocess_teacher/{shard}.problems.tsv",
-    benchmark:
-        "<benchmarks>/preprocess_teacher/{shard}.tsv"
+        "<logs>/preprocess_teacher/{shard}.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=240,
     params:
         version=VERSIONS["preprocess"],
+        labels=settings.labels,
     script:
         "../scripts/preprocess_teacher.py"
 
 
 rule train_teacher:
     input:
-        # Only for the cases that a fold leaves out. By its path: `ancient` of another rule's output
-        # would make it ancient wherever it is named.
-        manifest=ancient("<results>/cases/manifest.tsv"),
-        plans=rules.plan_teacher.output.plans,
-        dataset=rules.plan_teacher.output.dataset,
-        training=expand(
-            "<results>/teacher/preprocessed/{shard}.tsv", shard=run.train_shards
-        ),
-        training_folders=ancient(
-            expand("<results>/teacher/preprocessed/{shard}", shard=run.train_shards)
-        ),
-        validation=expand(
-            "<results>/teacher/preprocessed/{shard}.tsv",
-            shard=run.evaluation_shards,
-        ),
-        validation_folders=ancient(
-            expand(
-                "<results>/teacher/preprocessed/{shard}", shard=run.evaluation_shards
-            )
-        ),
+        # Only for the cases that a fold leaves out.
+        manifests=ancient(run.each(paths.manifest(), run.training)),
+        plans=paths.teacher_plan("plans.json"),
+        dataset=paths.teacher_plan("dataset.json"),
+        training=run.each(paths.teacher_data(), run.training, ".tsv"),
+        training_folders=ancient(run.each(paths.teacher_data(), run.training)),
+        validation=ancient(run.each(paths.teacher_data(), run.validation, ".tsv")),
+        validation_folders=ancient(run.each(paths.teacher_data(), run.validation)),
     output:
-        table="<results>/teacher/seed-{seed}/model.tsv",
-        model=directory("<results>/teacher/seed-{seed}/model"),
+        table=paths.teacher_model() + ".tsv",
+        model=directory(paths.teacher_model()),
     log:
-        text="<logs>/train_teacher/seed-{seed}.log",
-        problems="<logs>/train_teacher/seed-{seed}.problems.tsv",
-    benchmark:
-        "<benchmarks>/train_teacher/seed-{seed}.tsv"
+        "<logs>/train_teacher/seed-{seed}.log",
     retries: 2
     conda:
         "../envs/panorgan.yaml"
@@ -126,6 +107,8 @@ rule train_teacher:
         runtime=10080,
     params:
         version=VERSIONS["train"],
+        labels=settings.labels,
+        run=settings.run,
         phantom=settings.phantom is not None,
         marginal=False,
     script:
@@ -134,43 +117,29 @@ rule train_teacher:
 
 rule score_teacher:
     input:
-        manifest=rules.write_manifest.output.manifest,
-        truth=expand(
-            "<results>/teacher/labels/{shard}.tsv", shard=run.evaluation_shards
-        ),
-        truth_folders=ancient(
-            expand("<results>/teacher/labels/{shard}", shard=run.evaluation_shards)
-        ),
-        predictions=expand(
-            "<results>/teacher/seed-{seed}/predictions/{shard}.tsv",
-            seed=settings.teacher.seed,
-            shard=run.evaluation_shards,
+        manifests=run.each(paths.manifest(), run.validation),
+        truth=run.each(paths.teacher_labels(), run.validation, ".tsv"),
+        truth_folders=ancient(run.each(paths.teacher_labels(), run.validation)),
+        predictions=run.each(
+            paths.teacher_predictions(settings.teacher.seed), run.validation, ".tsv"
         ),
         prediction_folders=ancient(
-            expand(
-                "<results>/teacher/seed-{seed}/predictions/{shard}",
-                seed=settings.teacher.seed,
-                shard=run.evaluation_shards,
-            )
+            run.each(paths.teacher_predictions(settings.teacher.seed), run.validation)
         ),
     output:
-        cases=f"<results>/teacher/seed-{settings.teacher.seed}/scores/cases.csv",
-        lesions=f"<results>/teacher/seed-{settings.teacher.seed}/scores/lesions.csv",
-        summary=f"<results>/teacher/seed-{settings.teacher.seed}/scores/summary.json",
+        cases=paths.teacher_scores(settings.teacher.seed, "cases.csv"),
+        lesions=paths.teacher_scores(settings.teacher.seed, "lesions.csv"),
+        summary=paths.teacher_scores(settings.teacher.seed, "summary.json"),
     log:
-        text="<logs>/score_teacher.log",
-        problems="<logs>/score_teacher.problems.tsv",
-    benchmark:
-        "<benchmarks>/score_teacher.tsv"
+        "<logs>/score_teacher.log",
     conda:
         "../envs/panorgan.yaml"
-    threads: 1
     resources:
-        gpu=0,
         mem_mb=4000,
         runtime=60,
     params:
         version=VERSIONS["score"],
+        labels=settings.labels,
         profile=settings.evaluation.profile,
         samples=settings.evaluation.samples,
         overlap=settings.evaluation.lesion_overlap,

@@ -4,4 +4,4 @@ from panorgan.job import job
 from panorgan.stages.cleaning import free_preprocessed
 
 with job(snakemake):
-    free_preprocessed(snakemake.params.data, snakemake.config["run"])
+    free_preprocessed(snakemake.params.data)

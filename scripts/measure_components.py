@@ -5,9 +5,9 @@ from itertools import zip_longest
 from panorgan.job import job, shard_output
 from panorgan.stages.gate import Round, measure_components
 
-with job(snakemake):
+with job(snakemake) as this:
     files, settings = snakemake.input, snakemake.params
-    this, *earlier = [
+    judged, *earlier = [
         Round.of_shard(*places)
         for places in zip_longest(
             files.tumours,
@@ -17,14 +17,13 @@ with job(snakemake):
             settings.tumour_values,
         )
     ]
-    measure_components(
+    this.computed = measure_components(
         files.manifest,
-        snakemake.wildcards.shard,
-        this,
+        judged,
         earlier[::-1],
         shard_output(snakemake),
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
         known=settings.known,
-        tumour_rows=[files.tumour_components],
-        organ_rows=[found] if (found := files.get("organ_components")) else [],
+        tumour_rows=files.tumour_components,
+        organ_rows=files.get("organ_components", []),
     )

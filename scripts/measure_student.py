@@ -4,11 +4,10 @@ from panorgan.job import job, shard_output
 from panorgan.stages.training import measure_intensities
 from panorgan.store import ShardReader
 
-with job(snakemake):
-    measure_intensities(
+with job(snakemake) as this:
+    this.computed = measure_intensities(
         snakemake.input.manifest,
-        snakemake.wildcards.shard,
         ShardReader([snakemake.input.fused], [snakemake.input.fused_folder]),
         shard_output(snakemake),
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
     )

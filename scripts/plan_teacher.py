@@ -1,25 +1,23 @@
 """Plan the teacher: its foreground is tumour."""
 
-from pathlib import Path
-
-from panorgan.job import job, store_of
+from panorgan.job import job
 from panorgan.labels import load_labels
+from panorgan.layout import beside
 from panorgan.stages.teacher import selected_cases
 from panorgan.stages.training import plan_network
 from panorgan.store import ShardReader
 
 with job(snakemake):
-    files = snakemake.input
-    config = snakemake.config
+    files, labels = snakemake.input, snakemake.params.labels
     plan_network(
-        files.manifest,
+        files.manifests,
         selected_cases(files.cases),
         ShardReader(files.histograms, files.histogram_folders),
         snakemake.params.recipe,
-        labels_file=config["labels"],
-        classes=[load_labels(config["labels"]).tumour.value],
+        labels_file=labels,
+        classes=[load_labels(labels).tumour.value],
         frozen=str(files.get("frozen", "")),
-        store=store_of(Path(snakemake.output.plans).with_name("preprocessed"), config["run"]),
+        store=beside(snakemake.params.data, ".store"),
         plans=snakemake.output.plans,
         dataset=snakemake.output.dataset,
     )

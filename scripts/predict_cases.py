@@ -5,12 +5,11 @@ from panorgan.job import job, shard_output
 from panorgan.stages.prediction import WANTED, predict_cases
 from panorgan.tables import read_table
 
-with job(snakemake):
+with job(snakemake) as this:
     files, settings = snakemake.input, snakemake.params
     taught = files.get("taught")
-    predict_cases(
+    this.computed = predict_cases(
         files.manifest,
-        snakemake.wildcards.shard,
         WANTED[settings.wanted],
         [
             (Member.parse(name), model, table)
@@ -19,7 +18,7 @@ with job(snakemake):
             )
         ],
         shard_output(snakemake),
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
         translate=settings.get("translate", False),
         components=bool(snakemake.output.get("components")),
         seen=[row["case"] for row in read_table(taught) if row["status"] == "ok"] if taught else [],

@@ -4,13 +4,12 @@ from panorgan.job import job, shard_output
 from panorgan.stages.training import preprocess_cases
 from panorgan.store import ShardReader
 
-with job(snakemake):
+with job(snakemake) as this:
     fused = snakemake.input.get("fused")
-    preprocess_cases(
+    this.computed = preprocess_cases(
         snakemake.input.manifest,
-        snakemake.wildcards.shard,
         ShardReader([fused], [snakemake.input.fused_folder]) if fused else None,
         snakemake.input.plans,
         shard_output(snakemake),
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
     )

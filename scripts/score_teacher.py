@@ -9,10 +9,10 @@ from panorgan.store import ShardReader
 with job(snakemake):
     files = snakemake.input
     score_teacher(
-        files.manifest,
+        files.manifests,
         ShardReader(files.truth, files.truth_folders),
         ShardReader(files.predictions, files.prediction_folders),
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
         profile=snakemake.params.profile,
         samples=snakemake.params.samples,
         overlap=snakemake.params.overlap,

@@ -3,12 +3,11 @@
 from panorgan.job import job, shard_output
 from panorgan.stages.teacher import select_tumour_cases
 
-with job(snakemake):
-    select_tumour_cases(
+with job(snakemake) as this:
+    this.computed = select_tumour_cases(
         snakemake.input.manifest,
-        snakemake.wildcards.shard,
         shard_output(snakemake),
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
         min_tumour_ml=snakemake.params.min_tumour_ml,
         exclude=snakemake.params.exclude,
         negatives=snakemake.params.negatives,

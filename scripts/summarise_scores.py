@@ -7,11 +7,9 @@ from panorgan.stages.prediction import summarise_scores
 
 with job(snakemake):
     summarise_scores(
-        snakemake.input.manifest,
         snakemake.input.scores,
         snakemake.input.lesions,
-        snakemake.wildcards.split,
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
         profile=snakemake.params.profile,
         samples=snakemake.params.samples,
         overlap=snakemake.params.overlap,

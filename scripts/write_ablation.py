@@ -5,9 +5,9 @@ from panorgan.stages.ablation import write_ablation
 
 with job(snakemake):
     write_ablation(
-        {arm: list(snakemake.input[arm]) for arm in snakemake.config["ablation"]["arms"]},
+        {arm: list(snakemake.input[arm]) for arm in snakemake.params.arms},
         split="validation",
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
         samples=snakemake.params.samples,
         seed=0,
         table=snakemake.output.table,

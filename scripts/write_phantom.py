@@ -9,6 +9,6 @@ from panorgan.labels import load_labels
 from panorgan.phantom import write_case
 
 with job(snakemake):
-    cases = read_cases(snakemake.config["cases"], load_labels(snakemake.config["labels"]))
+    cases = read_cases(snakemake.input.cases, load_labels(snakemake.params.labels))
     with ProcessPoolExecutor(snakemake.threads) as pool:
         list(pool.map(partial(write_case, **snakemake.params.phantom), cases))

@@ -33,7 +33,7 @@ TINY = {
     "run": "tiny",
     "cases": "config/tiny_cases.tsv",
     "phantom": {"seed": 1, "shape": [20, 32, 44], "spacing_mm": [9.0, 7.0, 7.0]},
-    "shards": {"train": 2, "evaluation": 1},
+    "shards": {"train": 2, "validation": 1, "test": 1},
     "teacher": {
         "spacing_mm": [7.0, 7.0],
         "patch_size": [32, 32],
@@ -141,7 +141,8 @@ class Project:
 
     def forget_logs(self) -> None:
         """Remove the logs, so that `computed` counts from here on."""
-        shutil.rmtree(self.results / "logs", ignore_errors=True)
+        for place in ("logs", ".store/logs"):
+            shutil.rmtree(self.results / place, ignore_errors=True)
 
     def computed(self) -> dict[str, list[str]]:
         """Cases (or epochs) that were computed since the logs were removed, by rule."""

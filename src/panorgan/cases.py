@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -163,16 +163,18 @@ def write_cases(table: str | Path, cases: Iterable[Case]) -> None:
     write_table(table, columns, map(row, cases))
 
 
-def shard_names(kind: str, count: int) -> list[str]:
-    """Names of the shards of a kind, e.g. ``train-00`` … ``train-63``."""
-    return [f"{kind}-{index:02d}" for index in range(count)]
+def shard_names(split: str, count: int) -> list[str]:
+    """Names of the shards of a split, e.g. ``train-00`` … ``train-63``."""
+    return [f"{split}-{index:02d}" for index in range(count)]
 
 
-def shard_of(case: str, split: str, *, train: int, evaluation: int) -> str:
-    """The shard of a case: a stable hash of its name, so that a new case moves no other."""
-    kind, count = ("train", train) if split == "train" else ("evaluation", evaluation)
+def shard_of(case: str, split: str, counts: Mapping[str, int]) -> str:
+    """The shard of a case: a stable hash of its name, so that a new case moves no other.
+
+    `counts` has the number of shards of each split.
+    """
     number = int.from_bytes(blake2b(case.encode(), digest_size=8).digest(), "big")
-    return f"{kind}-{number % count:02d}"
+    return f"{split}-{number % counts[split]:02d}"
 
 
 def fold_of(group: str, folds: int) -> int:

@@ -46,7 +46,8 @@ class Shards(Section):
     """Into how many jobs the cases of each per-case stage are divided."""
 
     train: Positive = Field(64, description="training cases, labelled or not")
-    evaluation: Positive = Field(8, description="validation and test cases")
+    validation: Positive = Field(4, description="validation cases")
+    test: Positive = Field(4, description="test cases")
 
 
 class Manifest(Section):
@@ -450,8 +451,10 @@ class Config(Section):
 
 MARGINAL = "marginal"
 """Variant of a student, and the value of `pseudo_labels.organs` that makes it label organs."""
-GATED, NOISE = "gated", "noise"
+PARTIAL, STAGE1, GATED, NOISE = "partial", "stage1", "gated", "noise"
 """Variants of a student."""
+FIRST_STAGE = "-stage1"
+"""What follows the name of labels in that of the stage 1 that they alone are made from."""
 ITERATED = ("stage2", GATED)
 """Variants that go on in later rounds."""
 ROUNDS = "rounds"
@@ -499,9 +502,9 @@ class Arm:
     seed: str
 
     @property
-    def place(self) -> str:
-        """Its part of paths: ``round-1/KIND/stage2/seed-0`` for a kind such as ``student``."""
-        return f"round-{self.round}/{{}}/{self.variant}/seed-{self.seed}"
+    def place(self) -> tuple[str, str, int]:
+        """Variant, seed and round, as the methods of a `Layout` take them."""
+        return self.variant, self.seed, self.round
 
     @property
     def labels(self) -> str:
@@ -561,10 +564,20 @@ def teachers(config: Config) -> list[Member]:
 
 
 def fused_labels(config: Config) -> list[tuple[int, str]]:
-    """Round and name of all labels that are fused in a run: students learn them, or stage 2 is
-    made from them."""
+    """Round and name of all labels that students learn, and of the stage 1 of the first round's
+    stage 2."""
     found = {(arm.round, arm.labels) for arm in trained_students(config)}
-    return sorted(found | {(1, "stage1") for one in found if one == (1, "stage2")})
+    return sorted(found | {(1, STAGE1) for one in found if one == (1, "stage2")})
+
+
+def first_stage(labels: str, round: int) -> str:
+    """Name of the stage 1 that labels are made from, which of some are the labels themselves.
+
+    In the first round the teacher's tumours are the same for all labels that trust them.
+    """
+    if labels in (PARTIAL, STAGE1):
+        return labels
+    return STAGE1 if round == 1 and labels != GATED else labels + FIRST_STAGE
 
 
 def ablation_arms(config: Config) -> dict[str, list[Arm]]:
@@ -581,7 +594,7 @@ def ablation_arms(config: Config) -> dict[str, list[Arm]]:
 
 def labels_of(variant: str) -> str:
     """Which fused labels a variant of the student learns from."""
-    return "partial" if variant == MARGINAL else variant
+    return PARTIAL if variant == MARGINAL else variant
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -13,39 +13,61 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from panorgan.layout import benchmark_of, beside
 from panorgan.problems import Problem, Problems
 from panorgan.store import ShardOutput
-from panorgan.tables import read_table, write_table
+from panorgan.tables import read_table, write_table, write_text
 
+PROBLEMS = ".problems.tsv"
+"""What a job's problems have instead of its log's ending; there is no such file without any."""
 PROBLEM_COLUMNS = ("case", "file", "cause", "cure")
 SCHEDULER_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
+@dataclass
+class Job:
+    """What a script's body gets, and says of what it did.
+
+    Attributes
+    ----------
+    console
+        Where Snakemake itself writes.
+    computed
+        How many cases, or models, were made; 0 if all that the job does is to publish finished
+        ones. Then the log and the benchmark of the job that made them stay.
+    """
+
+    console: IO[str]
+    computed: int = 1
+
+
 @contextmanager
-def job(snakemake: Any) -> Iterator[IO[str]]:
+def job(snakemake: Any) -> Iterator[Job]:
     """Run a script's body with everything that it prints, C-level output too, in the rule's log.
 
-    A user's mistake ends as a table of problems (`log.problems`) and one line on the console;
-    anything unexpected leaves its traceback in `log.text`. The process ends when its parent dies.
-    The block gets the console, where Snakemake itself writes.
+    A user's mistake ends as a table of problems beside the log and one line on the console;
+    anything unexpected leaves its traceback in the log. What the job took stands in ``benchmarks``.
+    The process ends when its parent dies.
     """
-    problems_file = Path(snakemake.log.problems)
+    log = Path(snakemake.log[0])
+    problems_file = log.with_suffix(PROBLEMS)
     # Stands until the job ends well or says why not: a killed job cannot say anything.
     killed = f"{snakemake.rule} was killed: out of memory or time?"
     cure = "see its log and the scheduler's; finished work is kept"
     write_table(problems_file, PROBLEM_COLUMNS, [vars(Problem("", "", killed, cure))])
     started = time.monotonic()
     _die_with_parent()
-    with _output_to(snakemake.log.text) as console:
+    with _output_to(log) as console:
         faulthandler.enable()
         gpu = _claim_gpu() if snakemake.resources.get("gpu") else None
+        this = Job(console)
         try:
-            yield console
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"done in {time.monotonic() - started:.1f} s, peak memory {memory:.0f} MB")
+            yield this
+            _leave_records(log, time.monotonic() - started, this.computed)
             problems_file.unlink(missing_ok=True)
             return
         except Problems as error:
@@ -63,6 +85,26 @@ def job(snakemake: Any) -> Iterator[IO[str]]:
         count = f"{len(problems)} problems, the first: " if len(problems) > 1 else ""
         print(f"{snakemake.rule}: {count}{problems[0]}", file=console, flush=True)
         sys.exit(1)
+
+
+def _leave_records(log: Path, seconds: float, computed: int) -> None:
+    """Say what the job took; or, where it made nothing, leave what the job that did has said.
+
+    The store keeps logs too: Snakemake deletes them before a job.
+    """
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    memory = usage.ru_maxrss / 1024
+    print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB", flush=True)
+    records = [log, benchmark_of(log)]
+    kept = [beside(path, ".store") for path in records]
+    if not computed and all(path.exists() for path in kept):
+        kept, records = records, kept
+    else:
+        cpu = usage.ru_utime + usage.ru_stime
+        row = {"s": f"{seconds:.1f}", "cpu_s": f"{cpu:.1f}", "peak_mb": f"{memory:.0f}"}
+        write_table(records[1], list(row), [row])
+    for source, target in zip(records, kept, strict=True):
+        write_text(target, source.read_text())
 
 
 @contextmanager
@@ -88,14 +130,7 @@ def shard_output(snakemake: Any) -> ShardOutput:
     """A shard rule's declared outputs, and its place in the run's store."""
     outputs = {name: Path(path) for name, path in snakemake.output.items()}
     table, folder = outputs.pop("table"), outputs.pop("folder", None)
-    store = store_of(table.with_suffix(""), snakemake.config["run"])
-    return ShardOutput(store, table, folder, outputs)
-
-
-def store_of(output: Path, run: str) -> Path:
-    """Where the store keeps what is published as `output`."""
-    root = Path("results") / run
-    return root / ".store" / output.relative_to(root)
+    return ShardOutput(beside(table.with_suffix(""), ".store"), table, folder, outputs)
 
 
 def gpu_files() -> list[str]:
@@ -164,14 +199,14 @@ def report_problems(logs: str | Path, since: float, most: int = 20) -> str:
     """
     files = [
         path
-        for path in sorted(Path(logs).rglob("*.problems.tsv"))
-        if path.stat().st_mtime >= since and path.stat().st_size
+        for path in sorted(Path(logs).rglob("*" + PROBLEMS))
+        if path.stat().st_mtime >= since
     ]
     lines = [str(Problem(**row)) for path in files for row in read_table(path)]
     lines = list(dict.fromkeys(lines))
     shown = lines[:most]
     if len(lines) > most:
         shown.append(f"… and {len(lines) - most} more")
-    where = [str(path).removesuffix(".problems.tsv") + ".log" for path in files]
+    where = [str(path).removesuffix(PROBLEMS) + ".log" for path in files]
     shown.append(f"logs: {', '.join(where[:most])}" if where else f"logs: {logs}")
     return "\n".join(shown)

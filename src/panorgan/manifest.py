@@ -477,9 +477,10 @@ def write_manifest(path: str | Path, entries: Iterable[Entry], labels: Labels) -
 
 
 def read_manifest(
-    path: str | Path, labels: Labels, *, shard: str = "", split: str = ""
+    parts: str | Path | Iterable[str | Path], labels: Labels, *, split: str = ""
 ) -> list[Entry]:
-    """Entries of a manifest, of one shard or split where asked."""
+    """Entries of the manifest, or of some shards' parts of it, of one split where asked."""
+    parts = [parts] if isinstance(parts, (str, Path)) else parts
     return [
         Entry(
             **{place: row[place] for place in PLACES},
@@ -488,6 +489,7 @@ def read_manifest(
             scope=labels.parse_scope(row[SCOPE]),
             tumour=labels.tumour.value,
         )
-        for row in read_table(path)
-        if (not shard or row["shard"] == shard) and (not split or row["split"] == split)
+        for part in parts
+        for row in read_table(part)
+        if not split or row["split"] == split
     ]

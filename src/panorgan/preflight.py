@@ -28,8 +28,9 @@ from panorgan.estimates import (
     preprocessed_bytes,
     preprocessing_memory,
 )
-from panorgan.job import store_of, visible_gpus
+from panorgan.job import visible_gpus
 from panorgan.labels import Labels, load_labels
+from panorgan.layout import Layout, beside
 from panorgan.manifest import ANNOTATED, Entry, read_manifest
 from panorgan.pages import cut, describe_data, duration, render, size
 from panorgan.selection import needs_tumour, reason_against, shows_tumours, wants_organs
@@ -229,19 +230,17 @@ def memory_needs(entries: Sequence[Entry], config: Config) -> list[dict[str, Any
 
 def training_hours(config: Config) -> list[dict[str, str]]:
     """What is known of the time that each training still needs: training, text."""
-    run = config.run
-    root = Path("results") / run
-    slots = {
-        f"Teacher, seed {member}": (root / f"teacher/seed-{member}/model", config.teacher)
+    paths = Layout(config.run)
+    models = {
+        f"Teacher, seed {member}": (paths.teacher_model(member), config.teacher)
         for member in teachers(config)
     }
     for arm in trained_students(config):
-        folder = root / arm.place.format("student") / "model"
-        slots[f"Student, {arm.title}"] = (folder, config.student)
+        models[f"Student, {arm.title}"] = (paths.student_model(*arm.place), config.student)
     rows = []
-    for name, (folder, recipe) in slots.items():
+    for name, (model, recipe) in models.items():
         epochs = recipe.training.epochs
-        done, seconds = _progress(store_of(folder, run))
+        done, seconds = _progress(beside(model, ".store"))
         if seconds is None:
             text = f"{epochs} epochs, hours unknown until the first of them are done"
         else:

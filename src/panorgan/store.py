@@ -98,7 +98,7 @@ def run_shard(
     details: Mapping[str, Sequence[str]] | None = None,
     others: Iterable[Mapping[str, object]] = (),
     say: Callable[[str], None] = print,
-) -> None:
+) -> int:
     """Produce every case of a shard and publish the shard's folder and tables.
 
     Parameters
@@ -115,6 +115,10 @@ def run_shard(
         Columns of the table after `CASE_COLUMNS`, and those of each further table after `case`.
     others
         Rows of cases that need no work (skipped or excluded, with the reason).
+
+    Returns
+    -------
+    How many cases were computed: the others are finished work that was published again.
 
     Raises
     ------
@@ -158,6 +162,7 @@ def run_shard(
             raise disk_full(store) from None
         raise
     _prune(store, entries)
+    return len(entries) - reused
 
 
 def disk_full(path: Path) -> Problems:
@@ -314,6 +319,11 @@ class ShardReader:
             for row in read_table(table):
                 self._rows[row["case"]] = (row, Path(folder))
 
+    @classmethod
+    def of(cls, tables: Sequence[str | Path], folders: Sequence[str | Path]) -> "ShardReader | None":
+        """A reader of some shards, or None where there are no tables."""
+        return cls(tables, folders) if tables else None
+
     def __contains__(self, case: str) -> bool:
         return case in self._rows and self._rows[case][0]["status"] == "ok"
 
@@ -361,12 +371,12 @@ class ShardReader:
 def run_training(
     slot: str | Path,
     key: Mapping[str, object],
-    train: Callable[[Path, Callable[[], None]], Path],
+    train: Callable[[Path, Callable[[], None]], tuple[Path, bool]],
     *,
     model: str | Path,
     table: str | Path,
     say: Callable[[str], None] = print,
-) -> None:
+) -> int:
     """Train in the store under a key, then publish the model.
 
     Parameters
@@ -376,11 +386,15 @@ def run_training(
     key
         All that the weights depend on, by name: another value of any of them starts anew.
     train
-        Gets the state folder, resumes what lies in it, returns the finished model's folder. It
-        also gets a function that it has to call before it writes: this raises Problems once
+        Gets the state folder, resumes what lies in it, returns the finished model's folder and
+        whether there was anything left to train. It also gets a function that it has to call before it writes: this raises Problems once
         another process has taken over the folder.
     model, table
         The declared outputs: the model's folder and its one-row table.
+
+    Returns
+    -------
+    1, or 0 if the model was finished before.
     """
     slot = Path(slot)
     state = slot / key_of(key)
@@ -389,7 +403,7 @@ def run_training(
             _say_changes(slot, key, say)
             write_text(state / KEY, json.dumps(key, indent=1, sort_keys=True))
         try:
-            finished = train(state, lease.check)
+            finished, trained = train(state, lease.check)
             lease.check()
             for path in finished.iterdir():
                 path.chmod(0o444)
@@ -408,6 +422,7 @@ def run_training(
     )
     for path in others[1:]:
         shutil.rmtree(path, ignore_errors=True)
+    return int(trained)
 
 
 def _say_changes(slot: Path, key: Mapping[str, object], say: Callable[[str], None]) -> None:

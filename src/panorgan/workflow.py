@@ -2,22 +2,25 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from panorgan.cases import Case, check_names, read_cases, shard_names, shard_of
 from panorgan.config import (
+    FIRST_STAGE,
     GATED,
     MARGINAL,
+    NOISE,
+    PARTIAL,
     Arm,
     Config,
     Member,
     ablation_arms,
+    first_stage,
     fused_labels,
-    labels_of,
     load_config,
     members,
     students,
@@ -26,10 +29,11 @@ from panorgan.config import (
 )
 from panorgan.corrections import Correction, read_corrections
 from panorgan.labels import load_labels
+from panorgan.layout import Layout, beside
 from panorgan.manifest import load_sources
 from panorgan.problems import Problems
 from panorgan.selection import TUMOUR
-from panorgan.store import file_checksum, key_of
+from panorgan.store import key_of
 
 
 def stop(error: Problems) -> None:
@@ -37,12 +41,42 @@ def stop(error: Problems) -> None:
     sys.exit("\n".join(map(str, error.problems)))
 
 
+def see_all_reasons() -> None:
+    """Mend what Snakemake overlooks (9.27, snakemake#4166).
+
+    It does not ask whether a job has to run that lies below one that will, as this one has to run
+    anyway: but not if what is between them is `ancient`. Its changed parameters would wait for the
+    next run, and a report would be written of the old ones.
+    """
+    from snakemake.dag import DAG
+
+    original = DAG.update_needrun
+    if getattr(original, "sees_all", False):
+        return
+
+    async def update_needrun(self: DAG, *arguments: Any, **named: Any) -> None:
+        self.bfs = lambda *_: ()  # all that would be left out is asked too
+        try:
+            await original(self, *arguments, **named)
+        finally:
+            del self.bfs
+
+    update_needrun.sees_all = True
+    DAG.update_needrun = update_needrun
+
+
 def _round(wildcards: Any) -> int:
     return int(wildcards.get("round", 1))
 
 
+def _learnt(wildcards: Any) -> str:
+    """The labels that a stage of fusion is for."""
+    return (wildcards.get("labels") or wildcards.stage1).removesuffix(FIRST_STAGE)
+
+
 ORGANS = "pseudo_labels.organs"
 EVALUATED = ("validation", "test")
+"""Splits that are predicted and scored."""
 TEACHER = "teacher"
 """Who makes the pseudo-labels of the first round."""
 
@@ -68,22 +102,37 @@ def check_plan_file(recipe: str, plan: str | None) -> None:
 
 
 class Run:
-    """A checked config and the cases that it names; the case table is read when first needed."""
+    """A checked config and the cases that it names; the case table is read when first needed.
+
+    Attributes
+    ----------
+    paths
+        Where everything of the run lies.
+    training, validation, test
+        Names of the shards of a split; `shards` has all of them.
+    """
 
     def __init__(self, raw: Mapping[str, Any]):
         try:
             self.config: Config = load_config(raw)
             self.labels = load_labels(self.config.labels)
-            load_sources(self.config.sources, self.labels)
+            self._sources = load_sources(self.config.sources, self.labels)
             check_organs(self.config.pseudo_labels.organs)
             for name in ("teacher", "student"):
                 check_plan_file(name, getattr(self.config, name).plan)
         except Problems as error:
             stop(error)
-        self.folder = f"results/{self.config.run}"
-        self.train_shards = shard_names("train", self.config.shards.train)
-        self.evaluation_shards = shard_names("evaluation", self.config.shards.evaluation)
-        self.shards = self.train_shards + self.evaluation_shards
+        self.paths = Layout(self.config.run)
+        counts = self.config.shards
+        self.training = shard_names("train", counts.train)
+        self.validation = shard_names("validation", counts.validation)
+        self.test = shard_names("test", counts.test)
+        self.shards = [*self.training, *self.validation, *self.test]
+
+    @staticmethod
+    def each(place: str, shards: Iterable[str], end: str = "") -> list[str]:
+        """A path for each of some shards; other wildcards stay."""
+        return [place.replace("{shard}", shard) + end for shard in shards]
 
     @cached_property
     def cases(self) -> dict[str, list[Case]]:
@@ -91,124 +140,137 @@ class Run:
         dealt: dict[str, list[Case]] = {shard: [] for shard in self.shards}
         try:
             cases = read_cases(self.config.cases, self.labels)
-            names = [case.case for case in cases]
+            names = {case.case for case in cases}
             check_names(self.config.selection.exclude, names, "config", "selection.exclude")
             check_names(self._corrections, names, "", self.config.corrections or "")
         except Problems as error:
             stop(error)
+        counts = dict(self.config.shards)
         for case in cases:
-            dealt[shard_of(case.case, case.split, **dict(self.config.shards))].append(case)
+            dealt[shard_of(case.case, case.split, counts)].append(case)
         return dealt
-
-    def volumes(self, shard: str) -> list[str]:
-        """Every volume of a shard's cases that exists or that the run itself writes."""
-        files = [path for case in self.cases[shard] for path in case.files]
-        return files if self.config.phantom else [path for path in files if Path(path).exists()]
-
-    def sizes(self, shard: str) -> list[int]:
-        """Sizes of a shard's volumes: a file replaced by one with an older date is read again."""
-        if self.config.phantom:
-            return []
-        return [os.path.getsize(path) for path in self.volumes(shard)]
 
     def digest(self, *shards: str) -> str:
         """A hash of the case table's lines of some shards: other lines don't rerun their jobs."""
-        return key_of([[astuple(case) for case in self.cases[shard]] for shard in shards])
+        return key_of([self._digest(shard) for shard in shards])
+
+    @cache  # noqa: B019
+    def _digest(self, shard: str) -> str:
+        return key_of([list(vars(case).values()) for case in self.cases[shard]])
+
+    def written(self, shard: str) -> list[str]:
+        """The volumes of a shard that the run itself writes: the demo's."""
+        if not self.config.phantom:
+            return []
+        return [path for case in self.cases[shard] for path in case.files]
+
+    @cache  # noqa: B019
+    def stamps(self, shard: str) -> str:
+        """A hash of sizes and dates of a shard's volumes, which the run does not write itself.
+
+        They are no inputs, as Snakemake would look at all of them in every round of scheduling.
+        """
+        if self.config.phantom:
+            return ""
+        return key_of([_stamp(path) for case in self.cases[shard] for path in case.files])
+
+    @staticmethod
+    def asked(output: str) -> str:
+        """What `check_cases` has asked of the job that writes a table: to do it again."""
+        try:
+            return beside(Path(output).with_suffix(".again"), ".store").read_text()
+        except OSError:
+            return ""
+
+    @property
+    def classes(self) -> str:
+        """A hash of what the class table says."""
+        return key_of(self.labels.model_dump(mode="json"))
+
+    @property
+    def sources(self) -> str:
+        """A hash of what the sources' rules say."""
+        return key_of({name: asdict(rule) for name, rule in self._sources.items()})
 
     @property
     def preprocessed(self) -> dict[str, list[str]]:
         """Every folder of preprocessed data, and the models that learn from it."""
-        found: dict[str, list[str]] = {
-            f"{self.folder}/teacher/preprocessed": [
-                f"{self.folder}/teacher/seed-{member}/model" for member in teachers(self.config)
-            ]
-        }
+        paths, found = self.paths, {}
+        folder = os.path.dirname(paths.teacher_data())
+        found[folder] = [paths.teacher_model(member) for member in teachers(self.config)]
         for arm in trained_students(self.config):
-            data = f"{self.folder}/round-{arm.round}/student/{arm.labels}/preprocessed"
-            model = f"{self.folder}/{arm.place.format('student')}/model"
-            found.setdefault(data, []).append(model)
+            folder = os.path.dirname(paths.student_data(arm.labels, arm.round))
+            model = paths.student_model(*arm.place)
+            found.setdefault(folder, []).append(model)
         return found
 
-    def of_fused(self, end: str, but: str = "") -> list[str]:
-        """Files of all fusions of the run: `end` may have ``{shard}``."""
-        return [
-            f"{self.folder}/round-{number}/fusion/{labels}/{end.format(shard=shard)}"
-            for number, labels in fused_labels(self.config)
-            for shard in self.train_shards
-            if (number, labels) != (1, but)
-        ]
+    @property
+    def students(self) -> list[Arm]:
+        """The students that are the run's results."""
+        return students(self.config)
 
     @property
-    def _origins(self) -> list[tuple[int, str]]:
-        """Round and maker of all pseudo-labels that are judged for a result of the run."""
-        later = {(arm.round, arm.variant) for arm in students(self.config) if arm.round > 1}
-        return [(1, TEACHER), *sorted(later)]
+    def origins(self) -> list[tuple[str, int]]:
+        """Maker and round of all pseudo-labels that are judged for a result of the run."""
+        later = {(arm.variant, arm.round) for arm in self.students if arm.round > 1}
+        return [(TEACHER, 1), *sorted(later, key=lambda origin: (origin[1], origin[0]))]
 
-    def of_origins(self, name: str) -> list[str]:
-        """Files of the gate of every round."""
+    @property
+    def first_stages(self) -> list[tuple[str, int]]:
+        """Name and round of every stage 1 of the labels that students learn."""
+        found = {(number, first_stage(name, number)) for number, name in fused_labels(self.config)}
+        return [(name, number) for number, name in sorted(found)]
+
+    @property
+    def judged(self) -> list[tuple[str, int]]:
+        """Kind and round of the pseudo-labels that the gates of `origins` judge."""
+        first = ["tumour"] if self.config.pseudo_labels.organs == "cases" else ["tumour", "organs"]
         return [
-            f"{self.folder}/round-{number}/gate/{origin}/{name}" for number, origin in self._origins
+            (kind, number)
+            for origin, number in self.origins
+            for kind in (first if number == 1 else [origin])
         ]
-
-    def of_pseudo_labels(self, end: str) -> list[str]:
-        """Files of the pseudo-labels that the gates of `of_origins` judge, one a shard and kind."""
-        organs = [] if self.config.pseudo_labels.organs == "cases" else ["organs"]
-        return [
-            f"{self.folder}/round-{number}/pseudo_labels/{kind}/{shard}{end}"
-            for number, origin in self._origins
-            for kind in (["tumour", *organs] if number == 1 else [origin])
-            for shard in self.train_shards
-        ]
-
-    def of_arms(self, kind: str, end: str) -> list[str]:
-        """Files of all students of the run: `end` may have ``{split}`` or ``{shard}``."""
-        return [
-            f"{self.folder}/{arm.place.format(kind)}/{end.format(split=split, shard=shard)}"
-            for arm in students(self.config)
-            for split in (EVALUATED if "{split}" in end else [""])
-            for shard in (self.evaluation_shards if "{shard}" in end else [""])
-        ]
-
-    @staticmethod
-    def of_labels(pattern: str, shards: Sequence[str] = ()) -> Callable[[Any], Any]:
-        """Input function of a student: a path, or one a shard, of the labels its variant learns.
-
-        `pattern` has the wildcards ``{round}``, ``{labels}`` and, with shards, ``{shard}``.
-        """
-
-        def paths(wildcards: Any) -> str | list[str]:
-            found = {"round": wildcards.round, "labels": labels_of(wildcards.variant)}
-            if shards:
-                return [pattern.format(shard=shard, **found) for shard in shards]
-            return pattern.format(**found)
-
-        return paths
 
     @staticmethod
     def origin(wildcards: Any) -> str:
         """Who made the pseudo-labels of a gate or of fused labels: the teacher, or a variant."""
         if _round(wildcards) == 1:
             return TEACHER
-        return wildcards.get("origin") or wildcards.labels
+        return wildcards.get("origin") or _learnt(wildcards)
 
-    def pseudo_labels(self, kind: str, end: str) -> Callable[[Any], Any]:
-        """Input function of a shard: its `tumours` or `organs` of a round, ended by `end`.
+    def tumours(self, end: str) -> Callable[[Any], list[str]]:
+        """Input function of a stage 1: its tumour pseudo-labels, none for partial labels alone."""
+        return lambda wildcards: self._of_stage1("tumour", wildcards, end)
 
-        No path for organs that the case table names.
-        """
+    def organs(self, end: str) -> Callable[[Any], list[str]]:
+        """Input function of either stage: its organ pseudo-labels, none if cases name them."""
+        return lambda wildcards: self._of_stage1("organs", wildcards, end)
+
+    def _of_stage1(self, kind: str, wildcards: Any, end: str) -> list[str]:
+        if _learnt(wildcards) == PARTIAL:
+            return []
+        return self._pseudo_labels(kind, _round(wildcards), wildcards, end)
+
+    def first(self, end: str) -> Callable[[Any], str]:
+        """Input function of a stage 2: the stage 1 that it fills."""
+
+        def path(wildcards: Any) -> str:
+            labels = first_stage(wildcards.labels, _round(wildcards))
+            return self.paths.fusion(labels, wildcards.round, wildcards.shard) + end
+
+        return path
+
+    def pseudo_labels(self, kind: str, end: str) -> Callable[[Any], list[str]]:
+        """Input function of a gate: the `tumour` or `organs` of its round, ended by `end`."""
         return lambda wildcards: self._pseudo_labels(kind, _round(wildcards), wildcards, end)
 
     def rounds(self, kind: str, end: str) -> Callable[[Any], list[str]]:
         """The same of the round and up to two before, the last first."""
-
-        def paths(wildcards: Any) -> list[str]:
-            found = (
-                self._pseudo_labels(kind, number, wildcards, end)
-                for number in self._compared(wildcards)
-            )
-            return [path for path in found if path]
-
-        return paths
+        return lambda wildcards: [
+            path
+            for number in self._compared(wildcards)
+            for path in self._pseudo_labels(kind, number, wildcards, end)
+        ]
 
     @staticmethod
     def _compared(wildcards: Any) -> range:
@@ -226,20 +288,19 @@ class Run:
     def _tumour_value(self, number: int) -> int:
         return TUMOUR if number == 1 else self.labels.tumour.value
 
-    def _pseudo_labels(self, kind: str, number: int, wildcards: Any, end: str) -> Any:
-        folder = f"{self.folder}/round-{number}/pseudo_labels"
+    def _pseudo_labels(self, kind: str, number: int, wildcards: Any, end: str) -> list[str]:
         if number > 1:
-            return f"{folder}/{self.origin(wildcards)}/{wildcards.shard}{end}"
-        if kind == "organs" and self.config.pseudo_labels.organs == "cases":
+            kind = self.origin(wildcards)
+        elif kind == "organs" and self.config.pseudo_labels.organs == "cases":
             return []
-        return f"{folder}/{kind}/{wildcards.shard}{end}"
+        return [self.paths.pseudo_labels(kind, number, wildcards.shard) + end]
 
     def decisions(self, wildcards: Any) -> list[str]:
         """The gate's decisions on pieces and on cases, for the labels that obey them."""
-        if wildcards.labels != GATED:
+        if _learnt(wildcards) != GATED:
             return []
-        folder = f"{self.folder}/round-{wildcards.round}/gate/{self.origin(wildcards)}"
-        return [f"{folder}/decisions.tsv", f"{folder}/cases.tsv"]
+        origin, number = self.origin(wildcards), wildcards.round
+        return [self.paths.gate(name, origin, number) for name in ("decisions.tsv", "cases.tsv")]
 
     @cached_property
     def _corrections(self) -> dict[str, Correction]:
@@ -251,22 +312,27 @@ class Run:
             stop(error)
         return found
 
-    @property
-    def corrections_digest(self) -> str:
+    def corrected_states(self, *shards: str) -> str:
         """A hash of what is corrected in the manifest: labels are not, they are for fusion."""
-        stated = [replace(found, label="", file="") for found in self._corrections.values()]
+        names = {case.case for shard in shards for case in self.cases[shard]}
+        stated = [
+            replace(found, label="", file="")
+            for name, found in self._corrections.items()
+            if name in names
+        ]
         changes = [one for one in stated if one != Correction(one.case, note=one.note)]
-        return key_of([astuple(one) for one in changes])
+        return key_of([list(vars(one).values()) for one in changes])
 
-    def corrections(self, shard: str) -> list[str]:
-        """The corrected labels of a shard: case and path."""
-        names = (case.case for case in self.cases[shard])
+    def corrected_labels(self, wildcards: Any) -> dict[str, str]:
+        """Paths of the labels that a person has corrected, by case, for a shard's stage 2.
+
+        None for noise: they would put truth where noise is wanted.
+        """
+        if not self._corrections or wildcards.labels == NOISE:
+            return {}
+        names = (case.case for case in self.cases[wildcards.shard])
         found = (self._corrections.get(name) for name in names)
-        return [f"{one.case}: {one.label}" for one in found if one and one.label]
-
-    def corrected(self, shard: str) -> list[str]:
-        """The files of a shard's corrected labels."""
-        return [text.partition(": ")[2] for text in self.corrections(shard)]
+        return {one.case: one.label for one in found if one and one.label}
 
     def makers(self, wildcards: Any) -> list[Member]:
         """Members of the network that made a round's pseudo-labels."""
@@ -286,18 +352,18 @@ class Run:
         def paths(wildcards: Any) -> list[str]:
             number, found = _round(wildcards), getattr(self, who)(wildcards)
             if number == 1:
-                return [f"{self.folder}/teacher/seed-{member}/model{end}" for member in found]
-            arms = (Arm(number - 1, wildcards.origin, str(member)) for member in found)
-            return [f"{self.folder}/{arm.place.format('student')}/model{end}" for arm in arms]
+                return [self.paths.teacher_model(member) + end for member in found]
+            variant = wildcards.origin
+            return [self.paths.student_model(variant, one, number - 1) + end for one in found]
 
         return paths
 
     def taught(self, wildcards: Any) -> str:
         """The table of a shard's cases that the network of a round's pseudo-labels trained on."""
         if _round(wildcards) == 1:
-            return f"{self.folder}/teacher/labels/{wildcards.shard}.tsv"
-        before = f"{self.folder}/round-{_round(wildcards) - 1}/fusion/{wildcards.origin}"
-        return f"{before}/{wildcards.shard}.tsv"
+            return self.paths.teacher_labels(wildcards.shard) + ".tsv"
+        before = _round(wildcards) - 1
+        return self.paths.fusion(wildcards.origin, before, wildcards.shard) + ".tsv"
 
     @property
     def phantom_files(self) -> list[str]:
@@ -321,12 +387,15 @@ class Run:
     def ablation(self) -> dict[str, list[str]]:
         """The scores of each arm of the ablation, one a seed."""
         return {
-            arm: [
-                f"{self.folder}/{one.place.format('scores')}/validation/cases.csv" for one in found
-            ]
-            for arm, found in ablation_arms(self.config).items()
+            name: [self.paths.results("cases.csv", *arm.place, "validation") for arm in found]
+            for name, found in ablation_arms(self.config).items()
         }
 
-    def tables_digest(self) -> str:
-        """A hash of the class and source tables."""
-        return key_of([file_checksum(self.config.labels), file_checksum(self.config.sources)])
+
+def _stamp(path: str) -> list[object]:
+    """What tells one file from another by this path; nothing where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [path]
+    return [path, status.st_size, status.st_mtime_ns]

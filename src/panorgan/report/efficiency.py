@@ -34,7 +34,7 @@ def describe_efficiency(student: Student) -> dict[str, Any]:
         "seconds": {name: over_cases(f"{name}_s", 2) for name in PHASES},
         "ram": over_cases("peak_ram_mb", 0),
         "gpu": over_cases("peak_gpu_mb", 0),
-        "listed": cut(listed, f"{student.arm.place.format('predictions')}/SHARD.efficiency.tsv"),
+        "listed": cut(listed, f"…/{student.arm.variant}/…/SHARD.efficiency.tsv"),
     }
 
 

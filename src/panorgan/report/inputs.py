@@ -108,7 +108,7 @@ def read_students(config: Mapping[str, Any], files: Mapping[str, Any]) -> list[S
     for arm in students(load_config(config)):
 
         def own(name: str, kind: str, arm: Arm = arm) -> list[str]:
-            place = f"/{arm.place.format(kind)}/"
+            place = f"/round-{arm.round}/{kind}/{arm.variant}/seed-{arm.seed}/"
             return [path for path in files[name] if place in path]
 
         def by_split(name: str, read: Any, own: Any = own) -> dict[str, Any]:

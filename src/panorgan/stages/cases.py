@@ -1,7 +1,7 @@
 """From raw volumes to the manifest: index every case once, then decide what can be used."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +11,7 @@ from panorgan.checks import inspect_case
 from panorgan.corrections import CORRECTED_COLUMNS, read_corrections
 from panorgan.intensities import class_histograms, save_histograms
 from panorgan.labels import load_labels
+from panorgan.layout import beside
 from panorgan.manifest import (
     FACTS,
     SUSPECT_COLUMNS,
@@ -20,6 +21,7 @@ from panorgan.manifest import (
     build_manifest,
     centres_text,
     load_sources,
+    read_manifest,
     same_images,
     values_text,
     write_manifest,
@@ -27,8 +29,8 @@ from panorgan.manifest import (
 from panorgan.problems import Problem, Problems
 from panorgan.sides import body_midline, class_centres
 from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
-from panorgan.store import BAD, Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.tables import read_table, write_table
+from panorgan.store import BAD, Result, ShardOutput, ShardReader, Work, key_of, run_shard
+from panorgan.tables import read_table, write_table, write_text
 from panorgan.volumes import (
     Volume,
     canonical_shape,
@@ -43,16 +45,27 @@ REPAIRED_COLUMNS = ("case", "file", "shift_mm")
 
 
 def index_cases(
-    cases: Sequence[Case], labels_file: str, out: ShardOutput, max_repair_mm: float = 0.0
-) -> None:
+    table: str,
+    shard: str,
+    shards: Mapping[str, int],
+    out: ShardOutput,
+    *,
+    labels_file: str,
+    max_repair_mm: float = 0.0,
+) -> int:
     """Read every volume of a shard's cases once and record what they are.
 
-    A case that cannot be used gets the status ``bad`` and its problems; the job succeeds, so
+    `table` is the case table, `shards` has the number of shards of each split. A case that cannot be used gets the status ``bad`` and its problems; the job succeeds, so
     that the manifest can show the problems of all shards together. A volume whose header can be
     mended without moving a corner by more than `max_repair_mm` is copied with the mended one:
     ``CASE_image.nii.gz``, ``CASE_label.nii.gz``, ``CASE_organs.nii.gz``.
     """
     labels = load_labels(labels_file)
+    cases = [
+        case
+        for case in read_cases(table, labels)
+        if shard_of(case.case, case.split, shards) == shard
+    ]
     by_name = {case.case: case for case in cases}
 
     def compute(name: str, folder: Path) -> Result:
@@ -93,7 +106,7 @@ def index_cases(
         }
         return Result(row)
 
-    run_shard(
+    return run_shard(
         [Work(case.case, _files(case)) for case in cases],
         compute,
         out,
@@ -133,7 +146,7 @@ def _files(case: Case) -> dict[str, object]:
     return {"image": stamp(case.image), "label": stamp(case.label), "organs": stamp(case.organs)}
 
 
-def collect_manifest(
+def check_cases(
     table: str,
     index_tables: Sequence[str],
     problem_tables: Sequence[str],
@@ -152,6 +165,7 @@ def collect_manifest(
     speck_ml: float = 0.0,
     corrections: str = "",
     excluded_names: Sequence[str] = (),
+    parts: Mapping[str, str] | None = None,
 ) -> None:
     """Decide once, for the whole run, which cases are used, and write what is known of them.
 
@@ -162,7 +176,7 @@ def collect_manifest(
     index_tables, problem_tables, index_folders
         The index of every shard.
     shards
-        Number of shards for training and for evaluation cases.
+        Number of shards of each split.
     bad_cases
         ``stop``: any bad case ends the run; ``exclude``: bad cases are left out and listed.
     manifest, excluded, suspects, corrected, repaired
@@ -171,12 +185,15 @@ def collect_manifest(
         The user's corrections, or empty: they win over everything else.
     excluded_names
         The config's `selection.exclude`.
+    parts
+        Where each shard's part of the manifest is or will be, in the order of `index_tables`.
 
     Raises
     ------
     Problems
         All bad cases, if they stop the run, or if no training case is left; names in the config
-        or the corrections that are no case's; corrections that contradict the labels.
+        or the corrections that are no case's; corrections that contradict the labels; and once, if
+        cases of one shard leave out those of another, or no longer do.
     """
     labels = load_labels(labels_file)
     cases = read_cases(table, labels)
@@ -191,11 +208,13 @@ def collect_manifest(
     repeated, repeated_suspects = same_images(cases, facts)
     problems += repeated
     if problems and bad_cases == "stop":
-        _forget_bad_shards(index_tables)
+        for path in index_tables:
+            if any(row["status"] == BAD for row in read_table(path)):
+                _ask_again(path, lambda said: str(int(said or 0) + 1))
         raise Problems(problems)
     for problem in repeated:
         del facts[problem.case]
-    places = {case.case: shard_of(case.case, case.split, **shards) for case in cases}
+    places = {case.case: shard_of(case.case, case.split, shards) for case in cases}
     entries, doubts, changes = build_manifest(
         cases, facts, places, sources, labels, min_ml, speck_ml, known_better
     )
@@ -205,6 +224,8 @@ def collect_manifest(
     doubts += _doubtful_sources(entries, sources)
     if not any(entry.split == "train" for entry in entries):
         raise Problems([*problems, Problem("", table, "no training case is left", "add some")])
+    if parts:
+        _check_parts(parts, index_tables, entries)
     write_table(
         suspects, SUSPECT_COLUMNS, sorted(doubts + repeated_suspects, key=lambda row: row["case"])
     )
@@ -212,6 +233,55 @@ def collect_manifest(
     write_table(corrected, CORRECTED_COLUMNS, changes)
     write_table(repaired, REPAIRED_COLUMNS, _repairs(entries))
     write_manifest(manifest, _with_mended(entries, index_tables, index_folders), labels)
+
+
+def _ask_again(output: str, change: Callable[[str], str]) -> bool:
+    """Have the job of a table run again in the next run, whatever its inputs look like.
+
+    A file that is replaced may have an older date, and a cure may not touch it at all (permissions,
+    a file beside it): Snakemake would see no reason. What is asked stands in the store, and is a
+    parameter of that job; `change` makes it from what was asked before. Whether it is another.
+    """
+    path = beside(Path(output).with_suffix(".again"), ".store")
+    before = path.read_text() if path.exists() else ""
+    after = change(before)
+    if after != before:
+        write_text(path, after)
+    return after != before
+
+
+def _check_parts(
+    parts: Mapping[str, str], index_tables: Sequence[str], entries: Sequence[Entry]
+) -> None:
+    """Problems if a part of an earlier run has other cases now, although its shard did not change.
+
+    That is where a case of another shard leaves a case out as its copy. Nobody has planned to deal
+    such a shard anew.
+    """
+    now: dict[str, list[str]] = {}
+    for entry in entries:
+        now.setdefault(entry.shard, []).append(entry.case)
+    problems = []
+    for (shard, part), index in zip(parts.items(), index_tables, strict=True):
+        path = Path(part)
+        if not path.exists() or path.stat().st_mtime < Path(index).stat().st_mtime:
+            continue
+        before, wanted = {row["case"] for row in read_table(path)}, now.get(shard, [])
+        changed = sorted(before ^ {*wanted})
+        if changed and _ask_again(part, lambda _, wanted=wanted: key_of(wanted)):
+            cause = "is left out now" if changed[0] in before else "is used again"
+            cause = f"{cause}, because of a case of another shard"
+            cure = "run the same command again: what depends on it is made anew"
+            problems.append(Problem(changed[0], "", cause, cure))
+    if problems:
+        raise Problems(problems)
+
+
+def deal_cases(manifest: str, shard: str, *, labels_file: str, part: str) -> None:
+    """Write a shard's part of the manifest."""
+    labels = load_labels(labels_file)
+    entries = [entry for entry in read_manifest(manifest, labels) if entry.shard == shard]
+    write_manifest(part, entries, labels)
 
 
 def _with_mended(
@@ -242,14 +312,3 @@ def _doubtful_sources(
         if near and entry.source not in sources:
             cause = f"source '{entry.source}' has no rule; was '{near[0]}' meant?"
             yield {"case": entry.case, "file": entry.label, "cause": cause}
-
-
-def _forget_bad_shards(index_tables: Sequence[str]) -> None:
-    """Let the next run look at the shards with bad cases again, however these are repaired.
-
-    A file may be replaced by one with an older date, or the cure may not touch it at all
-    (permissions, a file beside it): Snakemake would see no reason to index again.
-    """
-    for path in index_tables:
-        if any(row["status"] == BAD for row in read_table(path)):
-            os.unlink(path)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from panorgan.job import store_of
+from panorgan.layout import beside
 from panorgan.problems import Problem, Problems
 from panorgan.store import exclusive
 
 
 def free_preprocessed(
-    data: Mapping[str, Sequence[str]], run: str, say: Callable[[str], None] = print
+    data: Mapping[str, Sequence[str]], say: Callable[[str], None] = print
 ) -> None:
     """Remove the preprocessed data of trained networks, where they are published and stored.
 
@@ -22,8 +22,6 @@ def free_preprocessed(
     data
         For each folder of preprocessed data (a folder a shard in it) the folders of all models
         that learn from it.
-    run
-        Name of the run.
 
     Raises
     ------
@@ -35,7 +33,7 @@ def free_preprocessed(
     freed = 0
     for folder, models in data.items():
         try:
-            freed += _free(Path(folder), [Path(model) for model in models], run)
+            freed += _free(Path(folder), [Path(model) for model in models])
         except Problems as error:
             problems += error.problems
     say(f"{freed / 1e9:.3g} GB of preprocessed data removed")
@@ -43,16 +41,16 @@ def free_preprocessed(
         raise Problems(problems)
 
 
-def _free(folder: Path, models: Sequence[Path], run: str) -> int:
+def _free(folder: Path, models: Sequence[Path]) -> int:
     """Remove one network's data; bytes that are freed."""
     if missing := [model for model in models if not model.with_suffix(".tsv").exists()]:
         cause = f"not trained yet: the data in {folder} stay"
         raise Problems.one(cause, "train it first, or take it out of the config", file=missing[0])
     with ExitStack() as locks:
         for model in models:
-            for state in sorted(store_of(model, run).glob("*/")):
+            for state in sorted(beside(model, ".store").glob("*/")):
                 locks.enter_context(exclusive(state))
-        store = store_of(folder, run)
+        store = beside(folder, ".store")
         shards = sorted(folder.glob("*/"))  # hidden ones, of a killed job, first
         size = _disk_use([store, *shards])
         for shard in shards:

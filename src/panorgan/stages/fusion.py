@@ -17,7 +17,6 @@ from panorgan.fusion import (
     Source,
     composition,
     conflicts,
-    fuse,
     fuse_stage1,
     fuse_stage2,
     specks,
@@ -25,7 +24,7 @@ from panorgan.fusion import (
 from panorgan.labels import Labels, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problems
-from panorgan.selection import needs_tumour
+from panorgan.selection import TUMOUR, needs_tumour
 from panorgan.stages import AUTOMATIC, CLASSES, LABEL, SOURCE, UNKNOWNS, VERSIONS
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.volumes import (
@@ -44,190 +43,122 @@ NOISE_MM = 20.0
 """Side of the blocks whose places noise exchanges: a piece of an organ, not one voxel."""
 
 
-def fuse_partial(manifest: str, shard: str, out: ShardOutput, *, labels_file: str) -> None:
-    """Stage 0: the partial labels of the labelled cases, no pseudo-labels."""
-    labels = load_labels(labels_file)
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
-    labelled = {name: entry for name, entry in entries.items() if entry.label}
-
-    def compute(name: str, folder: Path) -> Result:
-        entry = labelled[name]
-        like = entry.frame()
-        label = _on_grid(entry, entry.read_label(), like)
-        fused = fuse_stage1(label, None, entry.states, labels)
-        return _write(folder, entry, fused, like, entry.unknown, labels)
-
-    run_shard(
-        [
-            Work(
-                name,
-                _facts(entry),
-            )
-            for name, entry in labelled.items()
-        ],
-        compute,
-        out,
-        parameters=_parameters(0, labels),
-        columns=[UNKNOWNS],
-        details={**DETAILS, "specks": SPECKS},
-        others=[
-            {"case": name, "status": "excluded", "reason": "has no label"}
-            for name in entries
-            if name not in labelled
-        ],
-    )
-
-
 def fuse_tumours(
     manifest: str,
-    shard: str,
-    tumours: ShardReader,
+    tumours: ShardReader | None,
     out: ShardOutput,
     *,
     labels_file: str,
     order: str = REFERENCE,
+    tumour_value: int = TUMOUR,
     organs: ShardReader | None = None,
-) -> None:
+    decisions: str = "",
+) -> int:
     """Stage 1: partial labels and, where the tumour is unknown, tumour pseudo-labels.
 
     Parameters
     ----------
+    tumours
+        Maps in which `tumour_value` is tumour; they may hold other classes. None: there are no
+        pseudo-labels, and only cases with a partial label are taken.
     order
         Who wins: a name of `panorgan.fusion.ORDERS`.
     organs
         Organ pseudo-labels that a model made; None takes those that the case table names. They
         only tell where organs are, for cases in which that decides where tumours may be.
+    decisions
+        Path of the gate's decisions; empty: all pseudo-labels are trusted. Pieces are cleaned or
+        ignored before anything is fused.
     """
     labels = load_labels(labels_file)
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
-    pseudo = _Organs(organs, labels)
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
+    pseudo, gate = _Organs(organs, labels), _Gate(decisions, labels)
+    taken = {name: entry for name, entry in entries.items() if tumours or entry.label}
 
     def asks_for_organs(entry: Entry) -> bool:
         admission = ORDERS[order].inside_organs or entry.scope is not None
-        return admission and needs_tumour(entry, labels)
+        return bool(tumours) and admission and needs_tumour(entry, labels)
 
     def inputs(entry: Entry) -> dict[str, object]:
-        asks = {"organs": pseudo.key(entry)} if asks_for_organs(entry) else {}
-        return _facts(entry) | _tumour_facts(entry, tumours, order, labels) | asks
+        found = {
+            "label": entry.facts["label_hash"],
+            "grid": entry.facts["grid"],
+            "states": _states(entry),
+        }
+        if tumours and needs_tumour(entry, labels):
+            scope = None if entry.scope is None else sorted(entry.scope)
+            found |= {"tumour": tumours.checksums(entry.case), "value": tumour_value}
+            found |= {"order": order, "scope": scope, "gate": gate.key(entry.case, tumour=True)}
+        if asks_for_organs(entry):
+            found["organs"] = [pseudo.key(entry), gate.key(entry.case, tumour=False)]
+        return found
 
     def compute(name: str, folder: Path) -> Result:
-        entry = entries[name]
+        entry = taken[name]
         like = entry.frame()
+        tumour = organ_map = None
+        if tumours and needs_tumour(entry, labels):
+            tumour = _on_grid(entry, _read(tumours, name), like) == tumour_value
+            tumour = gate.judged_tumour(name, tumour)
+        if asks_for_organs(entry):
+            organ_map = gate.judged_organs(name, _on_grid(entry, pseudo.read(entry), like))
         fused = fuse_stage1(
             _on_grid(entry, entry.read_label() if entry.label else None, like),
-            _on_grid(entry, _read(tumours, name) if needs_tumour(entry, labels) else None, like),
+            tumour,
             entry.states,
             labels,
             order,
             entry.scope,
-            _on_grid(entry, pseudo.read(entry) if asks_for_organs(entry) else None, like),
+            organ_map,
         )
-        return _write(folder, entry, fused, like, _unknown_organs(entry, labels), labels)
+        # Without pseudo-labels tumours may be unknown too.
+        unknown = _unknown_organs(entry, labels) if tumours else entry.unknown
+        return _write(folder, entry, fused, like, unknown, labels)
 
-    run_shard(
-        [Work(name, inputs(entry)) for name, entry in entries.items()],
+    return run_shard(
+        [Work(name, inputs(entry)) for name, entry in taken.items()],
         compute,
         out,
-        parameters=_parameters(1, labels),
+        parameters=_parameters(1, labels) | {"pseudo-labels": tumours is not None},
         columns=[UNKNOWNS],
         details={**DETAILS, "specks": SPECKS},
+        others=[
+            {"case": name, "status": "excluded", "reason": "has no label"}
+            for name in entries
+            if name not in taken
+        ],
     )
 
 
 def fuse_organs(
     manifest: str,
-    shard: str,
-    stage1: ShardReader,
+    first: ShardReader,
     out: ShardOutput,
     *,
     labels_file: str,
-    predicted: ShardReader | None = None,
+    organs: ShardReader | None = None,
+    decisions: str = "",
+    shuffle_seed: int | None = None,
+    corrected: Mapping[str, str] | None = None,
     corrections: str = "",
-) -> None:
+) -> int:
     """Stage 2: what stage 1 left as background is filled with organ pseudo-labels.
 
     Parameters
     ----------
-    predicted
-        Organ pseudo-labels that a model made; None takes those that the case table names.
-    corrections
-        Path of the user's corrections; empty: none. A corrected label takes the place of the
-        fused one, which is kept beside it as ``CASE_automatic.nii.gz``.
-
-    Raises
-    ------
-    Problems
-        Also if a corrected label cannot be read, is on another grid, or holds other values.
-    """
-    labels = load_labels(labels_file)
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
-    pseudo = _Organs(predicted, labels)
-    corrected = _Corrections(corrections, labels)
-
-    def compute(name: str, folder: Path) -> Result:
-        entry = entries[name]
-        like = entry.frame()
-        fused = fuse_stage2(
-            _on_grid(entry, _read(stage1, name), like),
-            _on_grid(entry, _read(stage1, name, SOURCE), like),
-            _on_grid(entry, pseudo.read(entry), like),
-            entry.states,
-            labels,
-        )
-        return corrected.write(folder, entry, fused, like, pseudo.left(entry))
-
-    def inputs(entry: Entry) -> dict[str, object]:
-        return {
-            "stage1": stage1.checksums(entry.case),
-            "grid": entry.facts["grid"],
-            "states": _states(entry),
-            "organs": pseudo.key(entry),
-            UNKNOWNS: pseudo.left(entry),
-        } | corrected.key(entry.case)
-
-    run_shard(
-        [Work(name, inputs(entry)) for name, entry in entries.items()],
-        compute,
-        out,
-        parameters=_parameters(2, labels),
-        columns=[UNKNOWNS],
-        details=DETAILS,
-    )
-
-
-def fuse_cases(
-    manifest: str,
-    shard: str,
-    tumours: ShardReader,
-    tumour_value: int,
-    organs: ShardReader | None,
-    out: ShardOutput,
-    *,
-    labels_file: str,
-    order: str = REFERENCE,
-    decisions: str = "",
-    shuffle_seed: int | None = None,
-    corrections: str = "",
-) -> None:
-    """Both stages in one pass: for the gate, for noise, and for later rounds.
-
-    Parameters
-    ----------
-    tumours, tumour_value
-        Tumour pseudo-labels, and the value that is tumour in them; they may hold other classes.
+    first
+        Stage 1.
     organs
-        Organ pseudo-labels that a model made, maybe the same maps; None takes those that the case
-        table names.
-    order
-        Who wins: a name of `panorgan.fusion.ORDERS`.
+        Organ pseudo-labels that a model made; None takes those that the case table names.
     decisions
-        Path of the gate's decisions; empty: all pseudo-labels are trusted. Pieces are cleaned or
-        ignored before anything is fused. A dropped case has no label, unless it is corrected.
+        As in `fuse_tumours`; a dropped case has no label, unless it is corrected.
     shuffle_seed
-        With a seed the organ pseudo-labels are noise: see `shuffled`. Corrections then count for
-        nothing: they would put truth where noise is wanted.
+        With a seed the organ pseudo-labels are noise: see `shuffled`.
+    corrected
+        Paths of the labels that a person has corrected, by case. One takes the place of the fused
+        label, which is kept beside it as ``CASE_automatic.nii.gz``.
     corrections
-        As in `fuse_organs`.
+        The table that names these.
 
     Raises
     ------
@@ -235,59 +166,51 @@ def fuse_cases(
         Also if a corrected label cannot be read, is on another grid, or holds other values.
     """
     labels = load_labels(labels_file)
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
-    pseudo = _Organs(organs, labels)
-    corrected = _Corrections("" if shuffle_seed is not None else corrections, labels)
-    gate = _Gate(decisions, labels)
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
+    pseudo, gate = _Organs(organs, labels), _Gate(decisions, labels)
+    by_hand = _Corrections(corrected or {}, corrections, labels)
     dropped = {
         name: reason
         for name in entries
-        if name not in corrected.paths and (reason := gate.reason_against(name))
+        if name not in by_hand.paths and (reason := gate.reason_against(name))
     }
 
     def inputs(entry: Entry) -> dict[str, object]:
-        organs = pseudo.key(entry)
-        shuffles = organs is not None and shuffle_seed is not None
-        noise = {"noise": [shuffle_seed, NOISE_MM]} if shuffles else {}
+        key = pseudo.key(entry)
+        noise = {} if key is None or shuffle_seed is None else {"noise": [shuffle_seed, NOISE_MM]}
         return {
-            **_facts(entry),
-            **_tumour_facts(entry, tumours, order, labels),
-            "organs": organs,
-            "gate": gate.key(entry),
+            "stage1": first.checksums(entry.case),
+            "grid": entry.facts["grid"],
+            "states": _states(entry),
+            "organs": key,
+            "gate": gate.key(entry.case, tumour=False),
             UNKNOWNS: pseudo.left(entry),
             **noise,
-            **corrected.key(entry.case),
+            **by_hand.key(entry.case),
         }
 
     def compute(name: str, folder: Path) -> Result:
         entry = entries[name]
         like = entry.frame()
-        tumour, organ_map = None, _on_grid(entry, pseudo.read(entry), like)
-        if needs_tumour(entry, labels):
-            tumour = _on_grid(entry, _read(tumours, name), like)
-            tumour = gate.judged_tumour(name, tumour == tumour_value)
-        if organ_map is not None:
-            organ_map = gate.judged_organs(name, organ_map)
+        organ_map = gate.judged_organs(name, _on_grid(entry, pseudo.read(entry), like))
         if organ_map is not None and shuffle_seed is not None:
             organ_map = shuffled(organ_map, like.grid.spacing, name, shuffle_seed)
-        fused = fuse(
-            _on_grid(entry, entry.read_label() if entry.label else None, like),
-            tumour,
+        fused = fuse_stage2(
+            _on_grid(entry, _read(first, name), like),
+            _on_grid(entry, _read(first, name, SOURCE), like),
             organ_map,
             entry.states,
             labels,
-            order,
-            entry.scope,
         )
-        return corrected.write(folder, entry, fused, like, pseudo.left(entry))
+        return by_hand.write(folder, entry, fused, like, pseudo.left(entry))
 
-    run_shard(
+    return run_shard(
         [Work(name, inputs(entry)) for name, entry in entries.items() if name not in dropped],
         compute,
         out,
-        parameters=[*_parameters(3, labels).items(), tumour_value],
+        parameters=_parameters(2, labels),
         columns=[UNKNOWNS],
-        details={**DETAILS, "specks": SPECKS},
+        details=DETAILS,
         others=[
             {"case": name, "status": "excluded", "reason": reason}
             for name, reason in dropped.items()
@@ -390,22 +313,19 @@ class _Gate:
             if action != "keep" and (piece[0] == self.labels.tumour.value) == tumour
         }
 
-    def key(self, entry: Entry) -> list[list[object]]:
-        """All that is done to a case's pieces."""
-        kinds = [False, True] if needs_tumour(entry, self.labels) else [False]
-        return [
-            [*piece, action]
-            for tumour in kinds
-            for piece, action in self._actions(entry.case, tumour).items()
-        ]
+    def key(self, case: str, *, tumour: bool) -> list[list[object]]:
+        """All that is done to a case's pieces, of tumour or of organs."""
+        return [[*piece, action] for piece, action in self._actions(case, tumour).items()]
 
     def judged_tumour(self, case: str, mask: np.ndarray) -> np.ndarray:
         """A tumour mask, 0 and 1, of which pieces are 0 or ignored."""
         actions = {(1, number): action for (_, number), action in self._actions(case, True).items()}
         return _apply(mask.view(np.uint8), actions, IGNORED_TUMOUR)
 
-    def judged_organs(self, case: str, organs: np.ndarray) -> np.ndarray:
-        """An organ pseudo-label of which pieces are background or ignored."""
+    def judged_organs(self, case: str, organs: np.ndarray | None) -> np.ndarray | None:
+        """An organ pseudo-label, if there is one, of which pieces are background or ignored."""
+        if organs is None:
+            return None
         return _apply(organs, self._actions(case, False), self.labels.ignore)
 
 
@@ -420,15 +340,8 @@ def _apply(label: np.ndarray, actions: dict[tuple[int, int], str], ignore: int) 
 class _Corrections:
     """Labels that a person has corrected: they take the place of fused ones."""
 
-    def __init__(self, path: str, labels: Labels):
-        self.file = path
-        self.labels = labels
-        self.paths: dict[str, str] = {}
-        if path:
-            from panorgan.corrections import read_corrections
-
-            found = read_corrections(path, labels)
-            self.paths = {case: line.label for case, line in found.items() if line.label}
+    def __init__(self, paths: Mapping[str, str], file: str, labels: Labels):
+        self.paths, self.file, self.labels = paths, file, labels
 
     def key(self, case: str) -> dict[str, object]:
         """What tells one corrected label from another; nothing for other cases."""
@@ -491,24 +404,6 @@ def _parameters(stage: int, labels: Labels) -> dict[str, object]:
         "names": labels.names,
         "tumour": labels.tumour_name,
     }
-
-
-def _facts(entry: Entry) -> dict[str, object]:
-    return {
-        "label": entry.facts["label_hash"],
-        "grid": entry.facts["grid"],
-        "states": _states(entry),
-    }
-
-
-def _tumour_facts(
-    entry: Entry, tumours: ShardReader, order: str, labels: Labels
-) -> dict[str, object]:
-    """What a case's tumours depend on: nothing where none are added."""
-    if not needs_tumour(entry, labels):
-        return {"tumour": None}
-    scope = None if entry.scope is None else sorted(entry.scope)
-    return {"tumour": tumours.checksums(entry.case), "order": order, "scope": scope}
 
 
 def _states(entry: Entry) -> Mapping[str, str]:

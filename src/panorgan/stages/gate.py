@@ -132,7 +132,6 @@ def _only_values(array: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
 
 def measure_components(
     manifest: str,
-    shard: str,
     this: Round,
     earlier: Sequence[Round],
     out: ShardOutput,
@@ -141,7 +140,7 @@ def measure_components(
     known: bool = False,
     tumour_rows: Sequence[str] = (),
     organ_rows: Sequence[str] = (),
-) -> None:
+) -> int:
     """The pieces of a shard's pseudo-labels, and how much these changed from round to round.
 
     The detail table `components` has the pieces of tumour where it is unknown, and those of organs
@@ -169,9 +168,7 @@ def measure_components(
     labels = load_labels(labels_file)
     tumour = labels.tumour.value
     entries = {
-        entry.case: entry
-        for entry in read_manifest(manifest, labels, shard=shard)
-        if entry.split == "train"
+        entry.case: entry for entry in read_manifest(manifest, labels)
     }
     written = {table: _by_case(table) for table in (*tumour_rows, *organ_rows)}
 
@@ -219,7 +216,7 @@ def measure_components(
         else:
             reason = "not predicted, or tumours are unknown" if known else "has no pseudo-label"
             others.append({"case": name, "status": "excluded", "reason": reason})
-    run_shard(
+    return run_shard(
         work,
         compute,
         out,

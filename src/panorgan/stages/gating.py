@@ -32,8 +32,8 @@ from panorgan.selection import needs_tumour
 from panorgan.tables import read_table, write_text
 
 
-def decide(
-    manifest: str,
+def judge_components(
+    manifests: Sequence[str],
     components: Sequence[str],
     cases: Sequence[str],
     known: Sequence[str],
@@ -76,7 +76,7 @@ def decide(
         If a table has a case that is no training case, or too few tumours are found for quantiles.
     """
     gate, labels = Gate.model_validate(settings), load_labels(labels_file)
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels, split="train")}
+    entries = {entry.case: entry for entry in read_manifest(manifests, labels)}
     pieces = _pieces(components)
     tumours = [piece for piece in pieces if piece.value == labels.tumour.value]
     organs = [piece for piece in pieces if piece.value != labels.tumour.value]

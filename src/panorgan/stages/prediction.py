@@ -66,7 +66,6 @@ Model = tuple[Member, str, str]
 
 def predict_cases(
     manifest: str,
-    shard: str,
     wanted: Callable[[Entry, Labels], bool],
     models: Sequence[Model],
     out: ShardOutput,
@@ -78,7 +77,7 @@ def predict_cases(
     translate: bool = False,
     components: bool = False,
     seen: Container[str] = (),
-) -> None:
+) -> int:
     """Predict those of a shard's cases that are wanted, each on exactly its image's grid.
 
     Parameters
@@ -108,7 +107,7 @@ def predict_cases(
     folds = models[0][0].folds
     entries = {
         entry.case: entry
-        for entry in read_manifest(manifest, labels, shard=shard)
+        for entry in read_manifest(manifest, labels)
         if wanted(entry, labels) and (folds > 1 or entry.case not in seen)
     }
     fold_of = {name: entry.fold(folds) if folds > 1 else 0 for name, entry in entries.items()}
@@ -154,7 +153,7 @@ def predict_cases(
         found = {"image": facts["image_hash"], "grid": facts["grid"]}
         return found | ({"model": checksums[fold_of[name]]} if folds > 1 else {})
 
-    run_shard(
+    return run_shard(
         # One network at a time is in memory.
         [Work(name, inputs(name)) for name in sorted(entries, key=fold_of.__getitem__)],
         compute,
@@ -226,21 +225,20 @@ def import_model(source: str, model: str, table: str) -> None:
 
 def score_cases(
     manifest: str,
-    shard: str,
     predictions: ShardReader,
     out: ShardOutput,
     *,
     labels_file: str,
     profile: str,
     overlap: float,
-) -> None:
+) -> int:
     """Scores of every labelled case of a shard, a row a class, and its lesions.
 
     A class that is unknown in a case is not scored there, nor are tumours with a scope.
     """
     labels = load_labels(labels_file)
     entries = {
-        entry.case: entry for entry in read_manifest(manifest, labels, shard=shard) if entry.label
+        entry.case: entry for entry in read_manifest(manifest, labels) if entry.label
     }
 
     def compute(name: str, folder: Path) -> Result:
@@ -266,7 +264,7 @@ def score_cases(
             )
         return Result(details={"scores": rows, "lesions": [as_text(row) for row in lesions]})
 
-    run_shard(
+    return run_shard(
         [
             Work(
                 name,
@@ -292,10 +290,8 @@ def score_cases(
 
 
 def summarise_scores(
-    manifest: str,
     score_tables: Sequence[str],
     lesion_tables: Sequence[str],
-    split: str,
     *,
     labels_file: str,
     profile: str,
@@ -304,12 +300,11 @@ def summarise_scores(
     sizes_mm: Sequence[float],
     folder: Path,
 ) -> None:
-    """Collect a split's scores from all shards: `cases.csv`, `lesions.csv` and `summary.json`."""
+    """Collect a split's scores from its shards: `cases.csv`, `lesions.csv` and `summary.json`."""
     labels = load_labels(labels_file)
-    cases = {entry.case for entry in read_manifest(manifest, labels, split=split)}
 
     def collect(tables: Sequence[str], parse: Callable) -> list[dict]:
-        rows = [row for table in tables for row in read_table(table) if row["case"] in cases]
+        rows = [row for table in tables for row in read_table(table)]
         # Shards come in any order, the rows of a case in one that means something.
         return sorted(map(parse, rows), key=itemgetter("case"))
 

@@ -19,14 +19,13 @@ from panorgan.volumes import read_label, write_label
 
 def select_tumour_cases(
     manifest: str,
-    shard: str,
     out: ShardOutput,
     *,
     labels_file: str,
     min_tumour_ml: float,
     exclude: Sequence[str],
     negatives: bool = False,
-) -> None:
+) -> int:
     """Write the teacher's labels of a shard's cases.
 
     Training cases are selected or excluded with the reason; validation cases are taken where
@@ -35,13 +34,11 @@ def select_tumour_cases(
     """
     labels = load_labels(labels_file)
     selected, others = {}, []
-    for entry in read_manifest(manifest, labels, shard=shard):
+    for entry in read_manifest(manifest, labels):
         if entry.split == "train":
             reason = reason_against(entry, labels, min_tumour_ml, exclude, negatives)
-        elif entry.split == "validation":
-            reason = "" if shows_tumours(entry, labels) else "tumour is not annotated everywhere"
         else:
-            reason = "test case"
+            reason = "" if shows_tumours(entry, labels) else "tumour is not annotated everywhere"
         if reason:
             others.append({"case": entry.case, "status": "excluded", "reason": reason})
         else:
@@ -54,7 +51,7 @@ def select_tumour_cases(
         ml = np.count_nonzero(label) * float(entry.facts["voxel_ml"])
         return Result({"tumour_ml": f"{ml:.3f}"})
 
-    run_shard(
+    return run_shard(
         [
             Work(
                 name,
@@ -81,7 +78,7 @@ def selected_cases(tables: Sequence[str]) -> list[str]:
 
 
 def score_teacher(
-    manifest: str,
+    manifests: Sequence[str],
     truth: ShardReader,
     predictions: ShardReader,
     *,
@@ -100,7 +97,7 @@ def score_teacher(
         ignore=TUMOUR + 1,
     )
     scored = Evaluation(profile)
-    for entry in read_manifest(manifest, labels, split="validation"):
+    for entry in read_manifest(manifests, labels):
         if entry.case not in predictions:
             continue
         prediction = read_label(predictions.file(entry.case, LABEL))

@@ -44,11 +44,11 @@ NOT_RESULTS = ("checkpoint_every_s", "compute", "tensorboard", "threads", "worke
 
 
 def measure_intensities(
-    manifest: str, shard: str, fused: ShardReader, out: ShardOutput, *, labels_file: str
-) -> None:
+    manifest: str, fused: ShardReader, out: ShardOutput, *, labels_file: str
+) -> int:
     """HU histogram of every class of a shard's fused labels."""
     labels = load_labels(labels_file)
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
 
     def measured(name: str) -> str:  # before a person corrected it, so that the plan stays
         return AUTOMATIC if name + AUTOMATIC in fused.checksums(name) else LABEL
@@ -59,7 +59,7 @@ def measure_intensities(
         save_histograms(folder / (name + HISTOGRAMS), histograms)
         return Result()
 
-    run_shard(
+    return run_shard(
         [
             Work(
                 name,
@@ -78,7 +78,7 @@ def measure_intensities(
 
 
 def plan_network(
-    manifest: str,
+    manifests: Sequence[str],
     cases: Sequence[str],
     histograms: ShardReader,
     recipe: Mapping[str, Any],
@@ -96,6 +96,8 @@ def plan_network(
 
     Parameters
     ----------
+    manifests
+        The training shards' parts.
     cases
         Names of the training cases.
     histograms
@@ -113,9 +115,8 @@ def plan_network(
 
     labels = load_labels(labels_file)
     names = [labels.by_value(value).name for value in classes]
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
-    validation = [case for case, entry in entries.items() if entry.split == "validation"]
-    expected = _expected_bytes((entries[c] for c in [*cases, *validation]), recipe["spacing_mm"])
+    entries = {entry.case: entry for entry in read_manifest(manifests, labels)}
+    expected = _expected_bytes((entries[case] for case in cases), recipe["spacing_mm"])
     check_disk(expected - held_bytes(store), store, "preprocessed data")
     if frozen:
         plan = _frozen_plan(check_plan(frozen), recipe, names, frozen)
@@ -127,7 +128,7 @@ def plan_network(
         if not parts:
             wanted = ", ".join(names)
             cure = "add cases whose label has them, or check `annotated` in the case table"
-            raise Problems.one(f"no training case has a voxel of {wanted}", cure, file=manifest)
+            raise Problems.one(f"no training case has a voxel of {wanted}", cure)
         plan = make_plan(
             dict(recipe),
             names,
@@ -164,27 +165,26 @@ def _frozen_plan(
 
 def preprocess_cases(
     manifest: str,
-    shard: str,
     truth: ShardReader | None,
     plans: str,
     out: ShardOutput,
     *,
     labels_file: str,
-) -> None:
+) -> int:
     """Bring a shard's images and labels onto the network's grid.
 
     Parameters
     ----------
     truth
-        Labels to learn; None takes the labelled validation cases with their own labels.
+        Labels to learn; None takes the cases' own: those of validation.
     """
     from panorgan.nnunet.preprocess import preprocess_image, save
 
     labels = load_labels(labels_file)
     plan = json.loads(Path(plans).read_text())
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels, shard=shard)}
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
     if truth is None:
-        names = [entry.case for entry in entries.values() if entry.split == "validation"]
+        names = list(entries)
     else:
         names = truth.cases
 
@@ -226,7 +226,7 @@ def preprocess_cases(
     missing = [entries[w.case] for w in work if not entry_of(out.store, w, parameters).exists()]
     (configuration,) = plan["configurations"].values()
     check_disk(_expected_bytes(missing, configuration["spacing"]), out.store, "preprocessed data")
-    run_shard(work, compute, out, parameters=parameters, columns=["shape_zyx", UNKNOWNS])
+    return run_shard(work, compute, out, parameters=parameters, columns=["shape_zyx", UNKNOWNS])
 
 
 def _preprocessing_of(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def _preprocessing_of(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_network(
-    manifest: str,
+    manifests: Sequence[str],
     plans: str,
     dataset: str,
     training: ShardReader,
@@ -258,11 +258,13 @@ def train_network(
     table: str,
     notes: Mapping[str, Any],
     console: IO[str] | None = None,
-) -> None:
+) -> int:
     """Train a network, going on where an earlier job was interrupted.
 
     Parameters
     ----------
+    manifests
+        The training shards' parts.
     training, validation
         Preprocessed cases. The validation cases are only looked at: neither the weights nor the
         key under which the training is kept depend on them.
@@ -277,6 +279,10 @@ def train_network(
         What the model's card shall say beside what the training knows.
     console
         Where a bar is shown if it is a terminal.
+
+    Returns
+    -------
+    1, or 0 if the network was trained before.
     """
     from panorgan.nnunet.model import load_model
     from panorgan.nnunet.train import TrainingInterrupted, train
@@ -291,7 +297,7 @@ def train_network(
             for reader in (training, validation)
             for case in reader.cases
         }
-    entries = read_manifest(manifest, load_labels(labels_file))
+    entries = read_manifest(manifests, load_labels(labels_file))
     fold = {entry.case: entry.fold(member.folds) for entry in entries}
     cases = [case for case in training.cases if not member.fold or fold[case] != member.fold]
     recipe = plan["panorgan"]["recipe"]
@@ -318,16 +324,16 @@ def train_network(
     if member.fold:
         card[LEFT_OUT] = [member.fold, member.folds]
 
-    def run(state: Path, check: Callable[[], None]) -> Path:
+    def run(state: Path, check: Callable[[], None]) -> tuple[Path, bool]:
         if (finished := state / "model").exists():
             try:
                 load_model(finished)
-                return finished
+                return finished, False
             except Problems as damage:
                 print(f"{damage}: it is made again from the last checkpoint")
                 shutil.rmtree(finished)
         try:
-            return train(
+            model = train(
                 plan,
                 dataset_json,
                 {case: training.checked_folder(case) for case in cases},
@@ -342,5 +348,6 @@ def train_network(
             )
         except TrainingInterrupted as stop:
             raise Problems.one(str(stop)) from None
+        return model, True
 
-    run_training(slot, key, run, model=model, table=table)
+    return run_training(slot, key, run, model=model, table=table)

@@ -1,17 +1,17 @@
 """Decide what of a round's pseudo-labels is trusted."""
 
 from panorgan.job import job
-from panorgan.stages.gating import decide
+from panorgan.stages.gating import judge_components
 
 with job(snakemake):
     files = snakemake.input
-    decide(
-        files.manifest,
+    judge_components(
+        files.manifests,
         files.components,
         files.cases,
         files.known,
         files.known_cases,
-        labels_file=snakemake.config["labels"],
+        labels_file=snakemake.params.labels,
         settings=snakemake.params.gate,
         origin=snakemake.wildcards.origin,
         negatives=snakemake.params.negatives,

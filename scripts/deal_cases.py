@@ -1,0 +1,12 @@
+"""Take a shard's part of the manifest."""
+
+from panorgan.job import job
+from panorgan.stages.cases import deal_cases
+
+with job(snakemake):
+    deal_cases(
+        snakemake.input.manifest,
+        snakemake.wildcards.shard,
+        labels_file=snakemake.params.labels,
+        part=snakemake.output.part,
+    )
