@@ -203,13 +203,12 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser("convert", help="models of nnU-Net 1 and 2 into ours, and back")
     convert.add_argument("source", type=Path, help="folder of a trained model")
-    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder or file")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
     convert.add_argument(
         "--to",
         default="panorgan",
-        choices=["panorgan", "nnunet", "onnx"],
-        help="our model folder, one for nnUNetv2_predict, or (ours only) an ONNX file "
-        "(default: %(default)s)",
+        choices=["panorgan", "nnunet"],
+        help="our model folder, or one for nnUNetv2_predict (default: %(default)s)",
     )
     convert.add_argument("--fold", help="of a foreign model (default: all, else the only one)")
     convert.add_argument(
