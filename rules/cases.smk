@@ -73,6 +73,7 @@ rule write_manifest:
         suspects="<results>/cases/suspects.tsv",
         corrected="<results>/cases/corrected.tsv",
         repaired="<results>/cases/repaired.tsv",
+        labels="<results>/cases/labels.yaml",
     log:
         text="<logs>/write_manifest.log",
         problems="<logs>/write_manifest.problems.tsv",

@@ -1,7 +1,10 @@
 """Decide which cases are used and write what is annotated in each."""
 
+from pathlib import Path
+
 from panorgan.job import job
 from panorgan.stages.cases import collect_manifest
+from panorgan.tables import write_text
 
 with job(snakemake):
     settings = snakemake.config
@@ -24,3 +27,5 @@ with job(snakemake):
         corrected=snakemake.output.corrected,
         repaired=snakemake.output.repaired,
     )
+    # For those who look at the run later: the config's table may be another one then.
+    write_text(snakemake.output.labels, Path(settings["labels"]).read_text())
