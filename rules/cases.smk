@@ -67,6 +67,7 @@ rule check_cases:
         suspects=paths.suspects,
         corrected=paths.corrected,
         repaired=paths.repaired,
+        class_table=paths.class_table,
     log:
         "<logs>/check_cases.log",
     conda:

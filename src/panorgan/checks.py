@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from re import fullmatch
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ IMAGE_ENDING = "_0000"
 FLARE_FOLDER = r"(images|labels)((?:Tr|Val|Ts)\w*|)"
 SPLITS = {"Tr": "train", "Va": "validation", "Ts": "test", "": "train"}
 SPLIT_ORDER = ("test", "validation", "train", "")
+
+InSplit = TypeVar("InSplit")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -166,37 +169,40 @@ def _strange_values(strange: dict[int, int], most: int) -> tuple[str, str]:
     return cause, f"map them to classes or to 0; a CT is named CASE{IMAGE_ENDING}.nii.gz"
 
 
-def find_duplicates(
-    images: Iterable[tuple[str, str, str, str]],
-) -> tuple[list[Problem], list[Problem]]:
-    """Images that occur more than once.
+def find_repeats(keyed: Iterable[tuple[str, InSplit]]) -> Iterator[tuple[InSplit, InSplit]]:
+    """Cases with a key that another one has.
 
     Parameters
     ----------
-    images
-        Case, file, split (may be empty) and `voxel_hash` of each.
+    keyed
+        What is to be unique, such as the hash of an image, and a case: all that has a `split`
+        (may be empty).
 
-    Returns
-    -------
-    across
-        Images that are in a more important split too: test before validation before training.
-    inside
-        Images that repeat another of their split.
+    Yields
+    ------
+    case, other
+        Each case but the one that is kept of those with its key, and that one: it is of the most
+        important split (test before validation before training), and the first of these.
     """
-    groups: dict[str, list[tuple[str, str, str]]] = {}
-    for case, file, split, image_hash in images:
-        groups.setdefault(image_hash, []).append((case, file, split))
-    across, inside = [], []
+    groups: dict[str, list[InSplit]] = {}
+    for key, case in keyed:
+        groups.setdefault(key, []).append(case)
     for group in groups.values():
-        (_, first, kept), *rest = sorted(group, key=lambda image: SPLIT_ORDER.index(image[2]))
-        for case, file, split in rest:
-            if split == kept:
-                problem = Problem(case, file, f"is the same image as {first}", "remove one")
-                inside.append(problem)
-            else:
-                cause = f"is the same image as {first}, a {kept} case"
-                across.append(Problem(case, file, cause, "remove one: scores on it mean nothing"))
-    return across, inside
+        kept, *rest = sorted(group, key=lambda case: SPLIT_ORDER.index(case.split))
+        yield from ((case, kept) for case in rest)
+
+
+def patients_in_two_splits(cases: Iterable[Case]) -> Iterator[Problem]:
+    """Cases of a table whose patient is in a more important split too."""
+    for case, other in find_repeats((case.patient, case) for case in cases if case.patient):
+        if case.split != other.split:
+            yield shared(case, other, "patient")
+
+
+def shared(case: Case, other: Case, what: str) -> Problem:
+    """What is wrong with a case of a table that has something in common with another split."""
+    cause = f"same {what} as {other.case}, which is a {other.split} case"
+    return Problem(case.case, case.image, cause, "remove one of the two from the case table")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -290,7 +296,7 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
             try:
                 rows = read_cases(path, labels)
                 listed += _from_table(rows)
-                problems += _patients_in_two_splits(rows)
+                problems += patients_in_two_splits(rows)
             except Problems as error:
                 problems += error.problems
         elif os.path.isdir(path):
@@ -314,10 +320,17 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
         if facts:
             problems += _repairs(case, facts.repairs, most)
         if facts and facts.image:
-            images.append((case.name, str(case.image), case.split, facts.image_hash))
-    across, inside = find_duplicates(images)
+            images.append((facts.image_hash, case))
+    problems += (_same_image(*pair) for pair in find_repeats(images))
     checked = sum(len(case.files) for case in listed + paired)
-    return checked, sorted({*problems, *across, *inside})
+    return checked, sorted(set(problems))
+
+
+def _same_image(case: FoundCase, other: FoundCase) -> Problem:
+    cause, cure = f"is the same image as {other.image}", "remove one"
+    if case.split != other.split:
+        cause, cure = f"{cause}, a {other.split} case", f"{cure}: scores on it mean nothing"
+    return Problem(case.name, str(case.image), cause, cure)
 
 
 def _repairs(
@@ -330,13 +343,6 @@ def _repairs(
             f"manifest.max_repair_mm: {most:g})"
         )
         yield Problem(case.name, str(getattr(case, kind)), cause, cure)
-
-
-def _patients_in_two_splits(rows: Sequence[Case]) -> list[Problem]:
-    from panorgan.manifest import same_images
-
-    # Images are compared by themselves, in all of the paths together.
-    return same_images(rows, {case.case: {"image_hash": case.case} for case in rows})[0]
 
 
 def _from_table(rows: Iterable[Case]) -> Iterator[FoundCase]:

@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    labels = argparse.ArgumentParser(add_help=False)
+    labels.add_argument(
+        "--labels", type=Path, metavar="FILE", help="the class table (default: the shipped one)"
+    )
 
     init = commands.add_parser("init", help="write the case table of FLARE-style folders")
     init.add_argument("folder", type=Path, help="holds imagesTr…, labelsTr…, imagesVal, …")
@@ -83,12 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--organs", type=Path, help="folder of organ pseudo-labels, CASE.nii.gz")
     init.set_defaults(command=_init)
 
-    check = commands.add_parser("check", help="check volumes, folders or a case table")
+    check = commands.add_parser(
+        "check", parents=[labels], help="check volumes, folders or a case table"
+    )
     check.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     check.set_defaults(command=_check)
 
     fuse = commands.add_parser(
         "fuse",
+        parents=[labels],
         help="fuse partial labels and pseudo-labels",
         description=_FUSE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -130,7 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.set_defaults(command=_predict)
 
-    evaluate = commands.add_parser("evaluate", help="score a folder of predictions: DSC and NSD")
+    evaluate = commands.add_parser(
+        "evaluate", parents=[labels], help="score a folder of predictions: DSC and NSD"
+    )
     evaluate.add_argument("-p", "--predictions", type=Path, required=True)
     evaluate.add_argument("-r", "--references", type=Path, required=True)
     evaluate.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
@@ -170,13 +179,21 @@ def _parser() -> argparse.ArgumentParser:
         choices=["flare23-2023", "flare23-2024", "corrected"],
         help="compare the scores by these rules (default: those by which both were scored)",
     )
+    compare.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="the class table (default: the one that both were scored with)",
+    )
     compare.set_defaults(command=_compare)
 
     show = commands.add_parser(
         "show",
+        parents=[labels],
         help="draw cases of a run, or a CT with label maps",
         usage="panorgan show CASE… --run results/RUN [-o FILE|FOLDER] [--class NAME]\n"
-        "       panorgan show -i CT [-l LABEL] [-r REFERENCE] -o FILE [--class NAME]",
+        "       panorgan show -i CT [-l LABEL] [-r REFERENCE] -o FILE [--class NAME] "
+        "[--labels FILE]",
     )
     show.add_argument("cases", nargs="*", metavar="CASE", help="a name of the run's case table")
     show.add_argument("--run", type=Path, help="a run's folder, such as results/demo")
@@ -203,13 +220,12 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser("convert", help="models of nnU-Net 1 and 2 into ours, and back")
     convert.add_argument("source", type=Path, help="folder of a trained model")
-    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder or file")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
     convert.add_argument(
         "--to",
         default="panorgan",
-        choices=["panorgan", "nnunet", "onnx"],
-        help="our model folder, one for nnUNetv2_predict, or (ours only) an ONNX file "
-        "(default: %(default)s)",
+        choices=["panorgan", "nnunet"],
+        help="our model folder, or one for nnUNetv2_predict (default: %(default)s)",
     )
     convert.add_argument("--fold", help="of a foreign model (default: all, else the only one)")
     convert.add_argument(
@@ -280,7 +296,7 @@ def _init(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from panorgan.checks import check_paths
 
-    checked, problems = check_paths(options.paths, load_labels())
+    checked, problems = check_paths(options.paths, load_labels(options.labels))
     for problem in problems:
         print(problem)
     print(f"{checked} checked, {len(problems)} problems")
@@ -298,7 +314,7 @@ def _fuse(options: argparse.Namespace) -> int:
         organs=options.organs,
         out=options.output,
         source_map=options.source_map,
-        labels=load_labels(),
+        labels=load_labels(options.labels),
         order=options.order,
     )
     for case in fused:
@@ -328,7 +344,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
-    labels = load_labels()
+    labels = load_labels(options.labels)
     found = evaluate_folders(
         options.predictions, options.references, labels, options.profile, options.annotated
     )
@@ -344,7 +360,8 @@ def _compare(options: argparse.Namespace) -> int:
 
     if options.output and options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
-    comparison, cases = compare_paths(options.a, options.b, load_labels(), options.profile)
+    labels = load_labels(options.labels) if options.labels else None
+    comparison, cases = compare_paths(options.a, options.b, labels, options.profile)
     if options.output:
         write_comparison(comparison, cases, options.output)
     print(comparison_text(comparison))
@@ -358,17 +375,15 @@ def _show(options: argparse.Namespace) -> int:
 
     of_run = options.cases and options.run
     loose = options.image and options.output
-    if of_run and not (options.image or options.label or options.reference):
-        for line in show_cases(
-            options.cases, options.run, options.output, load_labels(), options.structure
-        ):
+    if of_run and not (options.image or options.label or options.reference or options.labels):
+        for line in show_cases(options.cases, options.run, options.output, options.structure):
             print(line)
     elif loose and not (options.cases or options.run):
         print(
             show_files(
                 options.image,
                 options.output,
-                load_labels(),
+                load_labels(options.labels),
                 label=options.label,
                 reference=options.reference,
                 structure=options.structure,

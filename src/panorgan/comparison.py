@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from panorgan.bootstrap import COVERAGE, drawn_means, interval
-from panorgan.labels import Labels
+from panorgan.labels import Labels, load_labels
 from panorgan.metrics import (
     BOOTSTRAP_SEED,
     MISSED,
@@ -53,12 +53,14 @@ CASE_COLUMNS = (
 
 @dataclass(frozen=True)
 class Run:
-    """A scored run: its table, the rules of its scores, and a row for each class of each case."""
+    """A scored run: its table, the rules of its scores, a row for each class of each case, and the
+    class table, as far as a summary beside it says."""
 
     table: Path
     profile: str
     classes: Mapping[int, str]
     cases: Mapping[str, Mapping[int, Row]]
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Line:
 def compare_paths(
     a: str | Path,
     b: str | Path,
-    labels: Labels,
+    labels: Labels | None = None,
     profile: str | None = None,
     *,
     samples: int = SAMPLES,
@@ -92,7 +94,8 @@ def compare_paths(
     a, b
         Each a `cases.csv`, or the folder of one.
     labels
-        The class table: which classes are organs, and their titles.
+        The class table: which classes are organs, and their titles; None: the one by which both
+        were scored, or the shipped one if their summaries name none.
     profile
         By whose rules; None: those by which both were scored.
     samples, seed
@@ -117,7 +120,8 @@ def compare_paths(
     """
     runs = [read_run(path, profile) for path in (a, b)]
     _check_profiles(*runs)
-    _check_classes(*runs)
+    labels = labels or runs[0].labels or runs[1].labels or load_labels()
+    _check_classes(*runs, labels)
     # The order of `metrics.summarise`, so that means agree to the last bit.
     common = sorted(runs[0].cases.keys() & runs[1].cases.keys(), key="{}.nii.gz".format)
     if not common:
@@ -160,7 +164,8 @@ def read_run(path: str | Path, profile: str | None = None) -> Run:
     rows = read_scores(table)
     if not rows:
         raise Problems.one("holds no scored case", "compare runs with scores", file=table)
-    profile = profile or _own_profile(table)
+    own_profile, labels = _summary(table)
+    profile = profile or own_profile
     if profile not in PROFILES:
         cause = "no summary.json beside it says by which profile it was scored"
         raise Problems.one(cause, "name one with --profile", file=table)
@@ -182,7 +187,7 @@ def read_run(path: str | Path, profile: str | None = None) -> Run:
         if missing := classes.keys() - found.keys():
             cause = f"lacks class {classes[min(missing)]}"
             raise Problems.one(cause, "score it again", case=case, file=table)
-    return Run(table, profile, classes, cases)
+    return Run(table, profile, classes, cases, labels)
 
 
 def _table_in(path: Path) -> Path:
@@ -195,13 +200,14 @@ def _table_in(path: Path) -> Path:
     raise Problems.one("holds no cases.csv", cure, file=path)
 
 
-def _own_profile(table: Path) -> str | None:
-    """What the summary beside a table says; None if there is none."""
+def _summary(table: Path) -> tuple[str | None, Labels | None]:
+    """Profile and class table in the summary beside a table of scores; None for what is not."""
     try:
         summary = json.loads((table.parent / "summary.json").read_text(encoding="utf-8"))
-        return summary["profile"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        labels = summary.get("class_table")
+        return summary.get("profile"), labels and Labels.model_validate(labels)
+    except (OSError, ValueError, AttributeError):
+        return None, None
 
 
 def _check_profiles(a: Run, b: Run) -> None:
@@ -210,13 +216,25 @@ def _check_profiles(a: Run, b: Run) -> None:
         raise Problems.one(cause, "name one for both with --profile", file=b.table)
 
 
-def _check_classes(a: Run, b: Run) -> None:
+def _check_classes(a: Run, b: Run, labels: Labels) -> None:
     if a.classes == b.classes:
+        if strange := sorted({*a.classes.values()} - {*labels.names}):
+            cause = f"has class {strange[0]}, which the class table lacks"
+            raise Problems.one(cause, "name its table with --labels", file=a.table)
+        if a.labels and b.labels and _rules(a.labels) != _rules(b.labels):
+            cause = f"scored with other tolerances, slices or tumours than {a.table}"
+            raise Problems.one(cause, "score both with one class table", file=b.table)
         return
     value, name = min(set(a.classes.items()) ^ set(b.classes.items()))
     which, other = (a, b) if a.classes.get(value) == name else (b, a)
     cause = f"has class {value} ({name}), which {other.table} lacks"
     raise Problems.one(cause, "compare runs with the same classes", file=which.table)
+
+
+def _rules(labels: Labels) -> tuple[Any, ...]:
+    """What scores depend on in a class table."""
+    rows = sorted((one.value, one.tolerance_mm, one.crop_slices) for one in labels.labels)
+    return labels.tumour_name, rows
 
 
 def _truth(row: Row) -> tuple[bool, float | None]:

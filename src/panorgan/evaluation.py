@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from panorgan.annotations import Annotations
-from panorgan.labels import UNKNOWN, Labels
+from panorgan.labels import UNKNOWN, Labels, check_predicted
 from panorgan.lesions import (
     OVERLAP,
     SIZES_MM,
@@ -98,11 +98,13 @@ def evaluate_folders(
     Raises
     ------
     Problems
-        With all that is wrong in both folders.
+        With all that is wrong in both folders; if `panorgan predict` has made the predictions and
+        says of a value that it is another class.
     """
     annotations = Annotations(annotated, labels)
     if not annotations.listed:
         raise Problems.one("--annotated names no class: nothing to score", "name some")
+    check_predicted(Path(prediction_dir), labels)
     predictions, references = _cases_in(prediction_dir), _cases_in(reference_dir)
     problems = []
     for case in references.keys() - predictions.keys():

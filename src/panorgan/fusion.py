@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from panorgan.annotations import Annotations, Known
-from panorgan.labels import Labels
+from panorgan.labels import Labels, check_predicted
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN
 from panorgan.problems import Problem, Problems
 from panorgan.volumes import Volume, VolumeError, read_label, write_label
@@ -649,6 +649,8 @@ def fuse_paths(
     if ORDERS[order].inside_organs and not {"partial", "organs"} & set(given):
         cause = f"--order {order} needs to know where organs are"
         raise Problems.one(cause, "give --organs or --partial, or another order")
+    if "organs" in given:
+        check_predicted(given["organs"], labels)
     jobs = _jobs(given, targets, annotations, order)
 
     done: list[FusedCase] = []

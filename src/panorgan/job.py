@@ -26,6 +26,8 @@ PROBLEMS = ".problems.tsv"
 """What a job's problems have instead of its log's ending; there is no such file without any."""
 PROBLEM_COLUMNS = ("case", "file", "cause", "cure")
 SCHEDULER_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+PARENT = os.getppid()
+"""Asked early: of a parent that is dead when `_die_with_parent` is called no signal comes."""
 
 
 @dataclass
@@ -124,6 +126,8 @@ def _die_with_parent() -> None:
     """Ask Linux for SIGTERM when the parent dies, so that a killed run leaves no orphan."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != PARENT:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def shard_output(snakemake: Any) -> ShardOutput:

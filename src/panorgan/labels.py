@@ -1,5 +1,6 @@
 """The classes, read from `config/labels.yaml`: values, names, tolerances, slice rule, colours."""
 
+import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
@@ -13,6 +14,9 @@ from panorgan.problems import Problems
 
 ANNOTATED, ABSENT, UNKNOWN = STATES = ("annotated", "absent", "unknown")
 """What may be known of a class in a case: the label has it, it is not there, nobody looked."""
+
+REPORT = "report.json"
+"""What `panorgan predict` writes beside its label maps; names their classes."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -160,6 +164,30 @@ def load_labels(path: str | Path | None = None) -> Labels:
     return read_yaml(path, Labels, "labels")
 
 
+def check_predicted(place: Path, labels: Labels) -> None:
+    """Refuse a label map, or a folder of them, whose report names their classes otherwise.
+
+    Raises
+    ------
+    Problems
+        If a class of the model that made them is another one in the table, or none.
+    """
+    path = (place if place.is_dir() else place.parent) / REPORT
+    try:
+        classes = json.loads(path.read_text())["classes"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return  # made by somebody else, who does not say
+    known = {str(label.value): label.name for label in labels.labels}
+    for value, name in classes:
+        if known.get(value) != name:
+            cause = f"says that {value} is {name}, which is {known.get(value, 'no class')} in the "
+            cure = (
+                "name the model's table with --labels, or its classes with panorgan convert "
+                "--classes"
+            )
+            raise Problems.one(f"{cause}class table", cure, file=path)
+
+
 def read_yaml(path: Path, model: type[Model], key: str) -> Model:
     """Read a YAML file into a typed model; `key` is the config's name for it.
 
@@ -171,7 +199,7 @@ def read_yaml(path: Path, model: type[Model], key: str) -> Model:
     try:
         return model.model_validate(yaml.safe_load(path.read_text()) or {})
     except OSError as error:
-        raise Problems.one(error.strerror, f"check `{key}` in the config", file=path) from None
+        raise Problems.one(error.strerror, f"check the path of `{key}`", file=path) from None
     except yaml.YAMLError as error:
         raise Problems.one(f"no valid YAML: {error}", "mend the file", file=path) from None
     except ValidationError as error:

@@ -29,6 +29,7 @@ class Layout:
         self.suspects = f"{self._cases}/suspects.tsv"
         self.corrected = f"{self._cases}/corrected.tsv"
         self.repaired = f"{self._cases}/repaired.tsv"
+        self.class_table = f"{self._cases}/labels.yaml"
         self.preflight = f"{self._cases}/preflight.html"
         self.report = f"{self.root}/report.html"
         self.picture = f"{self.root}/overlay.png"

@@ -5,7 +5,8 @@ says who holds the folder (host, boot, process and its start) and its modificati
 holder's heartbeat. Nobody ever overwrites it: whoever finds its holder gone makes the file with
 the next number, which the file system lets one process do (``O_EXCL``, also on NFS from version
 3 on), and removes the lower ones. File locks would not do: many network file systems keep them on
-each machine alone, or not at all.
+each machine alone, or not at all. Nor would filelock's lease: it takes a dead holder's file over by
+an exchange of names, which NFS does not have.
 """
 
 import errno
@@ -102,10 +103,8 @@ def _hidden(pid: int) -> bool:
     """Whether a process lives that only its owner may see."""
     try:
         os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 
@@ -115,9 +114,9 @@ class Lease:
     Use `exclusive`.
     """
 
-    def __init__(self, path: Path, holder: Holder):
+    def __init__(self, path: Path, text: str):
         self._path = path
-        self._holder = holder
+        self._text = text
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True, name="lease")
         self._heart.start()
@@ -153,12 +152,9 @@ class Lease:
     def _holds(self) -> bool:
         """Whether the lease is there and says so; OSError if the file system cannot tell."""
         try:
-            text = self._path.read_text()
-            return Holder(**json.loads(text)) == self._holder
-        except (FileNotFoundError, ValueError, TypeError):
-            return False
+            return self._path.read_text() == self._text
         except OSError as error:
-            if error.errno == errno.ESTALE:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
                 return False
             raise
 
@@ -200,9 +196,10 @@ def exclusive(folder: Path, say: Callable[[str], None] = print) -> Iterator[Leas
         lease.give_back()
 
 
-def _take(folder: Path, say: Callable[[str], None]) -> tuple[Path, Holder]:
-    """Make the lease with the next number as soon as nobody alive holds the folder."""
+def _take(folder: Path, say: Callable[[str], None]) -> tuple[Path, str]:
+    """Make the lease with the next number as soon as nobody alive holds the folder; its text."""
     me = this_process()
+    text = json.dumps(asdict(me))
     while True:
         newest = _newest(folder)
         if newest:
@@ -215,14 +212,14 @@ def _take(folder: Path, say: Callable[[str], None]) -> tuple[Path, Holder]:
             time.sleep(LOOK_S / 10)
             continue
         with os.fdopen(file, "w") as lease:
-            lease.write(json.dumps(asdict(me)))
+            lease.write(text)
             lease.flush()
             os.fsync(file)
         # We may have slept since we looked, while others came, went and removed this number.
         if _newest(folder) == path:
             for other in _leases(folder)[:-1]:
                 other.unlink(missing_ok=True)
-            return path, me
+            return path, text
         path.unlink(missing_ok=True)
 
 

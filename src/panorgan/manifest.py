@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from panorgan.cases import SCOPE, Case, fold_of
+from panorgan.checks import find_repeats, patients_in_two_splits, shared
 from panorgan.corrections import Correction, scope_text
 from panorgan.labels import ABSENT, ANNOTATED, UNKNOWN, Labels, read_yaml
 from panorgan.problems import Problem, Problems
@@ -437,31 +438,22 @@ def same_images(
         One for each training case whose image or patient is in another split too, and for each
         validation case that is also a test case: scores on it would be worthless.
     suspects
-        Repeated images inside one split.
+        Images that are repeated inside one split, and in no other.
     """
-    usable = sorted((case for case in cases if case.case in facts), key=lambda case: case.case)
-    groups: dict[tuple[str, str], list[Case]] = {}
-    for case in usable:
-        groups.setdefault(("image", facts[case.case]["image_hash"]), []).append(case)
-        if case.patient:
-            groups.setdefault(("patient", case.patient), []).append(case)
+    usable = [case for case in cases if case.case in facts]
+    # The last name is kept, and the others are told.
+    usable.sort(key=lambda case: case.case, reverse=True)
     problems: dict[str, Problem] = {}
     suspects = []
-    for (kind, _), members in groups.items():
-        for case in members:
-            for other in members:
-                if _rank(case) < _rank(other) and case.case not in problems:
-                    cause = f"same {kind} as {other.case}, which is a {other.split} case"
-                    cure = "remove one of the two from the case table"
-                    problems[case.case] = Problem(case.case, case.image, cause, cure)
-                elif kind == "image" and case.split == other.split and case.case < other.case:
-                    cause = f"same image as {other.case}"
-                    suspects.append({"case": case.case, "file": case.image, "cause": cause})
+    for case, other in find_repeats((facts[case.case]["image_hash"], case) for case in usable):
+        if case.split == other.split:
+            cause = f"same image as {other.case}"
+            suspects.append({"case": case.case, "file": case.image, "cause": cause})
+        else:
+            problems[case.case] = shared(case, other, "image")
+    for problem in patients_in_two_splits(usable):
+        problems.setdefault(problem.case, problem)
     return sorted(problems.values()), suspects
-
-
-def _rank(case: Case) -> int:
-    return ("train", "validation", "test").index(case.split)
 
 
 def write_manifest(path: str | Path, entries: Iterable[Entry], labels: Labels) -> None:

@@ -224,7 +224,7 @@ def summarise(
     Returns
     -------
     dict
-        profile, cases (their number), then:
+        profile, class_table (as in labels.yaml), cases (their number), then:
 
         classes
             name -> value, dsc, nsd, cases (with a score), hd95_mm (the median over hd95_cases,
@@ -286,6 +286,7 @@ def summarise(
     false = [row for row in free if row["status"] == FALSE_POSITIVE]
     return {
         "profile": profile,
+        "class_table": labels.model_dump(mode="json", by_alias=True),
         "cases": len(cases),
         "classes": {
             label.name: {"value": label.value, **of_class(label)} | by_value[label.value].errors()

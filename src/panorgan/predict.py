@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate
 
 from panorgan.components import Row, component_rows, find_components
 from panorgan.describe import ON_A_PHANTOM
+from panorgan.labels import REPORT
 from panorgan.nnunet.bf16 import usable_precision
 from panorgan.nnunet.devices import autocast, memory_problem, pick_device, resolve_precision
 from panorgan.nnunet.model import load_model
@@ -35,7 +36,6 @@ from panorgan.problems import Problem, Problems
 from panorgan.tables import write_text
 from panorgan.volumes import Grid, Volume, VolumeError, from_canonical, read_image, write_label
 
-REPORT = "report.json"
 NEAREST = {"mode": "nearest-exact"}
 """How labels are resampled."""
 

@@ -17,7 +17,7 @@ from panorgan.drawing import (
     draw_structure,
     telling_position,
 )
-from panorgan.labels import UNKNOWN, Label, Labels
+from panorgan.labels import UNKNOWN, Label, Labels, check_predicted, load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problem, Problems
 from panorgan.stages import LABEL, SOURCE
@@ -39,6 +39,7 @@ TUMOUR_WEIGHT = 3.0
 """A tumour, or what is ignored, attracts the slices of a picture as much as this many organs."""
 
 MANIFEST, EXCLUDED = "cases/manifest.tsv", "cases/excluded.tsv"
+CLASSES = "cases/labels.yaml"
 PREDICTIONS, FUSIONS = "round-*/predictions/*/seed-*", "round-*/fusion/*"
 """Where a run keeps what is known of its cases, and label maps: a table and a folder a shard."""
 
@@ -132,7 +133,7 @@ class Shown:
 
 
 def show_cases(
-    names: Sequence[str], run: Path, out: Path | None, labels: Labels, structure: str = ""
+    names: Sequence[str], run: Path, out: Path | None, structure: str = ""
 ) -> Iterator[str]:
     """Draw cases of a run, one after the other.
 
@@ -141,7 +142,7 @@ def show_cases(
     names
         Of the cases.
     run
-        The run's folder, such as ``results/demo``.
+        The run's folder, such as ``results/demo``, with the class table that it was made with.
     out
         A new PNG for one case, else a folder; None: ``CASE.png`` in the current folder.
     structure
@@ -158,6 +159,7 @@ def show_cases(
         Before anything is drawn if a case is unknown or a file exists; if a file has changed.
     """
     names = list(dict.fromkeys(names))
+    labels = _read_labels(run)
     label = _parse_class(structure, labels)
     entries = _read_entries(run, labels)
     _check_cases(names, run, entries)
@@ -171,12 +173,19 @@ def show_cases(
         yield _draw(entry.read_image(), shown, path, title, label, labels)
 
 
+def _read_labels(run: Path) -> Labels:
+    cures = {
+        MANIFEST: "name the folder of a run with --run, such as results/demo",
+        CLASSES: "copy the class table that the run was made with to there",
+    }
+    for name, cure in cures.items():
+        if not (run / name).exists():
+            raise Problems.one(f"has no {name}", cure, file=run)
+    return load_labels(run / CLASSES)
+
+
 def _read_entries(run: Path, labels: Labels) -> dict[str, Entry]:
     """The manifest; its paths are relative to the folder in which the run was started."""
-    manifest = run / MANIFEST
-    if not manifest.exists():
-        cure = "name the folder of a run with --run, such as results/demo"
-        raise Problems.one(f"has no {MANIFEST}", cure, file=run)
     started_in = run.absolute().parents[1]
 
     def placed(path: str) -> str:
@@ -185,7 +194,7 @@ def _read_entries(run: Path, labels: Labels) -> dict[str, Entry]:
 
     return {
         entry.case: replace(entry, image=placed(entry.image), label=placed(entry.label))
-        for entry in read_manifest(manifest, labels)
+        for entry in read_manifest(run / MANIFEST, labels)
     }
 
 
@@ -319,10 +328,13 @@ def show_files(
     Raises
     ------
     Problems
-        If a file cannot be used, grids differ, or the PNG exists.
+        If a file cannot be used, grids differ, the PNG exists, or `panorgan predict` has made the
+        label map and says of a value that it is another class.
     """
     _check_new(out)
     wanted = _parse_class(structure, labels)
+    if label:
+        check_predicted(label, labels)
     ct = _read(image, read_image)
     found = {}
     for name, path in (("Prediction", label), ("Reference", reference)):

@@ -11,7 +11,7 @@ import pytest
 from strategies import affine_of
 
 from panorgan.cases import Case, write_cases
-from panorgan.checks import check_paths, find_duplicates, find_flare_cases, inspect_case
+from panorgan.checks import FoundCase, check_paths, find_flare_cases, find_repeats, inspect_case
 from panorgan.labels import load_labels
 from panorgan.problems import Problems
 from panorgan.volumes import new_volume, voxel_hash, write_image, write_label
@@ -197,23 +197,14 @@ def test_check_says_that_the_workflow_mends(flare):
     assert "more than manifest.max_repair_mm (0.5)" in texts["u_0000.nii.gz"]
 
 
-def test_duplicates():
-    images = [
-        ("a", "A", "train", "1"),
-        ("b", "B", "validation", "1"),
-        ("c", "C", "train", "2"),
-        ("d", "D", "train", "2"),
-        ("e", "E", "test", "3"),
-        ("f", "F", "validation", "3"),
-        ("g", "G", "train", "4"),
-    ]
-    across, inside = find_duplicates(images)
-    assert [(problem.case, problem.file, problem.cause) for problem in across] == [
-        ("a", "A", "is the same image as B, a validation case"),
-        ("f", "F", "is the same image as E, a test case"),
-    ]
-    assert [(problem.case, problem.cause) for problem in inside] == [
-        ("d", "is the same image as C")
+def test_repeats():
+    splits = dict(a="train", b="validation", c="train", d="train", e="test", f="validation", g="")
+    cases = {name: FoundCase(name, split, "") for name, split in splits.items()}
+    found = find_repeats(zip("1122334", cases.values(), strict=True))
+    assert [(case.name, other.name) for case, other in found] == [
+        ("a", "b"),
+        ("d", "c"),
+        ("f", "e"),
     ]
 
 

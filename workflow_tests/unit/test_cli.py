@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
 from panorgan.cases import read_cases
 from panorgan.cli import main
-from panorgan.labels import load_labels
+from panorgan.labels import config_folder, load_labels
+from panorgan.metrics import read_scores
 from panorgan.volumes import new_volume, read_label, write_image, write_label
 
 LABELS = load_labels()
@@ -117,6 +119,76 @@ def test_evaluate_writes_both_files_and_never_over_others(flare, capsys):
     assert summary["all"]["dsc"] == 1.0
     assert main([*command, "-o", str(flare / "scores")]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+class TestOwnClasses:
+    """A table whose bladder has the value of the shipped table's tumour."""
+
+    @pytest.fixture
+    def table(self, tmp_path):
+        table = yaml.safe_load((config_folder() / "labels.yaml").read_text())
+        tumour = table["labels"][-1]
+        bladder = tumour | {"name": "bladder", "title": "Bladder", "colour": "#123456"}
+        table["labels"][-1:] = [bladder, tumour | {"value": 15}]
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(table | {"ignore": 16}))
+        return str(tmp_path / "mine.yaml")
+
+    @pytest.fixture
+    def predicted(self, tmp_path, table):
+        """Label maps of a bladder, as `panorgan predict` leaves them, and their references."""
+        label(tmp_path / "predicted/a.nii.gz", 1, 14)
+        label(tmp_path / "references/a.nii.gz", 1, 14)
+        classes = {str(one.value): one.name for one in load_labels(table).labels}
+        (tmp_path / "predicted/report.json").write_text(json.dumps({"classes": classes}))
+        return ["-p", str(tmp_path / "predicted"), "-r", str(tmp_path / "references")]
+
+    def test_evaluate(self, predicted, table, tmp_path, capsys):
+        out = tmp_path / "scores"
+        assert main(["evaluate", *predicted, "-o", str(out)]) == 1
+        said = capsys.readouterr().err
+        assert said == (
+            f"{tmp_path}/predicted/report.json: says that 14 is bladder, which is tumour in the "
+            "class table; name the model's table with --labels, or its classes with panorgan "
+            "convert --classes\n"
+        )
+        assert not out.exists()
+        assert main(["evaluate", *predicted, "-o", str(out), "--labels", table]) == 0
+        assert "Bladder" in capsys.readouterr().out
+        rows = {row["name"]: row for row in read_scores(out / "cases.csv")}
+        assert (rows["bladder"]["value"], rows["bladder"]["status"]) == (14, "scored")
+        assert rows["tumour"]["status"] == "both_empty"
+
+    def test_compare_reads_the_table_of_the_scores(self, predicted, table, tmp_path, capsys):
+        out = str(tmp_path / "scores")
+        assert main(["evaluate", *predicted, "-o", out, "--labels", table]) == 0
+        capsys.readouterr()
+        assert main(["compare", out, out]) == 0
+        assert "Bladder" in capsys.readouterr().out
+
+    def test_fuse(self, predicted, table, tmp_path, capsys):
+        command = ["fuse", "--organs", predicted[1], "-o", str(tmp_path / "fused")]
+        assert main(command) == 1
+        assert "says that 14 is bladder" in capsys.readouterr().err
+        assert main([*command, "--labels", table]) == 0
+        assert set(np.unique(read_label(tmp_path / "fused/a.nii.gz").array)) == {0, 1, 14}
+
+    def test_check(self, table, tmp_path):
+        label(tmp_path / "label.nii.gz", 15)
+        assert main(["check", str(tmp_path / "label.nii.gz")]) == 1
+        assert main(["check", str(tmp_path / "label.nii.gz"), "--labels", table]) == 0
+
+    def test_show(self, predicted, table, tmp_path, capsys):
+        image(tmp_path / "ct.nii.gz")
+        files = ["-i", str(tmp_path / "ct.nii.gz"), "-l", f"{predicted[1]}/a.nii.gz"]
+        command = ["show", *files, "-o", str(tmp_path / "ct.png")]
+        assert main(command) == 1
+        assert "says that 14 is bladder" in capsys.readouterr().err
+        assert main([*command, "--labels", table, "--class", "bladder"]) == 0
+        assert "Bladder" in capsys.readouterr().out
+
+    def test_a_table_that_is_not_there(self, tmp_path, capsys):
+        assert main(["check", str(tmp_path), "--labels", str(tmp_path / "none.yaml")]) == 1
+        assert "none.yaml: No such file or directory; check the path" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["check"], ["evaluate", "-p", "x"]])

@@ -385,6 +385,22 @@ def test_other_classes_are_refused(tmp_path):
     assert "has class liver twice" in refused(tmp_path / "twice", a + a[:1], a)
 
 
+def test_other_rules_for_a_class_are_refused(tmp_path):
+    a, b = (run(tmp_path / name, case_rows("x", 0.5)) for name in "ab")
+    liver, *others = LABELS.labels
+    strict = LABELS.model_copy(
+        update={"labels": (liver.model_copy(update={"tolerance_mm": 1.0}), *others)}
+    )
+    for folder, labels in ((a, LABELS), (b, strict)):
+        summary = {"profile": "corrected", "class_table": labels.model_dump(by_alias=True)}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(Problems, match=r"b/cases.csv: scored with other tolerances, .* than .*a/"):
+        compare_paths(a, b)
+    other = LABELS.model_copy(update={"labels": (liver.model_copy(update={"name": "x"}), *others)})
+    with pytest.raises(Problems, match="has class liver, which the class table lacks; name its"):
+        compare_paths(a, a, other)
+
+
 def test_profiles(tmp_path):
     a = changed(case_rows("x", 0.5), 0, dsc_corrected=0.7)
     text = refused(tmp_path, a, a, ("flare23-2023", "corrected"))

@@ -8,14 +8,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.utils import update_config
-from test_onnx import stock_plan
+from test_preprocess import plan_for
 from toys import plan_of, teacher
 
 from panorgan.cli import main
 from panorgan.config import Config, load_config, merge, read_config_file
 from panorgan.describe import as_json
 from panorgan.nnunet.model import network_of, save_model
-from panorgan.nnunet.plans import make_dataset_json
+from panorgan.nnunet.plans import configuration_of, make_dataset_json
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -96,6 +96,30 @@ class TestRecipe:
     def test_a_missing_config_is_a_line(self, describe, tmp_path):
         said = describe("--recipe", "teacher", "--config", tmp_path / "none.yaml")
         assert said == f"{tmp_path / 'none.yaml'}: No such file or directory; check the path\n"
+
+
+def stock_plan() -> dict:
+    """The plan of a plain U-Net of nnU-Net's."""
+    stock = plan_for([1.5] * 3, [32] * 3)
+    configuration_of(stock)[1]["architecture"] = {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": 3,
+            "features_per_stage": [2, 3, 4],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * 3,
+            "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+            "n_conv_per_stage": [1, 1, 1],
+            "n_conv_per_stage_decoder": [1, 1],
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
+    return stock
 
 
 class TestModel:

@@ -6,6 +6,8 @@ import sys
 import textwrap
 import time
 
+import pytest
+
 from panorgan.job import report_problems
 from panorgan.tables import read_table
 
@@ -84,17 +86,21 @@ def test_problems_of_an_earlier_run_are_gone(tmp_path):
     assert not (tmp_path / "logs/a.problems.tsv").exists()
 
 
-def test_the_job_ends_with_its_parent(tmp_path):
-    (tmp_path / "child.py").write_text(
-        "import time\n"
-        "from panorgan.job import _die_with_parent\n"
-        "_die_with_parent()\n"
-        "print('ready', flush=True)\n"
-        "time.sleep(60)\n"
-    )
+@pytest.mark.parametrize("asks", ["before", "after"])
+def test_the_job_ends_with_its_parent(tmp_path, asks):
+    ask = ["_die_with_parent()"]
+    wait = ["print('ready', flush=True)", "while os.getppid() == PARENT: time.sleep(0.01)"]
+    lines = [
+        "import os, time",
+        "from panorgan.job import PARENT, _die_with_parent",
+        *(ask + wait if asks == "before" else wait + ask),
+        "time.sleep(60)",
+    ]
+    (tmp_path / "child.py").write_text("\n".join(lines))
     (tmp_path / "parent.py").write_text(
         "import subprocess, sys, os, signal\n"
-        "child = subprocess.Popen([sys.executable, 'child.py'], stdout=subprocess.PIPE)\n"
+        "pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)\n"
+        "child = subprocess.Popen([sys.executable, 'child.py'], **pipes)\n"
         "child.stdout.readline()\n"
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

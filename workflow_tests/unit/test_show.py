@@ -86,6 +86,7 @@ class Run:
                 for name in ("excluded", "suspects", "corrected", "repaired")
             },
         )
+        shutil.copy(LABELS_FILE, place / "labels.yaml")
         self.entries = {e.case: e for e in read_manifest(place / "manifest.tsv", LABELS)}
 
     def out(self, folder: Path, *details: str) -> ShardOutput:
@@ -280,6 +281,15 @@ class TestRefusals:
         assert main(["show", "seen", "--run", str(tmp_path)]) == 1
         assert "has no cases/manifest.tsv" in capsys.readouterr().err
 
+    def test_the_class_table_is_the_runs_own(self, unmade, capsys):
+        table = unmade.folder / "cases/labels.yaml"
+        table.write_text(table.read_text().replace("title: Liver", "title: My liver"))
+        assert show(unmade, "given", "--class", "liver") == 0
+        assert "My liver" in capsys.readouterr().out
+        table.unlink()
+        assert show(unmade, "seen") == 1
+        assert "has no cases/labels.yaml; copy the class table" in capsys.readouterr().err
+
     def test_prediction_that_is_not_what_was_written(self, unmade, capsys):
         unmade.predict()
         path = unmade.folder / "round-1/predictions/stage2/seed-0/evaluation-00/seen.nii.gz"
@@ -298,6 +308,7 @@ class TestRefusals:
             ["-o", "a.png"],
             ["seen", "--run", "results/demo", "-l", "a.nii.gz"],
             ["seen", "-i", "ct.nii.gz", "-o", "a.png"],
+            ["seen", "--run", "results/demo", "--labels", "labels.yaml"],
         ],
     )
     def test_wrong_usage(self, capsys, arguments):

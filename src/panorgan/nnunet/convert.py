@@ -10,7 +10,6 @@ from pathlib import Path
 from panorgan.networks import count_parameters
 from panorgan.nnunet import version1, version2
 from panorgan.nnunet.model import PLANS, WEIGHTS, Model, load_model, save_model
-from panorgan.nnunet.onnx import export_onnx
 from panorgan.nnunet.pickles import DAMAGED
 from panorgan.problems import Problems
 
@@ -31,10 +30,9 @@ def convert(
         A model folder of ours, of nnU-Net 1 (plans.pkl) or of nnU-Net 2 (plans.json), a fold's
         folder in one, or a folder that holds exactly one of these.
     out
-        A new folder (with ``onnx`` a file); it appears whole or not at all.
+        A new folder; it appears whole or not at all.
     to
-        ``panorgan``: our model folder; ``nnunet``: what stock nnU-Net 2 reads; ``onnx``: a file, of
-        a model of ours.
+        ``panorgan``: our model folder; ``nnunet``: what stock nnU-Net 2 reads.
     fold
         Which of a foreign model's folds; None takes ``all``, else the only one.
     classes
@@ -59,12 +57,7 @@ def convert(
         if fold is not None or classes is not None:
             cause = "is a model of panorgan, which has one set of weights and names its classes"
             raise Problems.one(cause, "leave out --fold and --classes", file=source)
-        if to == "onnx":
-            return export_onnx(found.folder, out)
         model, notes = load_model(found.folder), []
-    elif to == "onnx":
-        cure = "convert it into a folder first: panorgan convert SOURCE -o MODEL"
-        raise Problems.one("is no model of panorgan, and only such become ONNX", cure, file=source)
     else:
         model, notes = _read(found, fold, _checked_names(classes))
     with _new_folder(out) as temporary:

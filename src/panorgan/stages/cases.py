@@ -162,6 +162,7 @@ def check_cases(
     suspects: str,
     corrected: str,
     repaired: str,
+    class_table: str,
     speck_ml: float = 0.0,
     corrections: str = "",
     excluded_names: Sequence[str] = (),
@@ -181,6 +182,8 @@ def check_cases(
         ``stop``: any bad case ends the run; ``exclude``: bad cases are left out and listed.
     manifest, excluded, suspects, corrected, repaired
         The files to write.
+    class_table
+        Where a copy of the class table is left, for those who look at the run later.
     corrections
         The user's corrections, or empty: they win over everything else.
     excluded_names
@@ -233,6 +236,7 @@ def check_cases(
     write_table(corrected, CORRECTED_COLUMNS, changes)
     write_table(repaired, REPAIRED_COLUMNS, _repairs(entries))
     write_manifest(manifest, _with_mended(entries, index_tables, index_folders), labels)
+    write_text(class_table, Path(labels_file).read_text(encoding="utf-8"))
 
 
 def _ask_again(output: str, change: Callable[[str], str]) -> bool:

@@ -1,0 +1,195 @@
+"""Compare two result folders of a run, file by file: the content, not what is bound to differ.
+
+    python workflow_tests/compare_results.py A B [--moved OLD=NEW]…
+
+A and B are, say, ``results/demo`` of two checkouts. A line a file says what differs or is only in
+one; then the exit code is 1. Label maps are compared by voxels and geometry, weights by tensors,
+JSON by content, pages without times and sizes, all else by bytes. Logs, benchmarks, the store, and
+what a prediction took of time and memory are left out.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import nibabel as nib
+import numpy as np
+from safetensors import deserialize
+
+LEFT_OUT = re.compile(r"(logs|benchmarks|\.store|\.snakemake)/|.*\.efficiency\.tsv$")
+TIMES = ("hours", "seconds", "step_seconds", "wait_s", "date")
+"""Keys of JSON, and columns of learning curves."""
+MEASURED = re.compile(
+    r'<section aria-labelledby="efficiency">.*?</section>|(?<=seconds an epoch, median: )[\d.,]+'
+    r"|[\d.,]+ (?:ms|s|seconds|minutes|hours|days|B|kB|MB|GB|TB)\b",
+    re.DOTALL,
+)
+"""What pages say of time, memory and disk."""
+CHECKSUM = re.compile(r"(?<=\.nii\.gz:)[0-9a-f]{32}")
+"""In tables of shards, of a label map's compressed bytes."""
+
+
+def compare_folders(
+    a: Path, b: Path, moved: Sequence[tuple[str, str]] = ()
+) -> tuple[int, list[str]]:
+    """Compare two result folders.
+
+    Parameters
+    ----------
+    moved
+        Folders or files of A, relative to it, and where they are in B; the first that fits counts.
+
+    Returns
+    -------
+    count
+        Files that both have.
+    lines
+        What differs, sorted: a line a file.
+    """
+    ours = {_moved(path, moved): path for path in _files(a)}
+    theirs = _files(b)
+    lines = {path: "only in A" for name, path in ours.items() if name not in theirs}
+    lines |= {name: "only in B" for name in theirs if name not in ours}
+    both = [name for name in theirs if name in ours]
+    for name in both:
+        if said := _difference(a / ours[name], b / name):
+            lines[name] = said
+    return len(both), [f"{name}: {said}" for name, said in sorted(lines.items())]
+
+
+def _files(folder: Path) -> list[str]:
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [path for path in paths if not LEFT_OUT.match(path)]
+
+
+def _moved(path: str, moved: Sequence[tuple[str, str]]) -> str:
+    for old, new in moved:
+        if path == old or path.startswith(f"{old}/"):
+            return new + path[len(old) :]
+    return path
+
+
+def _difference(a: Path, b: Path) -> str:
+    """What differs in two files; empty if nothing."""
+    if a.read_bytes() == b.read_bytes():
+        return ""
+    for ending, compare in COMPARED.items():
+        if b.name.endswith(ending):
+            try:
+                return compare(a, b)
+            except Exception as error:
+                return f"cannot be read ({' '.join(str(error).split())})"
+    return "other bytes"
+
+
+def _label_maps(a: Path, b: Path) -> str:
+    first, second = nib.load(a), nib.load(b)
+    if not (
+        first.shape == second.shape
+        and np.array_equal(first.affine, second.affine)
+        and first.header.get_zooms() == second.header.get_zooms()
+    ):
+        return "another grid"
+    return _arrays(*(np.asanyarray(image.dataobj) for image in (first, second)))
+
+
+def _arrays(a: np.ndarray, b: np.ndarray) -> str:
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
+    count = np.count_nonzero(a != b)
+    return f"{count:,} of {a.size:,} voxels differ" if count else ""
+
+
+def _tensors(a: Path, b: Path) -> str:
+    return _first_key(*(dict(deserialize(path.read_bytes())) for path in (a, b)))
+
+
+def _json(a: Path, b: Path) -> str:
+    return _first_key(*(json.loads(path.read_text(encoding="utf-8")) for path in (a, b)))
+
+
+def _first_key(a: Any, b: Any, place: str = "") -> str:
+    """Where two contents differ first, but for `TIMES`."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        pairs = [(key, a.get(key), b.get(key)) for key in {**a, **b} if key not in TIMES]
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = [(str(at), *pair) for at, pair in enumerate(zip(a, b, strict=True))]
+    else:
+        return "" if a == b else f"{place or 'content'} differs"
+    found = (_first_key(*pair, f"{place}.{key}".lstrip(".")) for key, *pair in pairs)
+    return next(filter(None, found), "")
+
+
+def _curves(a: Path, b: Path) -> str:
+    """Tables of learning curves, without the columns that are times."""
+
+    def text(path: Path) -> str:
+        rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = [at for at, name in enumerate(rows[0]) if name not in TIMES]
+        return "\n".join(",".join(row[at] for at in kept) for row in rows)
+
+    return _first_line(text(a), text(b))
+
+
+def _without(pattern: re.Pattern[str]) -> Callable[[Path, Path], str]:
+    return lambda a, b: _first_line(
+        *(pattern.sub("", path.read_text(encoding="utf-8")) for path in (a, b))
+    )
+
+
+def _first_line(a: str, b: str) -> str:
+    pairs = zip_longest(a.splitlines(), b.splitlines(), fillvalue="")
+    for number, (first, second) in enumerate(pairs, 1):
+        if first != second:
+            at = next(at for at, pair in enumerate(zip_longest(first, second)) if len({*pair}) > 1)
+            cut = slice(max(0, at - 20), at + 20)
+            return f"line {number}: …{first[cut]}… and …{second[cut]}…"
+    return ""
+
+
+COMPARED = {
+    ".nii.gz": _label_maps,
+    ".b2nd": lambda a, b: _arrays(*(blosc2.open(str(path))[:] for path in (a, b))),
+    ".safetensors": _tensors,
+    ".json": _json,
+    "progress.csv": _curves,
+    ".tsv": _without(CHECKSUM),
+    ".html": _without(MEASURED),
+    ".md": _without(MEASURED),
+    ".txt": _without(MEASURED),
+}
+"""How files are compared whose bytes differ, by the ending of their names."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what differs; 1 if anything does, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(description="Compare two result folders of a run.")
+    parser.add_argument("a", type=Path, metavar="A")
+    parser.add_argument("b", type=Path, metavar="B")
+    parser.add_argument(
+        "--moved",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="a folder or file of A that has another name in B; both relative; may be repeated",
+    )
+    options = parser.parse_args(arguments)
+    moved = [tuple(part.strip("/") for part in text.split("=")) for text in options.moved]
+    if wrong := [text for text, pair in zip(options.moved, moved, strict=True) if len(pair) != 2]:
+        parser.error(f"--moved {wrong[0]}: is not OLD=NEW")
+    for folder in (options.a, options.b):
+        if not folder.is_dir():
+            parser.error(f"{folder}: is no folder")
+    count, lines = compare_folders(options.a, options.b, moved)
+    print("\n".join([*lines, f"{count} files compared, {len(lines)} differ or are only in one"]))
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
