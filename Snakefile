@@ -7,8 +7,9 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.config import MARGINAL, MEMBER, NOISE, fused_labels
+from panorgan.config import MEMBER, fused_labels
 from panorgan.job import report_problems
+from panorgan.registry import FUSED, MARGINAL, NOISE, ORIGINS, VARIANTS, pattern
 from panorgan.stages import VERSIONS
 from panorgan.workflow import Run
 
@@ -32,9 +33,9 @@ pathvars:
 wildcard_constraints:
     shard=r"(train|evaluation)-\d+",
     round=r"[1-9]\d*",
-    labels=r"partial|stage[12]|gated|noise",
-    variant=r"partial|marginal|stage[12]|gated|noise",
-    origin=r"teacher|stage2|gated",
+    labels=pattern(FUSED),
+    variant=pattern(VARIANTS),
+    origin=pattern(ORIGINS),
     seed=MEMBER,
 
 

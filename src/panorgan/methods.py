@@ -5,26 +5,28 @@ and facts that nobody recorded are not filled in.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from panorgan.config import (
+from panorgan.config import Augmentation, Config, Optimizer, Recipe, fused_labels
+from panorgan.labels import Label, Labels, load_labels
+from panorgan.pages import duration
+from panorgan.registry import (
+    DECODER_STAGES,
     GATED,
     ITERATED,
     MARGINAL,
+    NETWORKS,
     NOISE,
-    Augmentation,
-    Config,
-    Optimizer,
-    Recipe,
-    fused_labels,
+    ORDERS,
+    PROFILES,
+    STAGE1,
+    STAGE2,
+    VARIANTS,
 )
-from panorgan.labels import Label, Labels, load_labels
-from panorgan.metrics import PROFILES
-from panorgan.pages import duration
 
 REFERENCES = {
     "method": "Z. Zhang et al. (team zzm3zz). A Semi-Supervised Abdominal Multi-Organ Pan-Cancer "
@@ -76,17 +78,6 @@ SPLIT_TEXTS = {"train": "training", "validation": "validation", "test": "test"}
 AXES = {2: ("anterior–posterior", "left–right")}
 AXES[3] = ("inferior–superior", *AXES[2])
 """Patch axes of networks of each dimension."""
-
-LEARNS_FROM = {
-    "partial": "the partial labels of the labelled cases alone, all else taken for background",
-    MARGINAL: "the partial labels of the labelled cases alone, with the marginal loss",
-    "stage1": "the partial labels and the tumour pseudo-labels",
-    "stage2": "the partial labels and all pseudo-labels",
-    GATED: "the same without the pseudo-labels that the gate did not trust",
-    NOISE: "the same with shuffled organ pseudo-labels, as a control",
-}
-SAME = "stage2"
-"""The variant that the last two of `LEARNS_FROM` speak of."""
 
 
 @dataclass(frozen=True)
@@ -320,12 +311,8 @@ class _Writer:
 
     def _learnt_from(self) -> str:
         """What the students learnt."""
-        listed = []
-        for variant in self.variants:
-            text = LEARNS_FROM[variant]
-            if text.startswith("the same") and SAME not in self.variants:
-                text = text.replace("the same", LEARNS_FROM[SAME], 1)
-            listed.append(text)
+        stage2 = "the same" if STAGE2 in self.variants else VARIANTS[STAGE2].methods
+        listed = [VARIANTS[variant].methods.format(stage2=stage2) for variant in self.variants]
         if len(listed) == 1:
             return f"The student, a smaller network for all classes, learnt {listed[0]}."
         named = "; ".join(
@@ -366,24 +353,15 @@ class _Writer:
             f"{_kernels(network.kernel_sizes)} and an overall stride of "
             f"{_times(_product(network.strides))}"
         )
-        if network.name != "attention_unet":
-            return (
-                f"The network was a {dimension}D U-Net in the manner of nnU-Net "
-                f"[@nnunet]{size}: {stages}."
-            )
-        plain, non_local, gated, ungated = attention_stages(len(network.features))
-        parts = []
-        if non_local:
-            parts.append("one with a non-local block [@nonlocal]")
-        if gated:
-            parts.append(f"{_few(gated)} whose skip connections pass two attention gates")
-        if ungated:
-            parts.append(f"{_few(ungated)} without gates")
-        after = f", then {_and(parts)}, all of which end in channel attention" if parts else ""
+        kind = NETWORKS[network.name]
+        text = f"The network was a {dimension}D {kind.methods}{size}: {stages}."
+        kinds = Counter(kind.decoder_kinds(len(network.features) - 1))
+        if {*kinds} == {"plain"}:
+            return text
+        first, *others = (f"{_few(count)} {DECODER_STAGES[name]}" for name, count in kinds.items())
         return (
-            f"The network was a {dimension}D U-Net{size} with nnU-Net's encoder [@nnunet] and a "
-            f"decoder with attention in the manner of CA-Net [@canet]: {stages}. From the deepest "
-            f"up the decoder has {_few(plain)} plain stage{after}."
+            f"{text} From the deepest up the decoder has {first} stage, then {_and(others)}, all "
+            "of which end in channel attention."
         )
 
     def _loss(self, recipe: Recipe) -> str:
@@ -467,7 +445,7 @@ class _Writer:
     def _fuses_organs(self) -> bool:
         """Whether there are organ pseudo-labels, and fused labels that take them."""
         given = self.config.pseudo_labels.organs != "cases" or self.facts.given_organs != 0
-        return given and bool(self.fused - {"stage1"})
+        return given and bool(self.fused - {STAGE1})
 
     def _organ_labels(self) -> str:
         source = self.config.pseudo_labels.organs
@@ -487,18 +465,11 @@ class _Writer:
         )
 
     def _order(self) -> str:
-        tumour = {
-            "reference": "a tumour pseudo-label took precedence over the annotation, and this",
-            "annotated-first": "the annotation took precedence over a tumour pseudo-label, and "
-            "both",
-            "inside-organs": "a tumour pseudo-label took precedence over the annotation where a "
-            "connected piece of it overlapped or touched an organ (other pieces were dropped), "
-            "and this",
-        }[self.config.fusion.order]
+        text = f"In fusion, {ORDERS[self.config.fusion.order].methods}"
         if not self._fuses_organs:
-            return f"In fusion, {tumour.rpartition(',')[0]}."
+            return f"{text}."
         return (
-            f"In fusion, {tumour} over the organ pseudo-label, which filled what was still "
+            f"{text}, and both over the organ pseudo-label, which filled what was still "
             "background, and only with organs that were unknown in the case."
         )
 
@@ -613,15 +584,9 @@ class _Writer:
         for label in self.labels.labels:
             tolerances[label.tolerance_mm].append(_title(label))
         listed = "; ".join(f"{mm:g} mm: {_and(tolerances[mm])}" for mm in sorted(tolerances))
-        whose = {
-            "flare23-2023": "by the rules of the FLARE 2023 challenge as they were during it",
-            "flare23-2024": "by the rules of the FLARE 2023 challenge as published since 2024",
-            "corrected": "as in the FLARE 2023 challenge, but with all slices that the reference "
-            "annotates and without a lower bound of the DSC",
-        }[name]
         text = (
             f"The Dice similarity coefficient (DSC) [@dice] and the normalised surface "
-            f"distance (NSD) [@nsd] were computed {whose} [@flare23]. "
+            f"distance (NSD) [@nsd] were computed {rules.methods} [@flare23]. "
             f"Tolerances of the NSD were {listed}."
         )
         cropped = [_title(label) for label in self.labels.labels if label.crop_slices]
@@ -645,15 +610,6 @@ class _Writer:
                 title, key = SOFTWARE.get(name, (name, ""))
                 named.append(" ".join(filter(None, (title, versions[name], key and f"[@{key}]"))))
         return [f"The workflow ran with {_and(named)}."]
-
-
-def attention_stages(stages: int) -> tuple[int, int, int, int]:
-    """How many of the attention network's decoder stages are plain, non-local, gated, ungated.
-
-    `networks.attention_unet.attention_kinds` in numbers, without its imports.
-    """
-    decoder = stages - 1
-    return min(decoder, 1), int(decoder > 1), max(0, min(decoder - 2, 3)), max(0, decoder - 5)
 
 
 def _augmentation(settings: Augmentation, dimension: int) -> str:

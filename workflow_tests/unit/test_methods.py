@@ -7,7 +7,7 @@ import yaml
 
 from panorgan.config import Config, load_config, merge
 from panorgan.labels import config_folder
-from panorgan.methods import REFERENCES, Facts, Trained, attention_stages, methods_text
+from panorgan.methods import REFERENCES, Facts, Trained, methods_text
 
 DEMO = yaml.safe_load((config_folder() / "demo.yaml").read_text())
 BASE = {**Config().model_dump(mode="json"), "labels": str(config_folder() / "labels.yaml")}
@@ -269,12 +269,3 @@ def test_tolerances_are_those_of_the_class_table(tmp_path):
     assert "4.5 mm: liver;" in text
     assert "Liver, aorta, inferior vena cava and oesophagus were compared on the slices" in text
     assert "2 mm: aorta, inferior vena cava, right adrenal gland, left adrenal gland," in text_of()
-
-
-def test_attention_is_counted_as_the_network_has_it():
-    from panorgan.networks.attention_unet import attention_kinds
-
-    for stages in range(3, 12):
-        kinds = attention_kinds(stages - 1)
-        expected = tuple(kinds.count(kind) for kind in ("plain", "non_local", "gated", "ungated"))
-        assert attention_stages(stages) == expected
