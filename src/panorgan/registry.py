@@ -84,20 +84,21 @@ class Variant(AblationArm):
     shuffled: bool = False
 
 
-MARGINAL, STAGE1, STAGE2, GATED, NOISE = "marginal", "stage1", "stage2", "gated", "noise"
+PARTIAL, MARGINAL, STAGE1, STAGE2 = "partial", "marginal", "stage1", "stage2"
+GATED, NOISE = "gated", "noise"
 """Names of variants. `MARGINAL` is also what makes `pseudo_labels.organs` a student's."""
 
 VARIANTS = {
     variant.name: variant
     for variant in (
         Variant(
-            "partial",
+            PARTIAL,
             "partial labels as they are: what nobody annotated is background",
             "From partial labels as they are",
             title="Partial labels",
             description="the annotations alone",
             methods="the partial labels of the labelled cases alone, all else taken for background",
-            labels="partial",
+            labels=PARTIAL,
         ),
         Variant(
             MARGINAL,
@@ -106,7 +107,7 @@ VARIANTS = {
             title="Partial labels, marginal loss",
             description="partial, but what is unknown in a case is not learnt as background",
             methods="the partial labels of the labelled cases alone, with the marginal loss",
-            labels="partial",
+            labels=PARTIAL,
             marginal_loss=True,
         ),
         Variant(
