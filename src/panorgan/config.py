@@ -278,6 +278,8 @@ class Recipe(Section):
         for key in ("kernel_sizes", "strides"):
             if any(len(entry) != dimension for entry in getattr(network, key)):
                 raise ValueError(f"network.{key}: each entry needs {dimension} values")
+        if any(size % 2 == 0 for kernel in network.kernel_sizes for size in kernel):
+            raise ValueError(f"network.kernel_sizes must be odd: {network.kernel_sizes}")
         strides = [math.prod(axis) for axis in zip(*network.strides, strict=True)]
         if all(size <= stride for size, stride in zip(self.patch_size, strides, strict=True)):
             raise ValueError(f"patch_size {self.patch_size} is down to one voxel after the strides")
