@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 
+from panorgan import registry
 from panorgan.config import Config, load_config, merge
 from panorgan.labels import config_folder
 from panorgan.methods import REFERENCES, Facts, Trained, methods_text
@@ -269,3 +270,23 @@ def test_tolerances_are_those_of_the_class_table(tmp_path):
     assert "4.5 mm: liver;" in text
     assert "Liver, aorta, inferior vena cava and oesophagus were compared on the slices" in text
     assert "2 mm: aorta, inferior vena cava, right adrenal gland, left adrenal gland," in text_of()
+
+
+@pytest.mark.parametrize(
+    ("path", "choices"),
+    [
+        ("fusion.order", registry.ORDERS),
+        ("evaluation.profile", registry.PROFILES),
+        ("teacher.network.name", registry.NETWORKS),
+    ],
+)
+def test_whatever_a_config_may_name_has_its_sentence(path, choices):
+    for name, choice in choices.items():
+        said, *_ = choice.methods.split(" [@")
+        assert said in text_of(nested(path, name))
+
+
+def test_all_variants_at_once_are_told_apart():
+    text = text_of(nested("student.variants", [*registry.VARIANTS]))
+    for name, variant in registry.VARIANTS.items():
+        assert f"({name}) {variant.methods.format(stage2='the same')}" in text
