@@ -40,6 +40,7 @@ from panorgan.registry import (
     VARIANTS,
 )
 from panorgan.registry import GATED as GATED
+from panorgan.registry import NOISE as NOISE
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
