@@ -8,8 +8,18 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.config import MARGINAL, MEMBER, NOISE, fused_labels, labels_of
+from panorgan.cases import KINDS
+from panorgan.config import MEMBER, fused_labels, labels_of
 from panorgan.job import report_problems
+from panorgan.registry import (
+    FILLED,
+    FIRST_STAGES,
+    FUSED,
+    MARGINAL,
+    ORIGINS,
+    VARIANTS,
+    pattern,
+)
 from panorgan.stages import VERSIONS
 from panorgan.workflow import EVALUATED, Run, see_all_reasons
 
@@ -30,12 +40,12 @@ pathvars:
 
 
 wildcard_constraints:
-    shard=r"(train|validation|test)-\d+",
+    shard=rf"({pattern(KINDS)})-\d+",
     round=r"[1-9]\d*",
-    labels=r"partial|stage[12]|gated|noise",
-    stage1=r"partial|stage1|(stage2|gated)-stage1",
-    variant=r"partial|marginal|stage[12]|gated|noise",
-    origin=r"teacher|stage2|gated",
+    labels=pattern(FUSED),
+    stage1=pattern(FIRST_STAGES),
+    variant=pattern(VARIANTS),
+    origin=pattern(ORIGINS),
     seed=MEMBER,
     split="|".join(EVALUATED),
 
@@ -87,7 +97,9 @@ rule labels:
             table
             for number, labels in fused_labels(settings)
             if number == 1
-            for table in run.each(paths.fusion(labels, 1), run.training, ".tsv")
+            for table in run.each(
+                paths.fusion(labels, 1), run.fused_shards(labels), ".tsv"
+            )
         ],
 
 

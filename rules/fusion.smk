@@ -52,7 +52,7 @@ rule fuse_organs:
     log:
         "<logs>/fuse_organs/round-{round}/{labels}/{shard}.log",
     wildcard_constraints:
-        labels="stage2|gated|noise",
+        labels=pattern(FILLED),
     conda:
         "../envs/panorgan.yaml"
     resources:
@@ -61,7 +61,9 @@ rule fuse_organs:
     params:
         version=VERSIONS["fuse"],
         labels=settings.labels,
-        shuffle_seed=lambda wildcards: 0 if wildcards.labels == NOISE else None,
+        shuffle_seed=lambda wildcards: (
+            0 if VARIANTS[wildcards.labels].shuffled else None
+        ),
         corrections=settings.corrections or "",
         corrected=run.corrected_labels,
     script:

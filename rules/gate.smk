@@ -55,8 +55,8 @@ rule judge_components:
         manifests=run.each(paths.manifest(), run.training),
         cases=run.each(paths.components(), run.training, ".tsv"),
         components=run.each(paths.components(), run.training, ".components.tsv"),
-        known_cases=run.each(paths.known_components(), run.training, ".tsv"),
-        known=run.each(paths.known_components(), run.training, ".components.tsv"),
+        known_cases=run.each(paths.known_components(), run.labelled, ".tsv"),
+        known=run.each(paths.known_components(), run.labelled, ".components.tsv"),
     output:
         decisions=paths.gate("decisions.tsv"),
         cases=paths.gate("cases.tsv"),

@@ -11,14 +11,22 @@ def of_students(place, end="", each=("",)):
     ]
 
 
-def of_training(places, end=""):
-    """A file of each training shard in some places."""
-    return [path for place in places for path in run.each(place, run.training, end)]
+def of_fusions(end, fusions=fused_labels(settings)):
+    """A file of each shard of some fused labels."""
+    return [
+        path
+        for number, labels in fusions
+        for path in run.each(
+            paths.fusion(labels, number), run.fused_shards(labels), end
+        )
+    ]
 
 
-fused = [paths.fusion(labels, number) for number, labels in fused_labels(settings)]
-first_fused = [paths.fusion(labels, number) for labels, number in run.first_stages]
-judged = [paths.pseudo_labels(kind, number) for kind, number in run.judged]
+judged = [
+    paths.pseudo_labels(kind, number, shard)
+    for kind, number in run.judged
+    for shard in run.training
+]
 evaluated = [*run.validation, *run.test]
 teacher_model = paths.teacher_model(settings.teacher.seed)
 
@@ -38,13 +46,13 @@ rule write_report:
         decisions=[paths.gate("decisions.tsv", *origin) for origin in run.origins],
         gate_cases=[paths.gate("cases.tsv", *origin) for origin in run.origins],
         gate_summaries=[paths.gate("summary.json", *origin) for origin in run.origins],
-        pseudo_labels=of_training(judged, ".tsv"),
-        pseudo_label_folders=ancient(of_training(judged)),
-        composition=of_training(fused, ".composition.tsv"),
-        conflicts=of_training(fused, ".conflicts.tsv"),
-        specks=of_training(first_fused, ".specks.tsv"),
-        fused=of_training(fused, ".tsv"),
-        fused_folders=ancient(of_training(fused)),
+        pseudo_labels=[f"{place}.tsv" for place in judged],
+        pseudo_label_folders=ancient(judged),
+        composition=of_fusions(".composition.tsv"),
+        conflicts=of_fusions(".conflicts.tsv"),
+        specks=of_fusions(".specks.tsv", run.first_stages),
+        fused=of_fusions(".tsv"),
+        fused_folders=ancient(of_fusions("")),
         students=ancient(of_students(paths.student_model)),
         student_tables=of_students(paths.student_model, ".tsv"),
         scores=of_students(partial(paths.results, "cases.csv"), each=EVALUATED),

@@ -25,11 +25,24 @@ rule measure_student:
         "../scripts/measure_student.py"
 
 
+def of_labels(place, end, shards=None):
+    """Input function: files of the labels that a plan is for or a training learns, one a shard."""
+
+    def files(wildcards):
+        labels = wildcards.get("labels") or labels_of(wildcards.variant)
+        found = place(labels=labels, round=wildcards.round)
+        return run.each(found, shards or run.fused_shards(labels), end)
+
+    return files
+
+
 rule plan_student:
     input:
-        manifests=run.each(paths.manifest(), run.training),
-        histograms=run.each(paths.histograms(), run.training, ".tsv"),
-        histogram_folders=ancient(run.each(paths.histograms(), run.training)),
+        manifests=lambda wildcards: run.each(
+            paths.manifest(), run.fused_shards(wildcards.labels)
+        ),
+        histograms=of_labels(paths.histograms, ".tsv"),
+        histogram_folders=ancient(of_labels(paths.histograms, "")),
         frozen=settings.student.plan or [],
     output:
         plans=paths.student_plan("plans.json"),
@@ -86,26 +99,23 @@ rule preprocess_student:
         "../scripts/preprocess_student.py"
 
 
-def learnt(place, end, *shards):
-    """Input function of a training: files of the labels that its variant learns."""
-
-    def files(wildcards):
-        found = place(labels=labels_of(wildcards.variant), round=wildcards.round)
-        return run.each(found, *shards, end) if shards else found
-
-    return files
+def plan_of(name):
+    """Input function of a training: a file of the plan for the labels that it learns."""
+    return lambda wildcards: paths.student_plan(
+        name, labels_of(wildcards.variant), wildcards.round
+    )
 
 
 rule train_student:
     input:
         # Only for the cases that a fold leaves out.
         manifests=ancient(run.each(paths.manifest(), run.training)),
-        plans=learnt(partial(paths.student_plan, "plans.json"), ""),
-        dataset=learnt(partial(paths.student_plan, "dataset.json"), ""),
-        training=learnt(paths.student_data, ".tsv", run.training),
-        training_folders=ancient(learnt(paths.student_data, "", run.training)),
-        validation=ancient(learnt(paths.student_data, ".tsv", run.validation)),
-        validation_folders=ancient(learnt(paths.student_data, "", run.validation)),
+        plans=plan_of("plans.json"),
+        dataset=plan_of("dataset.json"),
+        training=of_labels(paths.student_data, ".tsv"),
+        training_folders=ancient(of_labels(paths.student_data, "")),
+        validation=ancient(of_labels(paths.student_data, ".tsv", run.validation)),
+        validation_folders=ancient(of_labels(paths.student_data, "", run.validation)),
     output:
         table=paths.student_model() + ".tsv",
         model=directory(paths.student_model()),
@@ -124,6 +134,6 @@ rule train_student:
         labels=settings.labels,
         run=settings.run,
         phantom=settings.phantom is not None,
-        marginal=lambda wildcards: wildcards.variant == MARGINAL,
+        marginal=lambda wildcards: VARIANTS[wildcards.variant].marginal_loss,
     script:
         "../scripts/train_network.py"

@@ -27,10 +27,10 @@ rule select_tumour_cases:
 
 rule plan_teacher:
     input:
-        manifests=run.each(paths.manifest(), run.training),
-        cases=run.each(paths.teacher_labels(), run.training, ".tsv"),
-        histograms=run.each(paths.index(), run.training, ".tsv"),
-        histogram_folders=ancient(run.each(paths.index(), run.training)),
+        manifests=run.each(paths.manifest(), run.labelled),
+        cases=run.each(paths.teacher_labels(), run.labelled, ".tsv"),
+        histograms=run.each(paths.index(), run.labelled, ".tsv"),
+        histogram_folders=ancient(run.each(paths.index(), run.labelled)),
         frozen=settings.teacher.plan or [],
     output:
         plans=paths.teacher_plan("plans.json"),
@@ -54,13 +54,13 @@ rule preprocess_teacher:
     input:
         # Validation cases are for the learning curve: new ones wait for the next training.
         manifest=branch(
-            lambda wildcards: wildcards.shard in run.training,
+            lambda wildcards: wildcards.shard in run.labelled,
             then=paths.manifest(),
             otherwise=ancient(paths.manifest()),
         ),
         plans=paths.teacher_plan("plans.json"),
         truth=branch(
-            lambda wildcards: wildcards.shard in run.training,
+            lambda wildcards: wildcards.shard in run.labelled,
             then=paths.teacher_labels() + ".tsv",
             otherwise=ancient(paths.teacher_labels() + ".tsv"),
         ),
@@ -85,11 +85,11 @@ rule preprocess_teacher:
 rule train_teacher:
     input:
         # Only for the cases that a fold leaves out.
-        manifests=ancient(run.each(paths.manifest(), run.training)),
+        manifests=ancient(run.each(paths.manifest(), run.labelled)),
         plans=paths.teacher_plan("plans.json"),
         dataset=paths.teacher_plan("dataset.json"),
-        training=run.each(paths.teacher_data(), run.training, ".tsv"),
-        training_folders=ancient(run.each(paths.teacher_data(), run.training)),
+        training=run.each(paths.teacher_data(), run.labelled, ".tsv"),
+        training_folders=ancient(run.each(paths.teacher_data(), run.labelled)),
         validation=ancient(run.each(paths.teacher_data(), run.validation, ".tsv")),
         validation_folders=ancient(run.each(paths.teacher_data(), run.validation)),
     output:

@@ -33,7 +33,7 @@ TINY = {
     "run": "tiny",
     "cases": "config/tiny_cases.tsv",
     "phantom": {"seed": 1, "shape": [20, 32, 44], "spacing_mm": [9.0, 7.0, 7.0]},
-    "shards": {"train": 2, "validation": 1, "test": 1},
+    "shards": {"labelled": 1, "unlabelled": 1, "validation": 1, "test": 1},
     "teacher": {
         "spacing_mm": [7.0, 7.0],
         "patch_size": [32, 32],

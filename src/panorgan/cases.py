@@ -17,6 +17,8 @@ SCOPE = "tumour_scope"
 COLUMNS = ("case", "image", "label", "split", "source", "patient", "annotated", "organs", SCOPE)
 REQUIRED = ("case", "image", "label", "split", "source")
 SPLITS = ("train", "validation", "test")
+KINDS = ("labelled", "unlabelled", "validation", "test")
+"""Of shards: training cases without a label teach no teacher, so they are apart."""
 ENDINGS = ("_seg", "_source", "_image", "_label", "_organs", "_automatic")
 """What names of files add to the case's name: no name of a case may end so."""
 CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -163,18 +165,21 @@ def write_cases(table: str | Path, cases: Iterable[Case]) -> None:
     write_table(table, columns, map(row, cases))
 
 
-def shard_names(split: str, count: int) -> list[str]:
-    """Names of the shards of a split, e.g. ``train-00`` … ``train-63``."""
-    return [f"{split}-{index:02d}" for index in range(count)]
+def shard_names(kind: str, count: int) -> list[str]:
+    """Names of the shards of a kind, e.g. ``labelled-00`` … ``labelled-35``."""
+    return [f"{kind}-{index:02d}" for index in range(count)]
 
 
-def shard_of(case: str, split: str, counts: Mapping[str, int]) -> str:
+def shard_of(case: Case, counts: Mapping[str, int]) -> str:
     """The shard of a case: a stable hash of its name, so that a new case moves no other.
 
-    `counts` has the number of shards of each split.
+    A shard is of one of `KINDS`, of each of which `counts` has the number of shards.
     """
-    number = int.from_bytes(blake2b(case.encode(), digest_size=8).digest(), "big")
-    return f"{split}-{number % counts[split]:02d}"
+    kind = case.split
+    if kind == "train":
+        kind = "labelled" if case.label else "unlabelled"
+    number = int.from_bytes(blake2b(case.case.encode(), digest_size=8).digest(), "big")
+    return f"{kind}-{number % counts[kind]:02d}"
 
 
 def fold_of(group: str, folds: int) -> int:

@@ -6,10 +6,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from panorgan import __version__
 from panorgan.labels import load_labels
 from panorgan.problems import Problem, Problems
+from panorgan.registry import CHALLENGE, ORDERS, PROFILES, REFERENCE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-_FUSE_HELP = """\
+_ORDERS_HELP = "\n".join(
+    fill(order.help, 100, initial_indent=f"  {name:17}", subsequent_indent=" " * 19)
+    for name, order in ORDERS.items()
+)
+
+_FUSE_HELP = f"""\
 Make a full label out of a partial label, a tumour mask and an organ pseudo-label. Any of them may
 be missing. Give three files, or three folders of CASE.nii.gz: then the cases are those of all
 folders together, and one without a partial label is unlabelled.
@@ -49,11 +56,7 @@ What is put where:
     it is not used; 15 in it means ignored, and stays 15 in the result.
 
 --order says who wins where the tumour mask meets an annotated organ:
-  reference        the tumour, everywhere: the published method
-  annotated-first  the organ; the tumour fills the rest, and wins over organ pseudo-labels
-  inside-organs    the tumour, but only pieces of it that overlap or touch an organ: one annotated
-                   in the partial label, or an unknown one in the organ pseudo-label. Other pieces
-                   are left out, and reported. Needs --partial or --organs.
+{_ORDERS_HELP}
 
 --annotated TABLE.tsv takes a case table, as `panorgan init` writes it. It has a line for each case,
 found by its name. What annotators looked for is said by its column annotated, else by the rule of
@@ -121,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--source-map", type=Path, help="where to write what each voxel is from")
     fuse.add_argument(
         "--order",
-        default="reference",
-        choices=["reference", "annotated-first", "inside-organs"],
+        default=REFERENCE,
+        choices=list(ORDERS),
         help="who wins (default: %(default)s)",
     )
     fuse.set_defaults(command=_fuse)
@@ -145,10 +148,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
     evaluate.add_argument(
         "--profile",
-        default="flare23-2023",
-        choices=["flare23-2023", "flare23-2024", "corrected"],
-        help="rules of the challenge in 2023, since 2024, or without their quirks (default: "
-        "%(default)s)",
+        default=CHALLENGE,
+        choices=list(PROFILES),
+        help="rules of the challenge "
+        + ", or ".join(profile.title for profile in PROFILES.values())
+        + " (default: %(default)s)",
     )
     evaluate.add_argument(
         "--annotated",
@@ -176,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument(
         "--profile",
-        choices=["flare23-2023", "flare23-2024", "corrected"],
+        choices=list(PROFILES),
         help="compare the scores by these rules (default: those by which both were scored)",
     )
     compare.add_argument(

@@ -23,6 +23,24 @@ from pydantic import (
 )
 
 from panorgan.problems import Problem, Problems
+from panorgan.registry import (
+    ARMS,
+    ATTENTION_UNET,
+    CHALLENGE,
+    ITERATED,
+    MARGINAL,
+    NETWORKS,
+    ORDERS,
+    PROFILES,
+    REFERENCE,
+    ROUNDS,
+    SMALL_UNET,
+    STAGE1,
+    STAGE2,
+    VARIANTS,
+)
+from panorgan.registry import GATED as GATED
+from panorgan.registry import NOISE as NOISE
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -31,9 +49,6 @@ Axes = Annotated[list[Positive], Field(min_length=2, max_length=3)]
 Spacing = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=3)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-Variant = Literal["partial", "marginal", "stage1", "stage2", "gated", "noise"]
 
 
 class Section(BaseModel):
@@ -45,7 +60,8 @@ class Section(BaseModel):
 class Shards(Section):
     """Into how many jobs the cases of each per-case stage are divided."""
 
-    train: Positive = Field(64, description="training cases, labelled or not")
+    labelled: Positive = Field(36, description="training cases with a label")
+    unlabelled: Positive = Field(28, description="training cases without one")
     validation: Positive = Field(4, description="validation cases")
     test: Positive = Field(4, description="test cases")
 
@@ -133,17 +149,16 @@ class Gate(Section):
 class Fusion(Section):
     """Who wins where a pseudo-tumour meets an annotated organ."""
 
-    order: Literal["reference", "annotated-first", "inside-organs"] = Field(
-        "reference",
-        description="reference: the pseudo-tumour; annotated-first: the organ; inside-organs: the "
-        "pseudo-tumour, but only where it lies in or touches an organ",
+    order: Literal[*ORDERS] = Field(
+        REFERENCE,
+        description="; ".join(f"{name}: {order.description}" for name, order in ORDERS.items()),
     )
 
 
 class Network(Section):
     """Topology; the lists have one entry a stage, from the full resolution down."""
 
-    name: Literal["attention_unet", "small_unet"] = Field(description="class of the network")
+    name: Literal[*NETWORKS] = Field(description="class of the network")
     features: list[Positive] = Field(min_length=3, description="channels of each stage")
     kernel_sizes: list[Axes] = Field(min_length=3, description="of each stage's convolutions")
     strides: list[Axes] = Field(min_length=3, description="of each stage's first convolution")
@@ -266,6 +281,8 @@ class Recipe(Section):
         for key in ("kernel_sizes", "strides"):
             if any(len(entry) != dimension for entry in getattr(network, key)):
                 raise ValueError(f"network.{key}: each entry needs {dimension} values")
+        if any(size % 2 == 0 for kernel in network.kernel_sizes for size in kernel):
+            raise ValueError(f"network.kernel_sizes must be odd: {network.kernel_sizes}")
         strides = [math.prod(axis) for axis in zip(*network.strides, strict=True)]
         if all(size <= stride for size, stride in zip(self.patch_size, strides, strict=True)):
             raise ValueError(f"patch_size {self.patch_size} is down to one voxel after the strides")
@@ -287,7 +304,7 @@ class Teacher(Recipe):
     batch_size: Positive = Field(4, description="patches in a batch")
     network: Network = Field(
         Network(
-            name="attention_unet",
+            name=ATTENTION_UNET,
             features=[32, 64, 128, 256, 480, 480, 480, 480],
             kernel_sizes=[[3, 3]] * 8,
             strides=[[1, 1]] + [[2, 2]] * 7,
@@ -308,18 +325,17 @@ class Student(Recipe):
     seeds: Annotated[list[int], Field(min_length=1)] = Field(
         [0], description="one student is trained for each"
     )
-    variants: Annotated[list[Variant], Field(min_length=1)] = Field(
-        ["stage2"],
-        description="labels to train on: partial, marginal (partial, but what is unknown in a case "
-        "is not learnt as background), stage1 (partial + tumour), stage2 (also organs), gated "
-        "(stage2 without what the gate does not trust), noise (stage2 with shuffled organs)",
+    variants: Annotated[list[Literal[*VARIANTS]], Field(min_length=1)] = Field(
+        [STAGE2],
+        description="labels to train on: "
+        + ", ".join(f"{name} ({variant.description})" for name, variant in VARIANTS.items()),
     )
     spacing_mm: Spacing = Field([4.0, 1.2, 1.2], description="target spacing")
     patch_size: Axes = Field([32, 128, 192], description="in voxels of the target spacing")
     batch_size: Positive = Field(2, description="patches in a batch")
     network: Network = Field(
         Network(
-            name="small_unet",
+            name=SMALL_UNET,
             features=[16, 32, 64, 128, 256],
             kernel_sizes=[[1, 3, 3]] + [[3, 3, 3]] * 4,
             strides=[[1, 1, 1], [1, 2, 2]] + [[2, 2, 2]] * 3,
@@ -361,9 +377,7 @@ class Prediction(Section):
 class Evaluation(Section):
     """How predictions are scored."""
 
-    profile: Literal["flare23-2023", "flare23-2024", "corrected"] = Field(
-        "flare23-2023", description="rules of DSC and NSD"
-    )
+    profile: Literal[*PROFILES] = Field(CHALLENGE, description="rules of DSC and NSD")
     samples: Positive = Field(2000, description="bootstrap samples of cases, for the intervals")
     lesion_overlap: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1,
@@ -385,9 +399,8 @@ class Evaluation(Section):
 class Ablation(Section):
     """What `snakemake ablation` compares: students that differ in their labels only."""
 
-    arms: Annotated[list[Variant | Literal["rounds"]], Field(min_length=1)] = Field(
-        ["partial", "marginal", "stage1", "stage2", "gated", "rounds", "noise"],
-        description="variants of the student; rounds: stage2 after several rounds",
+    arms: Annotated[list[Literal[*ARMS]], Field(min_length=1)] = Field(
+        list(ARMS), description="variants of the student; rounds: stage2 after several rounds"
     )
     seeds: Annotated[list[int], Field(min_length=1)] = Field([0, 1, 2], description="of each arm")
     rounds: Annotated[int, Field(ge=2)] = Field(2, description="of the arm `rounds`")
@@ -429,8 +442,8 @@ class Config(Section):
     student: Student = Field(Student(), description="")
     rounds: Positive = Field(
         1,
-        description="from the second on the students of stage2 and gated make the pseudo-labels "
-        "that the next ones learn",
+        description=f"from the second on the students of {' and '.join(ITERATED)} make the "
+        "pseudo-labels that the next ones learn",
     )
     folds: Positive = Field(
         5,
@@ -447,18 +460,6 @@ class Config(Section):
         if self.gate.quantile is not None and self.folds < 2:
             raise ValueError("gate.quantile needs folds of 2 or more")
         return self
-
-
-MARGINAL = "marginal"
-"""Variant of a student, and the value of `pseudo_labels.organs` that makes it label organs."""
-PARTIAL, STAGE1, GATED, NOISE = "partial", "stage1", "gated", "noise"
-"""Variants of a student."""
-FIRST_STAGE = "-stage1"
-"""What follows the name of labels in that of the stage 1 that they alone are made from."""
-ITERATED = ("stage2", GATED)
-"""Variants that go on in later rounds."""
-ROUNDS = "rounds"
-"""The arm of an ablation that is stage2 after several rounds."""
 
 
 @dataclass(frozen=True)
@@ -567,24 +568,14 @@ def fused_labels(config: Config) -> list[tuple[int, str]]:
     """Round and name of all labels that students learn, and of the stage 1 of the first round's
     stage 2."""
     found = {(arm.round, arm.labels) for arm in trained_students(config)}
-    return sorted(found | {(1, STAGE1) for one in found if one == (1, "stage2")})
-
-
-def first_stage(labels: str, round: int) -> str:
-    """Name of the stage 1 that labels are made from, which of some are the labels themselves.
-
-    In the first round the teacher's tumours are the same for all labels that trust them.
-    """
-    if labels in (PARTIAL, STAGE1):
-        return labels
-    return STAGE1 if round == 1 and labels != GATED else labels + FIRST_STAGE
+    return sorted(found | {(1, STAGE1) for one in found if one == (1, STAGE2)})
 
 
 def ablation_arms(config: Config) -> dict[str, list[Arm]]:
     """The students of each arm of the ablation, one a seed."""
 
     def of(arm: str) -> tuple[int, str]:
-        return (config.ablation.rounds, ITERATED[0]) if arm == ROUNDS else (1, arm)
+        return (config.ablation.rounds, STAGE2) if arm == ROUNDS else (1, arm)
 
     return {
         arm: [Arm(*of(arm), str(seed)) for seed in config.ablation.seeds]
@@ -594,7 +585,7 @@ def ablation_arms(config: Config) -> dict[str, list[Arm]]:
 
 def labels_of(variant: str) -> str:
     """Which fused labels a variant of the student learns from."""
-    return PARTIAL if variant == MARGINAL else variant
+    return VARIANTS[variant].labels
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _network_facts(plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> 
     import torch
 
     from panorgan.networks import count_parameters
-    from panorgan.nnunet.estimate import training_memory
+    from panorgan.nnunet.memory import training_memory
     from panorgan.nnunet.model import network_of
     from panorgan.nnunet.plans import configuration_of, deep_supervision_sizes
 

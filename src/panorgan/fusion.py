@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import product
 from pathlib import Path
 
@@ -35,48 +34,13 @@ from panorgan.annotations import Annotations, Known
 from panorgan.labels import Labels, check_predicted
 from panorgan.manifest import ABSENT, ANNOTATED, UNKNOWN
 from panorgan.problems import Problem, Problems
+from panorgan.registry import ORDERS, REFERENCE, Source
 from panorgan.volumes import Volume, VolumeError, read_label, write_label
 
 INPUTS = ("partial", "tumour", "organs")
 SUFFIX = ".nii.gz"
 IGNORED_TUMOUR = 2
 """Value of an ignored voxel in a tumour mask."""
-
-
-class Source(IntEnum):
-    """Where a fused voxel comes from: the values of a source map."""
-
-    BACKGROUND = 0
-    GROUND_TRUTH = 1
-    TUMOUR_PSEUDO = 2
-    ORGAN_PSEUDO = 3
-    IGNORED = 4
-
-
-@dataclass(frozen=True)
-class Order:
-    """Who wins where the inputs claim different things.
-
-    Attributes
-    ----------
-    priority
-        Whose claim wins a voxel, the strongest first. Organ pseudo-labels are last.
-    inside_organs
-        Whether a piece of a tumour pseudo-label counts only where it lies in or touches an organ.
-    """
-
-    priority: tuple[Source, ...]
-    inside_organs: bool = False
-
-
-_TUMOUR_FIRST = (Source.TUMOUR_PSEUDO, Source.GROUND_TRUTH, Source.ORGAN_PSEUDO)
-_ANNOTATED_FIRST = (Source.GROUND_TRUTH, Source.TUMOUR_PSEUDO, Source.ORGAN_PSEUDO)
-ORDERS = {
-    "reference": Order(_TUMOUR_FIRST),
-    "annotated-first": Order(_ANNOTATED_FIRST),
-    "inside-organs": Order(_TUMOUR_FIRST, inside_organs=True),
-}
-REFERENCE = "reference"
 
 
 class UnexpectedValues(ValueError):

@@ -202,9 +202,7 @@ def report_problems(logs: str | Path, since: float, most: int = 20) -> str:
         At most so many problems are listed.
     """
     files = [
-        path
-        for path in sorted(Path(logs).rglob("*" + PROBLEMS))
-        if path.stat().st_mtime >= since
+        path for path in sorted(Path(logs).rglob("*" + PROBLEMS)) if path.stat().st_mtime >= since
     ]
     lines = [str(Problem(**row)) for path in files for row in read_table(path)]
     lines = list(dict.fromkeys(lines))

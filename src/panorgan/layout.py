@@ -124,9 +124,7 @@ class Layout:
         """Intensities of every class."""
         return f"{self.root}/round-{round}/student/{labels}/histograms/{shard}"
 
-    def student_plan(
-        self, name: str, labels: str = "{labels}", round: object = "{round}"
-    ) -> str:
+    def student_plan(self, name: str, labels: str = "{labels}", round: object = "{round}") -> str:
         """`name` is plans.json or dataset.json."""
         return f"{self.root}/round-{round}/student/{labels}/{name}"
 
@@ -175,7 +173,7 @@ class Layout:
 
 
 def beside(output: str | Path, kind: str) -> Path:
-    """The counterpart of a run's file in a folder of the run's own: in ``.store``, finished work."""
+    """The counterpart of a file in another folder of its run: ``.store`` has finished work."""
     results, run, *rest = Path(output).parts
     return Path(results, run, kind, *rest)
 

@@ -23,7 +23,6 @@ volumes.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import numpy as np
 
 from panorgan.bootstrap import drawn_means, interval
 from panorgan.labels import Label, Labels
+from panorgan.registry import PROFILES
 from panorgan.tables import read_csv, write_csv, write_text
 
 SAMPLES = 2000
@@ -46,20 +46,6 @@ STATUSES = (SCORED, BOTH_EMPTY, MISSED, FALSE_POSITIVE, NOT_SCORED)
 
 Row = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Profile:
-    """One version of the challenge's rules."""
-
-    drops_last_slice: bool
-    nsd_floor: float
-
-
-PROFILES = {
-    "flare23-2023": Profile(drops_last_slice=True, nsd_floor=0.1),  # during the challenge
-    "flare23-2024": Profile(drops_last_slice=True, nsd_floor=0.2),  # official since 2024-03-18
-    "corrected": Profile(drops_last_slice=False, nsd_floor=0.0),
-}
 
 DECIMALS = {"dsc": 4, "nsd": 4, "hd95_mm": 4, "ref_ml": 3, "pred_ml": 3} | {
     f"{score}_{profile}": 4 for profile in PROFILES for score in ("dsc", "nsd")

@@ -19,13 +19,14 @@ MOST_ROWS = 200
 
 
 def render(template: str, **context: Any) -> str:
-    """A page from one of the package's templates; every value is escaped."""
+    """A page or text from one of the package's templates; in HTML every value is escaped."""
+    html = template.endswith(".html.j2")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("panorgan"),
-        autoescape=True,
+        autoescape=html,
         undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        trim_blocks=html,
+        lstrip_blocks=html,
     )
     filters = (percent, interval, number, signed, size)
     environment.filters |= {filter.__name__: filter for filter in filters}

@@ -2,21 +2,26 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from panorgan.config import (
-    MARGINAL,
     Config,
     fused_labels,
     students,
     teachers,
     trained_students,
 )
-from panorgan.estimates import (
+from panorgan.job import visible_gpus
+from panorgan.labels import Labels, load_labels
+from panorgan.layout import Layout, beside
+from panorgan.manifest import ANNOTATED, Entry, read_manifest
+from panorgan.pages import cut, describe_data, duration, render, size
+from panorgan.registry import MARGINAL
+from panorgan.resources import (
     KEPT_CHECKPOINTS,
     LABEL_MAP_SHARE,
     PREPROCESSED_SHARE,
@@ -24,15 +29,9 @@ from panorgan.estimates import (
     free_disk,
     held_bytes,
     model_bytes,
-    parameters,
     preprocessed_bytes,
     preprocessing_memory,
 )
-from panorgan.job import visible_gpus
-from panorgan.labels import Labels, load_labels
-from panorgan.layout import Layout, beside
-from panorgan.manifest import ANNOTATED, Entry, read_manifest
-from panorgan.pages import cut, describe_data, duration, render, size
 from panorgan.selection import needs_tumour, reason_against, shows_tumours, wants_organs
 from panorgan.tables import read_table, write_text
 
@@ -151,8 +150,8 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
     scored = len(students(config))
     taught_by = len(teachers(config))
     teacher, student = config.teacher.model_dump(), config.student.model_dump()
-    of_teacher = parameters(teacher["network"], classes=2)
-    of_student = parameters(student["network"], classes=1 + len(labels.values))
+    of_teacher = _parameters(teacher["network"], outputs=2)
+    of_student = _parameters(student["network"], outputs=1 + len(labels.values))
 
     def grid(chosen: Iterable[Entry], spacing: Sequence[float]) -> float:
         return sum(preprocessed_bytes(entry.shape, entry.spacing, spacing) for entry in chosen)
@@ -212,6 +211,16 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
         for what, files, count, share in rows
         if files
     ]
+
+
+def _parameters(network: Mapping[str, Any], outputs: int) -> int:
+    """Of a recipe's network, which is made without its weights."""
+    import torch  # slow, and nothing else of preflight needs it
+
+    from panorgan.networks import build_network, count_parameters
+
+    with torch.device("meta"):
+        return count_parameters(build_network(input_channels=1, num_classes=outputs, **network))
 
 
 def memory_needs(entries: Sequence[Entry], config: Config) -> list[dict[str, Any]]:

@@ -320,7 +320,9 @@ class ShardReader:
                 self._rows[row["case"]] = (row, Path(folder))
 
     @classmethod
-    def of(cls, tables: Sequence[str | Path], folders: Sequence[str | Path]) -> "ShardReader | None":
+    def of(
+        cls, tables: Sequence[str | Path], folders: Sequence[str | Path]
+    ) -> "ShardReader | None":
         """A reader of some shards, or None where there are no tables."""
         return cls(tables, folders) if tables else None
 
@@ -387,8 +389,8 @@ def run_training(
         All that the weights depend on, by name: another value of any of them starts anew.
     train
         Gets the state folder, resumes what lies in it, returns the finished model's folder and
-        whether there was anything left to train. It also gets a function that it has to call before it writes: this raises Problems once
-        another process has taken over the folder.
+        whether there was anything left to train. It also gets a function that it has to call before
+        it writes: this raises Problems once another process has taken over the folder.
     model, table
         The declared outputs: the model's folder and its one-row table.
 

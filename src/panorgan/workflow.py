@@ -10,16 +10,10 @@ from typing import Any
 
 from panorgan.cases import Case, check_names, read_cases, shard_names, shard_of
 from panorgan.config import (
-    FIRST_STAGE,
-    GATED,
-    MARGINAL,
-    NOISE,
-    PARTIAL,
     Arm,
     Config,
     Member,
     ablation_arms,
-    first_stage,
     fused_labels,
     load_config,
     members,
@@ -32,7 +26,17 @@ from panorgan.labels import load_labels
 from panorgan.layout import Layout, beside
 from panorgan.manifest import load_sources
 from panorgan.problems import Problems
+from panorgan.registry import (
+    MARGINAL,
+    OWN_STAGE1,
+    PARTIAL,
+    TEACHER,
+    VARIANTS,
+    first_stage,
+)
 from panorgan.selection import TUMOUR
+from panorgan.stages import STAMPS
+from panorgan.stamps import read_stamps, stamps
 from panorgan.store import key_of
 
 
@@ -71,14 +75,12 @@ def _round(wildcards: Any) -> int:
 
 def _learnt(wildcards: Any) -> str:
     """The labels that a stage of fusion is for."""
-    return (wildcards.get("labels") or wildcards.stage1).removesuffix(FIRST_STAGE)
+    return (wildcards.get("labels") or wildcards.stage1).removesuffix(OWN_STAGE1)
 
 
 ORGANS = "pseudo_labels.organs"
 EVALUATED = ("validation", "test")
 """Splits that are predicted and scored."""
-TEACHER = "teacher"
-"""Who makes the pseudo-labels of the first round."""
 
 
 def check_organs(source: str) -> None:
@@ -109,7 +111,8 @@ class Run:
     paths
         Where everything of the run lies.
     training, validation, test
-        Names of the shards of a split; `shards` has all of them.
+        Names of the shards of a split; `shards` has all of them, `labelled` those of training cases
+        with a label.
     """
 
     def __init__(self, raw: Mapping[str, Any]):
@@ -124,7 +127,8 @@ class Run:
             stop(error)
         self.paths = Layout(self.config.run)
         counts = self.config.shards
-        self.training = shard_names("train", counts.train)
+        self.labelled = shard_names("labelled", counts.labelled)
+        self.training = [*self.labelled, *shard_names("unlabelled", counts.unlabelled)]
         self.validation = shard_names("validation", counts.validation)
         self.test = shard_names("test", counts.test)
         self.shards = [*self.training, *self.validation, *self.test]
@@ -147,7 +151,7 @@ class Run:
             stop(error)
         counts = dict(self.config.shards)
         for case in cases:
-            dealt[shard_of(case.case, case.split, counts)].append(case)
+            dealt[shard_of(case, counts)].append(case)
         return dealt
 
     def digest(self, *shards: str) -> str:
@@ -166,13 +170,15 @@ class Run:
 
     @cache  # noqa: B019
     def stamps(self, shard: str) -> str:
-        """A hash of sizes and dates of a shard's volumes, which the run does not write itself.
+        """A hash of the stamps of a shard's volumes, which the run does not write itself.
 
         They are no inputs, as Snakemake would look at all of them in every round of scheduling.
         """
         if self.config.phantom:
             return ""
-        return key_of([_stamp(path) for case in self.cases[shard] for path in case.files])
+        known = read_stamps(beside(self.paths.index(shard) + STAMPS, ".store"))
+        files = (path for case in self.cases[shard] for path in case.files)
+        return key_of(stamps(files, known))
 
     @staticmethod
     def asked(output: str) -> str:
@@ -204,6 +210,10 @@ class Run:
             found.setdefault(folder, []).append(model)
         return found
 
+    def fused_shards(self, labels: str) -> list[str]:
+        """Shards with cases in some labels: unlabelled ones have no partial label."""
+        return self.labelled if labels == PARTIAL else self.training
+
     @property
     def students(self) -> list[Arm]:
         """The students that are the run's results."""
@@ -216,10 +226,9 @@ class Run:
         return [(TEACHER, 1), *sorted(later, key=lambda origin: (origin[1], origin[0]))]
 
     @property
-    def first_stages(self) -> list[tuple[str, int]]:
-        """Name and round of every stage 1 of the labels that students learn."""
-        found = {(number, first_stage(name, number)) for number, name in fused_labels(self.config)}
-        return [(name, number) for number, name in sorted(found)]
+    def first_stages(self) -> list[tuple[int, str]]:
+        """Round and name of every stage 1 of the labels that students learn."""
+        return sorted({(n, first_stage(name, n)) for n, name in fused_labels(self.config)})
 
     @property
     def judged(self) -> list[tuple[str, int]]:
@@ -297,7 +306,7 @@ class Run:
 
     def decisions(self, wildcards: Any) -> list[str]:
         """The gate's decisions on pieces and on cases, for the labels that obey them."""
-        if _learnt(wildcards) != GATED:
+        if not VARIANTS[_learnt(wildcards)].gated:
             return []
         origin, number = self.origin(wildcards), wildcards.round
         return [self.paths.gate(name, origin, number) for name in ("decisions.tsv", "cases.tsv")]
@@ -328,7 +337,7 @@ class Run:
 
         None for noise: they would put truth where noise is wanted.
         """
-        if not self._corrections or wildcards.labels == NOISE:
+        if not self._corrections or VARIANTS[wildcards.labels].shuffled:
             return {}
         names = (case.case for case in self.cases[wildcards.shard])
         found = (self._corrections.get(name) for name in names)
@@ -390,12 +399,3 @@ class Run:
             name: [self.paths.results("cases.csv", *arm.place, "validation") for arm in found]
             for name, found in ablation_arms(self.config).items()
         }
-
-
-def _stamp(path: str) -> list[object]:
-    """What tells one file from another by this path; nothing where there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [path]
-    return [path, status.st_size, status.st_mtime_ns]

@@ -30,7 +30,9 @@ CARD = ("device", "precision", "augment_on", "setting")
 def project(folder: Path, tiny: bool) -> Project:
     """The demo in a folder of its own."""
     if tiny:
-        return tiny_project(folder, shards={"train": 1, "validation": 1, "test": 1})
+        return tiny_project(
+            folder, shards={"labelled": 1, "unlabelled": 1, "validation": 1, "test": 1}
+        )
     return Project(folder, yaml.safe_load((WORKFLOW_TESTS.parent / "config/demo.yaml").read_text()))
 
 

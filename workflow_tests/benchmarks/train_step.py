@@ -567,7 +567,7 @@ def augmenting(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 def traced_mb(folder: Path, precision: str) -> float:
     """What `panorgan describe --recipe` says that a step needs, with its allowance."""
-    from panorgan.nnunet.estimate import training_memory
+    from panorgan.nnunet.memory import training_memory
 
     base = folder / DATASET
     plan, dataset_json = (

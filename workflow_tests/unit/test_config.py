@@ -103,3 +103,9 @@ def mirrored(training: dict, axis: int) -> dict:
 def test_lists_of_different_length():
     network = load_config({}).student.network.model_dump() | {"features": [16, 32, 64]}
     assert "differ in length" in refused(student={"network": network})
+
+
+def test_kernels_are_odd():
+    network = load_config({}).student.network.model_dump()
+    kernels = [*network["kernel_sizes"][:-1], [3, 2, 3]]
+    assert "must be odd" in refused(student={"network": network | {"kernel_sizes": kernels}})

@@ -5,9 +5,10 @@ import re
 import pytest
 import yaml
 
+from panorgan import registry
 from panorgan.config import Config, load_config, merge
 from panorgan.labels import config_folder
-from panorgan.methods import REFERENCES, Facts, Trained, attention_stages, methods_text
+from panorgan.methods import REFERENCES, Facts, Trained, methods_text
 
 DEMO = yaml.safe_load((config_folder() / "demo.yaml").read_text())
 BASE = {**Config().model_dump(mode="json"), "labels": str(config_folder() / "labels.yaml")}
@@ -271,10 +272,21 @@ def test_tolerances_are_those_of_the_class_table(tmp_path):
     assert "2 mm: aorta, inferior vena cava, right adrenal gland, left adrenal gland," in text_of()
 
 
-def test_attention_is_counted_as_the_network_has_it():
-    from panorgan.networks.attention_unet import attention_kinds
+@pytest.mark.parametrize(
+    ("path", "choices"),
+    [
+        ("fusion.order", registry.ORDERS),
+        ("evaluation.profile", registry.PROFILES),
+        ("teacher.network.name", registry.NETWORKS),
+    ],
+)
+def test_whatever_a_config_may_name_has_its_sentence(path, choices):
+    for name, choice in choices.items():
+        said, *_ = choice.methods.split(" [@")
+        assert said in text_of(nested(path, name))
 
-    for stages in range(3, 12):
-        kinds = attention_kinds(stages - 1)
-        expected = tuple(kinds.count(kind) for kind in ("plain", "non_local", "gated", "ungated"))
-        assert attention_stages(stages) == expected
+
+def test_all_variants_at_once_are_told_apart():
+    text = text_of(nested("student.variants", [*registry.VARIANTS]))
+    for name, variant in registry.VARIANTS.items():
+        assert f"({name}) {variant.methods.format(stage2='the same')}" in text

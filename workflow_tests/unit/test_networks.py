@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panorgan.networks import AttentionUNet, SmallUNet, build_network, count_parameters
-from panorgan.networks.attention_unet import AttentionStage, attention_kinds
+from panorgan.networks.attention_unet import AttentionStage
 from panorgan.networks.blocks import AdditiveGate, ChannelAttention, DualGate, NonLocal, crop_to
+from panorgan.registry import ATTENTION_UNET, NETWORKS
 
 TEACHER = {
     "features": [32, 64, 128, 256, 480, 480, 480, 480],
@@ -99,7 +100,7 @@ def test_full_recipe_channels_of_every_stage():
     ],
 )
 def test_attention_at_other_depths(count, kinds):
-    assert list(attention_kinds(count)) == kinds
+    assert list(NETWORKS[ATTENTION_UNET].decoder_kinds(count)) == kinds
     with torch.device("meta"):
         stages = AttentionUNet(1, 2, **tiny(2, count + 1)).decoder.stages
     built = []

@@ -1,14 +1,15 @@
 """The networks, built by name from plain values. Importing this imports torch."""
 
+from pkgutil import resolve_name
+
 from torch import nn
 
 from panorgan.networks.attention_unet import AttentionUNet
 from panorgan.networks.small_unet import SmallUNet
 from panorgan.networks.unet import UNet
+from panorgan.registry import NETWORKS
 
-__all__ = ["NETWORKS", "AttentionUNet", "SmallUNet", "UNet", "build_network", "count_parameters"]
-
-NETWORKS: dict[str, type[UNet]] = {"attention_unet": AttentionUNet, "small_unet": SmallUNet}
+__all__ = ["AttentionUNet", "SmallUNet", "UNet", "build_network", "count_parameters"]
 
 
 def build_network(name: str, input_channels: int, num_classes: int, **kwargs) -> UNet:
@@ -24,7 +25,7 @@ def build_network(name: str, input_channels: int, num_classes: int, **kwargs) ->
     """
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}; known: {', '.join(NETWORKS)}")
-    return NETWORKS[name](input_channels, num_classes, **kwargs)
+    return resolve_name(NETWORKS[name].path)(input_channels, num_classes, **kwargs)
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -5,26 +5,13 @@ image segmentation", IEEE TMI 2020.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import nn
 
 from panorgan.networks.blocks import OPS, ChannelAttention, DualGate, NonLocal, crop_to
 from panorgan.networks.unet import PlainStage, UNet
-
-StageKind = Literal["plain", "non_local", "gated", "ungated"]
-
-_KINDS: tuple[StageKind, ...] = ("plain", "non_local", "gated", "gated", "gated", "ungated")
-
-
-def attention_kinds(count: int) -> tuple[StageKind, ...]:
-    """The kinds of `count` decoder stages, from the deepest up.
-
-    Plain, non-local, three gated, all others ungated. So a shallower network lacks the ungated
-    stages first, then the gated ones, and a deeper one has more ungated stages.
-    """
-    return tuple(_KINDS[min(index, len(_KINDS) - 1)] for index in range(count))
+from panorgan.registry import ATTENTION_UNET, NETWORKS
 
 
 class AttentionStage(nn.Module):
@@ -42,7 +29,7 @@ class AttentionStage(nn.Module):
 
     def __init__(
         self,
-        kind: StageKind,
+        kind: str,
         dim: int,
         below_channels: int,
         skip_channels: int,
@@ -70,7 +57,7 @@ class AttentionStage(nn.Module):
 
 
 class AttentionUNet(UNet):
-    """nnU-Net's encoder and a decoder whose stages are those of `attention_kinds`.
+    """nnU-Net's encoder and a decoder whose stages are of the registry's kinds.
 
     With one channel, two classes, features 32, 64, 128, 256, 480, 480, 480, 480 and 3x3 kernels
     (the FLARE23 recipe) it has 62,939,014 parameters. Batch norm makes its training depend on the
@@ -79,7 +66,7 @@ class AttentionUNet(UNet):
 
     @staticmethod
     def decoder_stage(index: int, count: int, *, convs: int, **shape) -> nn.Module:
-        kind = attention_kinds(count)[index]
+        kind = NETWORKS[ATTENTION_UNET].decoder_kinds(count)[index]
         if kind == "plain":
             return PlainStage(convs=convs, **shape)
         return AttentionStage(kind, **shape)

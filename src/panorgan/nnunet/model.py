@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from panorgan.networks import build_network, count_parameters
-from panorgan.nnunet.plans import NETWORK_CLASSES, configuration_of
+from panorgan.nnunet.plans import configuration_of
 from panorgan.nnunet.stock import is_stock, stock_network
 from panorgan.problems import Problems
+from panorgan.registry import NETWORKS
 from panorgan.tables import replacing, write_text
 
 PLANS, DATASET, WEIGHTS, CARD = "plans.json", "dataset.json", "weights.safetensors", "card.json"
@@ -47,7 +48,7 @@ def network_of(plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> nn.M
         describe one.
     """
     architecture = configuration_of(plan)[1]["architecture"]
-    names = {path: name for name, path in NETWORK_CLASSES.items()}
+    names = {network.path: name for name, network in NETWORKS.items()}
     outputs = {value for name, value in dataset_json["labels"].items() if name != "ignore"}
     class_name, channels = architecture["network_class_name"], len(dataset_json["channel_names"])
     if is_stock(class_name):

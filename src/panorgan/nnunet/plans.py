@@ -11,6 +11,7 @@ from typing import Any
 
 from panorgan.config import Recipe
 from panorgan.problems import Problems
+from panorgan.registry import NETWORKS
 
 ORIENTATION = "RAS"
 """The order in which networks see the axes: x to the right, y forwards, z to the head."""
@@ -20,12 +21,6 @@ STORED = "stored"
 
 SOFTMAX = "softmax"
 """A plan's ``tile_average`` where it is not logits that are averaged over tiles."""
-
-NETWORK_CLASSES = {
-    "attention_unet": "panorgan.networks.AttentionUNet",
-    "small_unet": "panorgan.networks.SmallUNet",
-}
-"""Class of each network of a recipe, as a plan names it."""
 
 ARCHITECTURE_KEYS = ("features", "kernel_sizes", "strides", "convs_per_stage")
 RESAMPLING = "resample_data_or_seg_to_shape"
@@ -82,7 +77,7 @@ def make_plan(
         "resampling_fn_probabilities": RESAMPLING,
         "resampling_fn_probabilities_kwargs": resampling_kwargs(order=1, is_seg=False),
         "architecture": {
-            "network_class_name": NETWORK_CLASSES[network["name"]],
+            "network_class_name": NETWORKS[network["name"]].path,
             "arch_kwargs": {key: network[key] for key in ARCHITECTURE_KEYS},
             "_kw_requires_import": [],
         },

@@ -32,7 +32,7 @@ from panorgan.nnunet.devices import (
     resolve_augmentation,
     resolve_precision,
 )
-from panorgan.nnunet.estimate import check_training_memory
+from panorgan.nnunet.memory import check_training_memory
 from panorgan.nnunet.model import save_model
 from panorgan.nnunet.speed import attempt, fastest
 from panorgan.nnunet.trainer import Setting, StepLoss, Trainer, learning_rate, make_trainer

@@ -15,7 +15,6 @@ from panorgan.labels import load_labels
 from panorgan.nnunet.model import Model, network_of
 from panorgan.nnunet.pickles import DAMAGED, load_pickle, load_tensors
 from panorgan.nnunet.plans import (
-    NETWORK_CLASSES,
     RESAMPLING,
     SOFTMAX,
     STORED,
@@ -23,6 +22,7 @@ from panorgan.nnunet.plans import (
     resampling_kwargs,
 )
 from panorgan.problems import Problems
+from panorgan.registry import NETWORKS, SMALL_UNET
 
 PLANS, CHECKPOINT = "plans.pkl", "model_final_checkpoint.model"
 
@@ -259,7 +259,7 @@ def _plan(
         "resampling_fn_probabilities": RESAMPLING,
         "resampling_fn_probabilities_kwargs": resampling_kwargs(order=1, is_seg=False),
         "architecture": {
-            "network_class_name": NETWORK_CLASSES["small_unet"],
+            "network_class_name": NETWORKS[SMALL_UNET].path,
             "arch_kwargs": dict(network),
             "_kw_requires_import": [],
         },

@@ -29,9 +29,10 @@ from panorgan.nnunet.model import (
     tensors_of,
 )
 from panorgan.nnunet.pickles import DAMAGED, load_tensors
-from panorgan.nnunet.plans import NETWORK_CLASSES, ORIENTATION, SOFTMAX, STORED, configuration_of
+from panorgan.nnunet.plans import ORIENTATION, SOFTMAX, STORED, configuration_of
 from panorgan.nnunet.stock import is_stock, plain_unet, stock_network
 from panorgan.problems import Problems
+from panorgan.registry import NETWORKS, SMALL_UNET
 from panorgan.tables import replacing, write_text
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -152,7 +153,7 @@ def write_nnunet2(model: Model, out: Path) -> tuple[Path, list[str]]:
     class_name = configuration["architecture"]["network_class_name"]
     if is_stock(class_name):
         network, plan = model.network, model.plan
-    elif class_name == NETWORK_CLASSES["small_unet"]:
+    elif class_name == NETWORKS[SMALL_UNET].path:
         plan = _with_plain_network(model.plan)
         network = _plain_network(model.network, plan)
     else:

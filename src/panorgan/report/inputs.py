@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panorgan.config import GATED, Arm, load_config, main_arm, students
+from panorgan.config import Arm, load_config, main_arm, students
 from panorgan.labels import Labels
 from panorgan.lesions import read_lesions
 from panorgan.metrics import Row, read_scores
+from panorgan.registry import GATED, TEACHER, VARIANTS
 from panorgan.selection import TUMOUR
 from panorgan.stages.gate import Round
 from panorgan.store import ShardReader
@@ -17,18 +18,7 @@ from panorgan.tables import read_table
 
 SPLITS = ("validation", "test")
 """Those that are scored."""
-TEACHER = "teacher"
-"""Who made the pseudo-labels of the first round."""
 SYNTHETIC = "synthetic data, not for clinical use"
-LABEL_TEXTS = {
-    "partial": "Partial labels",
-    "stage1": "Stage 1: partial labels + tumour pseudo-labels",
-    "stage2": "Stage 2: + organ pseudo-labels",
-    "gated": "Gated: without what the gate does not trust",
-    "noise": "Noise: shuffled organ pseudo-labels",
-}
-LATER_TEXTS = LABEL_TEXTS | {"stage2": "Stage 2: partial labels + pseudo-labels"}
-"""After the first round, when both kinds of pseudo-labels are put in at once."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +88,9 @@ class Fusion:
     @property
     def title(self) -> str:
         if self.round == 1:
-            return LABEL_TEXTS[self.labels]
-        return f"Round {self.round}, {LATER_TEXTS[self.labels].lower()}"
+            return VARIANTS[self.labels].title
+        later = VARIANTS[self.labels].later_title or VARIANTS[self.labels].title
+        return f"Round {self.round}, {later.lower()}"
 
 
 def read_students(config: Mapping[str, Any], files: Mapping[str, Any]) -> list[Student]:
@@ -181,7 +172,7 @@ def _pseudo_labels(files: Mapping[str, Any], number: int, origin: str, labels: L
 def read_fusions(files: Mapping[str, Any]) -> list[Fusion]:
     """All fused labels of the run, by round and in the order in which they are made."""
     places = {Path(path).parent for path in files["composition"]}
-    order = list(LABEL_TEXTS)
+    order = list(VARIANTS)
 
     def own(name: str, place: Path) -> list[str]:
         return [path for path in files[name] if Path(path).parent == place]

@@ -11,6 +11,7 @@ from panorgan.labels import Labels
 from panorgan.lesions import REFERENCE
 from panorgan.metrics import MISSED, NOT_SCORED, SCORED, Row
 from panorgan.pages import score_rows
+from panorgan.registry import PROFILES
 from panorgan.report.examples import worst_by_class
 from panorgan.report.inputs import Student
 from panorgan.report.pictures import Gallery, Picture
@@ -21,12 +22,6 @@ STATUS_TEXTS = {
     "missed": "missed",
     "false_positive": "false positive",
     "not_scored": "unknown",
-}
-PROFILE_TEXTS = {
-    "flare23-2023": "the challenge's script during FLARE23: NSD counts 0 where DSC is below 0.1, "
-    "and the last slice of aorta, vena cava and oesophagus is lost",
-    "flare23-2024": "the same script since March 2024: NSD counts 0 where DSC is below 0.2",
-    "corrected": "without these quirks: all slices count, and NSD is what was measured",
 }
 PUBLISHED = (
     (
@@ -123,7 +118,7 @@ def profile_table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "profile": name,
-            "text": PROFILE_TEXTS[name],
+            "text": PROFILES[name].description,
             "cells": [
                 {
                     "value": summary["profiles"][name][part][score],

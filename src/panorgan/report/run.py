@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from panorgan.components import CLEAN, IGNORE
-from panorgan.config import MARGINAL, load_config, students, teachers, trained_students
+from panorgan.config import load_config, students, teachers, trained_students
 from panorgan.labels import Labels
 from panorgan.manifest import Entry
 from panorgan.metrics import NOT_SCORED
 from panorgan.pages import duration
+from panorgan.registry import MARGINAL
 from panorgan.report.gates import ACTION_TEXTS, NOT_USED, by_template, dropped
 from panorgan.report.inputs import SPLITS, Gate, Student, read_json, read_rows
 from panorgan.store import file_checksum

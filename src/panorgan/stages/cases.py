@@ -1,6 +1,5 @@
 """From raw volumes to the manifest: index every case once, then decide what can be used."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -28,7 +27,8 @@ from panorgan.manifest import (
 )
 from panorgan.problems import Problem, Problems
 from panorgan.sides import body_midline, class_centres
-from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
+from panorgan.stages import HISTOGRAMS, LABEL, STAMPS, VERSIONS
+from panorgan.stamps import stamp, write_stamps
 from panorgan.store import BAD, Result, ShardOutput, ShardReader, Work, key_of, run_shard
 from panorgan.tables import read_table, write_table, write_text
 from panorgan.volumes import (
@@ -55,17 +55,14 @@ def index_cases(
 ) -> int:
     """Read every volume of a shard's cases once and record what they are.
 
-    `table` is the case table, `shards` has the number of shards of each split. A case that cannot be used gets the status ``bad`` and its problems; the job succeeds, so
-    that the manifest can show the problems of all shards together. A volume whose header can be
-    mended without moving a corner by more than `max_repair_mm` is copied with the mended one:
-    ``CASE_image.nii.gz``, ``CASE_label.nii.gz``, ``CASE_organs.nii.gz``.
+    `table` is the case table, `shards` has the number of shards of each kind. A case that cannot be
+    used gets the status ``bad`` and its problems; the job succeeds, so that the problems of all
+    shards can be shown together. A volume whose header can be mended without moving a corner by
+    more than `max_repair_mm` is copied with the mended one: ``CASE_image.nii.gz``,
+    ``CASE_label.nii.gz``, ``CASE_organs.nii.gz``.
     """
     labels = load_labels(labels_file)
-    cases = [
-        case
-        for case in read_cases(table, labels)
-        if shard_of(case.case, case.split, shards) == shard
-    ]
+    cases = [case for case in read_cases(table, labels) if shard_of(case, shards) == shard]
     by_name = {case.case: case for case in cases}
 
     def compute(name: str, folder: Path) -> Result:
@@ -106,6 +103,8 @@ def index_cases(
         }
         return Result(row)
 
+    table = beside(out.table.with_suffix(STAMPS), ".store")
+    write_stamps(table, (path for case in cases for path in case.files))
     return run_shard(
         [Work(case.case, _files(case)) for case in cases],
         compute,
@@ -134,16 +133,9 @@ def _path(path: str) -> Path | None:
 
 
 def _files(case: Case) -> dict[str, object]:
-    """The case's files as they lie on the disk: a touched one is read again."""
-
-    def stamp(path: str) -> list[object]:
-        try:
-            status = os.stat(path)
-        except OSError:
-            return [path]
-        return [path, status.st_size, status.st_mtime_ns]
-
-    return {"image": stamp(case.image), "label": stamp(case.label), "organs": stamp(case.organs)}
+    """The case's files as they lie on the disk: a changed one is read again."""
+    named = {"image": case.image, "label": case.label, "organs": case.organs}
+    return {kind: [path, *(stamp(path) if path else [])] for kind, path in named.items()}
 
 
 def check_cases(
@@ -177,7 +169,7 @@ def check_cases(
     index_tables, problem_tables, index_folders
         The index of every shard.
     shards
-        Number of shards of each split.
+        Number of shards of each kind.
     bad_cases
         ``stop``: any bad case ends the run; ``exclude``: bad cases are left out and listed.
     manifest, excluded, suspects, corrected, repaired
@@ -217,7 +209,7 @@ def check_cases(
         raise Problems(problems)
     for problem in repeated:
         del facts[problem.case]
-    places = {case.case: shard_of(case.case, case.split, shards) for case in cases}
+    places = {case.case: shard_of(case, shards) for case in cases}
     entries, doubts, changes = build_manifest(
         cases, facts, places, sources, labels, min_ml, speck_ml, known_better
     )

@@ -237,9 +237,7 @@ def score_cases(
     A class that is unknown in a case is not scored there, nor are tumours with a scope.
     """
     labels = load_labels(labels_file)
-    entries = {
-        entry.case: entry for entry in read_manifest(manifest, labels) if entry.label
-    }
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels) if entry.label}
 
     def compute(name: str, folder: Path) -> Result:
         entry = entries[name]

@@ -9,12 +9,6 @@ from typing import IO, Any
 import numpy as np
 
 from panorgan.config import Member
-from panorgan.estimates import (
-    PREPROCESSED_SHARE,
-    check_disk,
-    held_bytes,
-    preprocessed_bytes,
-)
 from panorgan.intensities import (
     add_histograms,
     class_histograms,
@@ -25,6 +19,12 @@ from panorgan.intensities import (
 from panorgan.labels import load_labels
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problems
+from panorgan.resources import (
+    PREPROCESSED_SHARE,
+    check_disk,
+    held_bytes,
+    preprocessed_bytes,
+)
 from panorgan.stages import AUTOMATIC, HISTOGRAMS, LABEL, LEFT_OUT, UNKNOWNS, VERSIONS
 from panorgan.store import (
     Result,
@@ -183,10 +183,7 @@ def preprocess_cases(
     labels = load_labels(labels_file)
     plan = json.loads(Path(plans).read_text())
     entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
-    if truth is None:
-        names = list(entries)
-    else:
-        names = truth.cases
+    names = list(entries) if truth is None else truth.cases
 
     def label_of(name: str) -> Volume:
         if truth is None:

@@ -10,13 +10,13 @@ from toys import plan_of, run, student, teacher
 
 from panorgan.config import Config
 from panorgan.networks.blocks import NonLocal
-from panorgan.nnunet.estimate import (
+from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
+from panorgan.nnunet.memory import (
     ALLOWANCE,
     Living,
     check_training_memory,
     training_memory,
 )
-from panorgan.nnunet.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.model import network_of
 from panorgan.nnunet.plans import deep_supervision_sizes
 from panorgan.problems import Problems

@@ -1,7 +1,7 @@
 """What a run needs of disk and memory, worked out before it starts, and what the machine has.
 
 Plain arithmetic: nothing here imports torch. A training's memory needs the network itself and is in
-`panorgan.nnunet.estimate`.
+`panorgan.nnunet.memory`.
 """
 
 import math
@@ -66,63 +66,6 @@ def preprocessing_memory(
     of_image, of_grid = PREPROCESSING_BYTES
     grid = math.prod(grid_shape(shape, spacing, target))
     return PROCESS_BYTES + of_image * math.prod(shape) + of_grid * grid
-
-
-def parameters(network: Mapping[str, Any], classes: int, channels: int = 1) -> int:
-    """Trainable parameters of a recipe's network, counted from its topology.
-
-    Parameters
-    ----------
-    network
-        The recipe's section `network`.
-    classes
-        Outputs, background included.
-    channels
-        Of the input.
-    """
-    features, convs = network["features"], network["convs_per_stage"]
-
-    def blocks(inputs: int, outputs: int, kernel: Sequence[int]) -> int:
-        """Convolutions with bias, each followed by an instance norm."""
-        taps = math.prod(kernel)
-        widths = [inputs] + [outputs] * (convs - 1)
-        return sum(taps * width * outputs + 3 * outputs for width in widths)
-
-    total = sum(
-        blocks(inputs, outputs, kernel)
-        for inputs, outputs, kernel in zip(
-            [channels, *features], features, network["kernel_sizes"], strict=False
-        )
-    )
-    levels = range(len(features) - 2, -1, -1)
-    for index, level in enumerate(levels):
-        below, skip = features[level + 1], features[level]
-        kernel = network["kernel_sizes"][level + 1]
-        total += below * skip * math.prod(network["strides"][level + 1]) + skip * classes
-        if network["name"] == "small_unet" or index == 0:
-            total += blocks(2 * skip, skip, kernel)
-            continue
-        total += skip + _channel_attention(skip, math.prod(kernel))
-        if index == 1:
-            total += _non_local(2 * skip)
-        elif index <= 4:
-            total += 2 * _gate(skip, below) + 2 * skip**2 + 3 * skip
-    return total
-
-
-def _channel_attention(skip: int, taps: int) -> int:
-    wide, hidden = 2 * skip, max(1, skip // 2)
-    convs = 3 * taps * wide * skip + wide**2
-    return convs + 2 * (skip + wide + wide + skip) + 2 * wide * hidden + hidden + wide
-
-
-def _non_local(channels: int) -> int:
-    inner = max(1, channels // 4)
-    return 4 * channels * inner + 3 * inner + 3 * channels
-
-
-def _gate(skip: int, below: int) -> int:
-    return 2 * skip**2 + skip * below + 6 * skip + 1
 
 
 def model_bytes(count: int) -> int:

@@ -8,14 +8,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_preflight import entry
 from test_preprocess import INTENSITY
 
 from panorgan.config import Config
-from panorgan.estimates import (
+from panorgan.labels import config_folder, load_labels
+from panorgan.manifest import ANNOTATED, write_manifest
+from panorgan.nnunet.plans import make_plan
+from panorgan.nnunet.preprocess import preprocess_image
+from panorgan.problems import Problems
+from panorgan.resources import (
     PROCESS_BYTES,
     available_memory,
     check_disk,
@@ -24,16 +26,9 @@ from panorgan.estimates import (
     grid_shape,
     held_bytes,
     model_bytes,
-    parameters,
     preprocessed_bytes,
     preprocessing_memory,
 )
-from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import ANNOTATED, write_manifest
-from panorgan.networks import build_network, count_parameters
-from panorgan.nnunet.plans import make_plan
-from panorgan.nnunet.preprocess import preprocess_image
-from panorgan.problems import Problems
 from panorgan.stages.training import plan_network, preprocess_cases
 from panorgan.store import ShardOutput, ShardReader
 from panorgan.volumes import new_volume
@@ -72,36 +67,6 @@ def test_memory_of_preprocessing_is_enough(spacing, target):
     assert done.data.shape[1:] == grid_shape(shape, spacing, target)
     estimate = preprocessing_memory(shape, spacing, target) - PROCESS_BYTES
     assert estimate / 3 < peak < estimate
-
-
-@st.composite
-def topologies(draw) -> dict:
-    dim, stages = draw(st.integers(2, 3)), draw(st.integers(3, 8))
-    deeper = stages - 1
-    axes = st.lists(st.sampled_from([1, 3]), min_size=dim, max_size=dim)
-    strides = st.lists(st.sampled_from([1, 2]), min_size=dim, max_size=dim)
-    return {
-        "features": draw(st.lists(st.integers(1, 12), min_size=stages, max_size=stages)),
-        "kernel_sizes": draw(st.lists(axes, min_size=stages, max_size=stages)),
-        "strides": [[1] * dim, *draw(st.lists(strides, min_size=deeper, max_size=deeper))],
-        "convs_per_stage": draw(st.integers(1, 3)),
-    }
-
-
-@settings(max_examples=40)
-@given(topologies(), st.sampled_from(["attention_unet", "small_unet"]), st.integers(2, 15))
-def test_parameters_are_those_of_the_network(topology, name, classes):
-    with torch.device("meta"):
-        network = build_network(name, 2, classes, **topology)
-    assert parameters({"name": name, **topology}, classes, channels=2) == count_parameters(network)
-
-
-def test_parameters_of_the_full_recipe():
-    teacher, student = (
-        recipe.network.model_dump() for recipe in (Config().teacher, Config().student)
-    )
-    assert parameters(teacher, classes=2) == 62_939_014
-    assert parameters(student, classes=15) == 5_644_256
 
 
 @pytest.mark.parametrize(
@@ -217,7 +182,7 @@ class TestStages:
 
     def have(self, free: float) -> None:
         usage = SimpleNamespace(free=free)
-        self.monkeypatch.setattr("panorgan.estimates.shutil.disk_usage", lambda path: usage)
+        self.monkeypatch.setattr("panorgan.resources.shutil.disk_usage", lambda path: usage)
 
     def plan(self) -> None:
         plan_network(

@@ -1,0 +1,52 @@
+"""What is chosen by name: texts are complete, and each name is known wherever it is used."""
+
+import re
+import subprocess
+import sys
+from dataclasses import astuple, fields, replace
+from pkgutil import resolve_name
+
+import pytest
+
+from panorgan.methods import REFERENCES
+from panorgan.networks import UNet
+from panorgan.registry import ARMS, FUSED, NETWORKS, ORDERS, ORIGINS, PROFILES, VARIANTS, pattern
+
+CHOICES = [*ARMS.values(), *ORDERS.values(), *PROFILES.values(), *NETWORKS.values()]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
+def test_nothing_is_made_without_its_texts(choice):
+    for field in fields(choice):
+        if isinstance(getattr(choice, field.name), str):
+            with pytest.raises(ValueError, match=f"has no {field.name}"):
+                replace(choice, **{field.name: ""})
+    cited = re.findall(r"\[@(\w+)\]", " ".join(map(str, astuple(choice))))
+    assert {*cited} <= {*REFERENCES}
+
+
+def test_networks_are_importable_and_have_known_stages():
+    for network in NETWORKS.values():
+        assert issubclass(resolve_name(network.path), UNet)
+        with pytest.raises(ValueError, match="no decoder stage is called odd"):
+            replace(network, decoder=("plain", "odd"))
+
+
+def test_variants_learn_labels_that_are_made():
+    assert {*FUSED} <= {*VARIANTS}
+    assert [name for name, arm in ARMS.items() if arm.instead is None] == ["stage2"]
+
+
+def test_patterns_match_names_and_nothing_else():
+    for names in (FUSED, VARIANTS, ORIGINS):
+        assert all(re.fullmatch(pattern(names), name) for name in names)
+        assert not re.fullmatch(pattern(names), "stage3")
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys, panorgan.registry; "
+        "print(*({'torch', 'numpy', 'scipy', 'pandas'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
