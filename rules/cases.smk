@@ -79,6 +79,8 @@ rule check_cases:
         table=run.digest(*run.shards),
         shards=dict(settings.shards),
         parts={shard: paths.manifest(shard) for shard in run.shards},
+        index_again=[paths.again(paths.index(shard)) for shard in run.shards],
+        parts_again=[paths.again(paths.manifest(shard)) for shard in run.shards],
         labels=settings.labels,
         classes=run.classes,
         sources=settings.sources,

@@ -19,5 +19,7 @@ with job(snakemake):
         excluded_names=settings.excluded_names,
         bad_cases=settings.bad_cases,
         parts=settings.parts,
+        index_again=settings.index_again,
+        parts_again=settings.parts_again,
         **dict(snakemake.output.items()),
     )

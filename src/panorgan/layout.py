@@ -47,6 +47,11 @@ class Layout:
         """The shard's part of the manifest."""
         return f"{self._cases}/manifest/{shard}.tsv"
 
+    @staticmethod
+    def again(output: str) -> str:
+        """Asks the job that writes an output to run again: what is asked is a parameter of it."""
+        return f"{beside(output, '.store')}.again"
+
     # The teacher
 
     def teacher_labels(self, shard: str = "{shard}") -> str:

@@ -180,11 +180,10 @@ class Run:
         files = (path for case in self.cases[shard] for path in case.files)
         return key_of(stamps(files, known))
 
-    @staticmethod
-    def asked(output: str) -> str:
-        """What `check_cases` has asked of the job that writes a table: to do it again."""
+    def asked(self, output: str) -> str:
+        """What `check_cases` has asked of the job that writes an output: to run again."""
         try:
-            return beside(Path(output).with_suffix(".again"), ".store").read_text()
+            return Path(self.paths.again(output)).read_text()
         except OSError:
             return ""
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from panorgan.cases import Case, shard_of, write_cases
+from panorgan.cases import Case, write_cases
 from panorgan.config import Arm, Config, load_config, students
 from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import read_manifest
+from panorgan.manifest import read_manifest, write_manifest
 from panorgan.report import write_report
 from panorgan.selection import needs_tumour, shows_tumours
-from panorgan.stages.cases import collect_manifest, index_cases
-from panorgan.stages.fusion import fuse_organs, fuse_partial, fuse_tumours
+from panorgan.stages.cases import check_cases, index_cases
+from panorgan.stages.fusion import fuse_organs, fuse_tumours
 from panorgan.stages.prediction import EFFICIENCY, score_cases, summarise_scores
 from panorgan.stages.teacher import score_teacher, select_tumour_cases
 from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
@@ -23,8 +24,8 @@ from panorgan.volumes import new_volume, write_image, write_label
 
 LABELS_FILE = str(config_folder() / "labels.yaml")
 LABELS = load_labels(LABELS_FILE)
-SHARDS = {"train": 1, "evaluation": 1}
-TRAIN, EVALUATION = "train-00", "evaluation-00"
+TRAIN, VALIDATION, TEST = SHARDS = ("train-00", "validation-00", "test-00")
+"""Training cases are in one shard here."""
 FALSE = "The teacher marks false tumours in 1 of 2 tumour-free cases."
 DECISIONS = ("case", "value", "name", "component", "action", "reason", "ml")
 GATE_CASES = ("case", "status", "reason", "instability", "doubt", "why")
@@ -52,6 +53,11 @@ def with_speck(full: np.ndarray, value: int = 14) -> np.ndarray:
     full = full.copy()
     full[SPECK] = value
     return full
+
+
+def place_of(arm: Arm, kind: str, *more: str) -> str:
+    """Where something of a student is, below the run's folder."""
+    return "/".join([f"round-{arm.round}/{kind}/{arm.variant}/seed-{arm.seed}", *more])
 
 
 class Tree:
@@ -161,29 +167,39 @@ class Tree:
     def index(self, cases: list[Case]) -> None:
         table = self.path("cases.tsv")
         write_cases(table, cases)
-        for shard in (TRAIN, EVALUATION):
-            inside = [case for case in cases if shard_of(case.case, case.split, **SHARDS) == shard]
-            index_cases(inside, LABELS_FILE, self.out(f"cases/index/{shard}", "problems"))
-        index = [self.path(f"cases/index/{shard}") for shard in (TRAIN, EVALUATION)]
+        index = [self.path(f"cases/index/{shard}") for shard in SHARDS]
         self.manifest = self.path("cases/manifest.tsv")
-        collect_manifest(
-            table,
-            [place + ".tsv" for place in index],
-            [place + ".problems.tsv" for place in index],
-            index,
-            shards=SHARDS,
-            labels_file=LABELS_FILE,
-            sources_file=str(config_folder() / "sources.yaml"),
-            min_ml=0.0,
-            bad_cases="exclude",
-            manifest=self.manifest,
-            excluded=self.path("cases/excluded.tsv"),
-            suspects=self.path("cases/suspects.tsv"),
-            corrected=self.path("cases/corrected.tsv"),
-            repaired=self.path("cases/repaired.tsv"),
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("panorgan.stages.cases.shard_of", lambda case, _: f"{case.split}-00")
+            for shard in SHARDS:
+                out = self.out(f"cases/index/{shard}", "problems")
+                index_cases(table, shard, {}, out, labels_file=LABELS_FILE)
+            check_cases(
+                table,
+                [place + ".tsv" for place in index],
+                [place + ".problems.tsv" for place in index],
+                index,
+                shards={},
+                labels_file=LABELS_FILE,
+                sources_file=str(config_folder() / "sources.yaml"),
+                min_ml=0.0,
+                bad_cases="exclude",
+                manifest=self.manifest,
+                excluded=self.path("cases/excluded.tsv"),
+                suspects=self.path("cases/suspects.tsv"),
+                corrected=self.path("cases/corrected.tsv"),
+                repaired=self.path("cases/repaired.tsv"),
+                class_table=self.path("cases/labels.yaml"),
+            )
         self.changes([], [])
         self.entries = read_manifest(self.manifest, LABELS)
+        for shard in SHARDS:
+            inside = [entry for entry in self.entries if entry.shard == shard]
+            write_manifest(self.part(shard), inside, LABELS)
+
+    def part(self, shard: str) -> str:
+        """A shard's part of the manifest."""
+        return self.path(f"cases/manifest/{shard}.tsv")
 
     def changes(self, corrected: list[dict], repaired: list[dict]) -> None:
         columns = ("case", "what", "before", "after", "note")
@@ -226,10 +242,9 @@ class Tree:
             write_text(folder / "progress.csv", text + "\n")
 
     def teach(self, progress: bool) -> None:
-        for shard in (TRAIN, EVALUATION):
+        for shard in (TRAIN, VALIDATION):
             select_tumour_cases(
-                self.manifest,
-                shard,
+                self.part(shard),
                 self.out(f"teacher/labels/{shard}"),
                 labels_file=LABELS_FILE,
                 min_tumour_ml=0.0,
@@ -240,16 +255,11 @@ class Tree:
         def tumour(full: np.ndarray) -> np.ndarray:
             return np.roll(full == 14, 1, axis=1).astype(np.uint8)
 
-        place = f"teacher/seed-0/predictions/{EVALUATION}"
-        self.predict(
-            place,
-            EVALUATION,
-            lambda e: e.split == "validation" and shows_tumours(e, LABELS),
-            tumour,
-        )
+        place = f"teacher/seed-0/predictions/{VALIDATION}"
+        self.predict(place, VALIDATION, lambda e: shows_tumours(e, LABELS), tumour)
         score_teacher(
-            self.manifest,
-            self.reader(f"teacher/labels/{EVALUATION}"),
+            [self.part(VALIDATION)],
+            self.reader(f"teacher/labels/{VALIDATION}"),
             self.reader(place),
             labels_file=LABELS_FILE,
             profile="flare23-2023",
@@ -268,26 +278,24 @@ class Tree:
         place = f"round-1/fusion/stage1/{TRAIN}"
         details = ("composition", "conflicts", "specks")
         fuse_tumours(
-            self.manifest,
-            TRAIN,
+            self.part(TRAIN),
             self.reader(f"round-1/pseudo_labels/tumour/{TRAIN}"),
             self.out(place, *details),
             labels_file=LABELS_FILE,
         )
         fuse_organs(
-            self.manifest,
-            TRAIN,
+            self.part(TRAIN),
             self.reader(place),
             self.out(f"round-1/fusion/stage2/{TRAIN}", "composition", "conflicts"),
             labels_file=LABELS_FILE,
         )
-        fuse_partial(
-            self.manifest,
-            TRAIN,
+        fuse_tumours(
+            self.part(TRAIN),
+            None,
             self.out(f"round-1/fusion/partial/{TRAIN}", *details),
             labels_file=LABELS_FILE,
         )
-        # What is fused in one pass has files of the same form.
+        # What else is fused has files of the same form.
         for number, labels in self.fused:
             place = self.root / f"round-{number}/fusion/{labels}"
             if not place.exists():
@@ -339,27 +347,23 @@ class Tree:
             write_text(folder + "/summary.json", json.dumps({"text": [FALSE, "Thresholds."]}))
 
     def study(self, arm: Arm, progress: bool) -> None:
-        self.model(arm.place.format("student"), LABELS.names, progress)
-        place = f"{arm.place.format('predictions')}/{EVALUATION}"
+        self.model(place_of(arm, "student"), LABELS.names, progress)
         step = (1 if arm.variant == "stage2" else 2) + int(arm.seed)
-        self.predict(place, EVALUATION, lambda e: True, lambda full: np.roll(full, step, axis=1))
-        scores = arm.place.format("scores")
-        out = self.out(f"{scores}/{EVALUATION}", "scores", "lesions")
-        score_cases(
-            self.manifest,
-            EVALUATION,
-            self.reader(place),
-            ShardOutput(out.store, out.table, None, out.details),
-            labels_file=LABELS_FILE,
-            profile="flare23-2023",
-            overlap=SCORING["overlap"],
-        )
-        for split in ("validation", "test"):
+        for split, shard in (("validation", VALIDATION), ("test", TEST)):
+            place, scores = place_of(arm, "predictions", shard), place_of(arm, "scores")
+            self.predict(place, shard, lambda e: True, lambda full: np.roll(full, step, axis=1))
+            out = self.out(f"{scores}/{shard}", "scores", "lesions")
+            score_cases(
+                self.part(shard),
+                self.reader(place),
+                ShardOutput(out.store, out.table, None, out.details),
+                labels_file=LABELS_FILE,
+                profile="flare23-2023",
+                overlap=SCORING["overlap"],
+            )
             summarise_scores(
-                self.manifest,
                 [str(out.details["scores"])],
                 [str(out.details["lesions"])],
-                split,
                 labels_file=LABELS_FILE,
                 profile="flare23-2023",
                 folder=Path(self.path(scores, split)),
@@ -372,12 +376,16 @@ class Tree:
         fused = [self.path(f"round-{n}/fusion/{labels}/{TRAIN}") for n, labels in self.fused]
         specks = [place for place in fused if "round-1/fusion/stage2" not in place]
         scores = [
-            self.path(arm.place.format("scores"), split)
+            self.path(place_of(arm, "scores"), split)
             for arm in self.arms
             for split in ("validation", "test")
         ]
-        predictions = [self.path(arm.place.format("predictions"), EVALUATION) for arm in self.arms]
-        models = [self.path(arm.place.format("student"), "model") for arm in self.arms]
+        predictions = [
+            self.path(place_of(arm, "predictions", shard))
+            for arm in self.arms
+            for shard in (VALIDATION, TEST)
+        ]
+        models = [self.path(place_of(arm, "student"), "model") for arm in self.arms]
         origins = {Path(folder).parts[-3:][::2] for folder in self.gates}
         pseudo = [
             self.path(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panorgan.cases import Case, read_cases, shard_names, shard_of, write_cases
+from panorgan.cases import KINDS, Case, read_cases, shard_names, shard_of, write_cases
 from panorgan.labels import load_labels
 from panorgan.problems import Problems
 
@@ -124,22 +124,28 @@ def test_broken_line_is_named(tmp_path):
     assert "line 2" in problems(tmp_path, "case | image | label | split | source\na | b\n")
 
 
+PLACES = [("train", "l"), ("train", ""), ("validation", "l"), ("test", "")]
+
+
 @given(NAMES, st.sampled_from(["train", "validation", "test"]), st.integers(1, 200))
 def test_shard_is_stable_and_among_the_shards(case, split, count):
-    kind = "train" if split == "train" else "evaluation"
-    shard = shard_of(case, split, train=count, evaluation=count)
-    assert shard in shard_names(kind, count)
-    assert shard == shard_of(case, split, train=count, evaluation=count)
+    for label in ("", "l.nii.gz"):
+        kind = split if split != "train" else "labelled" if label else "unlabelled"
+        shard = shard_of(Case(case, "i.nii.gz", label, split, "any"), dict.fromkeys(KINDS, count))
+        assert shard in shard_names(kind, count)
 
 
 def test_shards_of_known_names():
     # Fixed values: a change of the hash would move every user's cases to other shards.
-    assert shard_of("FLARE23_0001", "train", train=64, evaluation=8) == "train-21"
-    assert shard_of("FLARE23_0001", "test", train=64, evaluation=8) == "evaluation-05"
+    counts = {"labelled": 64, "unlabelled": 64, "validation": 8, "test": 8}
+    cases = [Case("FLARE23_0001", "i", label, split, "any") for split, label in PLACES]
+    shards = [shard_of(case, counts) for case in cases]
+    assert shards == ["labelled-21", "unlabelled-21", "validation-05", "test-05"]
 
 
 def test_shards_are_even():
-    shards = [shard_of(f"FLARE23_{n:04d}", "train", train=64, evaluation=8) for n in range(4000)]
-    sizes = [shards.count(name) for name in shard_names("train", 64)]
+    cases = [Case(f"FLARE23_{n:04d}", "i", "l", "train", "any") for n in range(4000)]
+    shards = [shard_of(case, {"labelled": 64}) for case in cases]
+    sizes = [shards.count(name) for name in shard_names("labelled", 64)]
     assert min(sizes) > 35
     assert max(sizes) < 95

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from panorgan.fusion import fuse
 from panorgan.gate import read_decisions
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import FACTS, Entry, read_manifest, write_manifest
 from panorgan.problems import Problems
 from panorgan.stages import AUTOMATIC, LABEL
-from panorgan.stages.fusion import SOURCE, fuse_cases, fuse_organs, fuse_tumours, shuffled
+from panorgan.stages.fusion import SOURCE, fuse_organs, fuse_tumours, shuffled
 from panorgan.stages.training import measure_intensities
 from panorgan.store import ShardOutput, ShardReader, file_checksum
 from panorgan.tables import read_table, write_table
@@ -63,7 +64,7 @@ class Run:
             Entry(
                 case=case,
                 split="train",
-                shard="train-00",
+                shard="labelled-00",
                 source="any",
                 patient="",
                 **paths,
@@ -100,24 +101,26 @@ class Run:
     def result(self, name):
         return ShardReader([self.folder / name / "t.tsv"], [self.folder / name / "t"])
 
-    def shard(self):
-        return str(self.folder / "manifest.tsv"), "train-00"
+    @property
+    def manifest(self):
+        return str(self.folder / "manifest.tsv")
 
     def tumours(self, name="stage1", **options):
         options = {"labels_file": FILE} | options
-        fuse_tumours(*self.shard(), self.reader("tumours"), self.out(name), **options)
+        fuse_tumours(self.manifest, self.reader("tumours"), self.out(name), **options)
         return self.result(name)
 
     def organs(self, name="stage2", stage1="stage1", **options):
         options = {"labels_file": FILE} | options
-        fuse_organs(*self.shard(), self.result(stage1), self.out(name), **options)
+        fuse_organs(self.manifest, self.result(stage1), self.out(name), **options)
         return self.result(name)
 
-    def cases(self, name="gated", value=1, organs=None, **options):
-        options = {"labels_file": FILE} | options
-        tumours = self.reader("tumours")
-        fuse_cases(*self.shard(), tumours, value, organs, self.out(name), **options)
-        return self.result(name)
+    def both(self, name="gated", **options):
+        """Both stages; each takes its part of the options."""
+        first = {"organs", "decisions"} & options.keys() | {"tumour_value", "order"}
+        second = options.keys() - {"tumour_value", "order"}
+        self.tumours(f"{name}-stage1", **{k: options[k] for k in first & options.keys()})
+        return self.organs(name, f"{name}-stage1", **{k: options[k] for k in second})
 
     def decisions(self, rows, cases):
         columns = ("case", "value", "name", "component", "action", "reason", "ml")
@@ -126,12 +129,11 @@ class Run:
         write_table(self.folder / "cases.tsv", columns, cases)
         return str(self.folder / "decisions.tsv")
 
-    def corrections(self, case, array, like=None):
+    def corrected(self, case, array, like=None):
+        """The options of a stage 2 with a corrected label."""
         file = self.folder / "corrected.nii.gz"
         write_label(file, array, like or new_volume(array, SPACING))
-        table = self.folder / "corrections.tsv"
-        write_table(table, ("case", "label"), [{"case": case, "label": file.name}])
-        return str(table)
+        return {"corrected": {case: str(file)}, "corrections": "corrections.tsv"}
 
 
 @pytest.fixture
@@ -161,35 +163,61 @@ def add_three(run):
     return run
 
 
+def one_pass(run, case, **options):
+    """What `fuse` makes of a case's files: both stages at once."""
+    entry = next(entry for entry in run.entries if entry.case == case)
+
+    def array(path):
+        return read_label(path).array if path else None
+
+    tumour, model = (run.made[kind].get(case) for kind in ("tumours", "organs"))
+    organs = array(model or entry.organs)
+    fused = fuse(
+        *(array(entry.label), array(tumour), organs, entry.states, LABELS),
+        scope=entry.scope,
+        **options,
+    )
+    return fused.label.ravel().tolist(), fused.source.ravel().tolist()
+
+
 def test_two_stages_equal_one_pass(run):
     add_three(run)
     run.tumours()
-    staged, whole = run.organs(), run.cases()
-    assert label_of(whole, "a") == [1, 1, 14, 0, 0, 14, 0, 14]
-    assert label_of(whole, "b") == [0, 3, 14, 0, 0, 14, 0, 14]
-    assert label_of(whole, "c") == [14, 3, 3, 0, 0, 0, 0, 2]
+    staged = run.organs()
+    assert label_of(staged, "a") == [1, 1, 14, 0, 0, 14, 0, 14]
+    assert label_of(staged, "b") == [0, 3, 14, 0, 0, 14, 0, 14]
+    assert label_of(staged, "c") == [14, 3, 3, 0, 0, 0, 0, 2]
     for case in "abc":
-        for suffix in (LABEL, SOURCE):
-            assert label_of(staged, case, suffix) == label_of(whole, case, suffix)
-    assert staged.row("a")["unknown"] == whole.row("a")["unknown"] == ""
+        found = tuple(label_of(staged, case, suffix) for suffix in (LABEL, SOURCE))
+        assert found == one_pass(run, case)
+    assert staged.row("a")["unknown"] == ""
 
 
-def test_order_and_scope_reach_both_ways_and_only_the_cases_that_they_touch(run, capsys):
+def test_without_pseudo_labels_only_annotated_classes_are_left(run):
+    add_three(run)
+    fuse_tumours(run.manifest, None, run.out("partial"), labels_file=FILE, order="inside-organs")
+    result = run.result("partial")
+    assert result.cases == ["a", "c"]
+    assert label_of(result, "a") == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert label_of(result, "c") == [14, 0, 0, 0, 0, 0, 0, 0]
+    assert result.row("b")["reason"] == "has no label"
+    assert result.row("a")["unknown"].split() == [str(value) for value in range(2, 15)]
+
+
+def test_order_and_scope_reach_only_the_cases_that_they_touch(run, capsys):
     add_three(run)
     scope_states = states_of([KIDNEY], [TUMOUR])
     run.add("d", row(2, *[0] * 7), scope_states, ORGANS, scope=(KIDNEY,), tumour=TUMOURS)
     run.tumours()
-    run.cases()
-    assert computed(capsys) == [*"abcd"] * 2
-    options = {"order": "inside-organs"}
-    run.tumours(**options)
-    inside = run.cases(**options)
-    assert computed(capsys) == ["a", "b", "d"] * 2  # not c: its tumours are known
+    assert computed(capsys) == [*"abcd"]
+    run.tumours(order="inside-organs")
+    assert computed(capsys) == ["a", "b", "d"]  # not c: its tumours are known
+    inside = run.organs()
     assert label_of(inside, "a") == [1, 1, 14, 0, 0, 0, 0, 14]
     assert label_of(inside, "d") == [2, 3, 14, 0, 0, 0, 0, 0]
-    staged = run.organs()
     for case in "abcd":
-        assert label_of(staged, case) == label_of(inside, case)
+        found = tuple(label_of(inside, case, suffix) for suffix in (LABEL, SOURCE))
+        assert found == one_pass(run, case, order="inside-organs")
     # Organs matter to stage 1 only where they decide on tumours.
     capsys.readouterr()
     run.tumours()
@@ -205,10 +233,11 @@ def test_maps_of_a_student(run):
     """All classes in one map, its tumours 14; a map without a list of classes knows all."""
     student = row(0, 3, 14, 0, 14, 14, 0, 2)
     run.add("a", row(1, *[0] * 7), states_of([LIVER]), tumour=student, model=student)
-    result = run.cases(value=TUMOUR, organs=run.reader("organs"))
+    result = run.both(tumour_value=TUMOUR, organs=run.reader("organs"))
     assert label_of(result, "a") == [1, 3, 14, 0, 14, 14, 0, 2]
     assert result.row("a")["unknown"] == ""
-    result = run.cases("some", value=TUMOUR, organs=run.reader("organs", classes="2 3"))
+    organs = run.reader("organs", classes="2 3")
+    result = run.both("some", tumour_value=TUMOUR, organs=organs)
     assert result.row("a")["unknown"] == "4 5 6 7 8 9 10 11 12 13"
 
 
@@ -227,20 +256,21 @@ def test_the_gate_cleans_ignores_and_drops(run, capsys):
     cases = [{"case": c, "status": s, "reason": r} for c, (s, r) in statuses.items()]
     path = run.decisions(rows, cases)
     assert read_decisions(path)["b"][:2] == ("drop", "unstable")
-    result = run.cases(decisions=path)
+    result = run.both(decisions=path)
     assert label_of(result, "a") == [3, 3, 0, 15, 0, 0, 0, 0, 15, 15]
     assert label_of(result, "a", SOURCE) == [3, 3, 0, 4, 0, 0, 0, 0, 4, 4]
     assert label_of(result, "e") == [3, 3, 0, 3, 0, 2, 14, 0, 14, 14]
     assert result.cases == ["a", "e"]
     assert result.row("b")["status"] == "excluded"
     assert result.row("b")["reason"] == "unstable"
-    assert computed(capsys) == ["a", "e"]
+    # Whether a case is dropped is settled in stage 2.
+    assert computed(capsys) == ["a", "b", "e", "a", "e"]
     # What is kept anyway changes nothing; another action only its case.
-    run.cases(decisions=run.decisions(rows[:-1], cases))
+    run.both(decisions=run.decisions(rows[:-1], cases))
     assert computed(capsys) == []
     rows[0]["action"] = "clean"
-    result = run.cases(decisions=run.decisions(rows, cases))
-    assert computed(capsys) == ["a"]
+    result = run.both(decisions=run.decisions(rows, cases))
+    assert computed(capsys) == ["a", "a"]
     assert label_of(result, "a")[-2:] == [0, 0]
 
 
@@ -256,8 +286,7 @@ def test_noise_is_as_much_in_wrong_places(run):
     partial = np.zeros_like(organs)
     partial[:2] = LIVER
     run.add("a", partial, states_of([LIVER]), organs, tumour=partial * 0)
-    corrections = run.corrections("a", organs)
-    fused = read_label(run.cases("noise", shuffle_seed=0, corrections=corrections).file("a", LABEL))
+    fused = read_label(run.both("noise", shuffle_seed=0).file("a", LABEL))
     expected = np.where(partial == LIVER, LIVER, noise)
     np.testing.assert_array_equal(fused.array, expected)
 
@@ -272,15 +301,14 @@ def test_noise_of_any_shape_moves_voxels_only(shape):
 def test_a_corrected_label_wins_and_nothing_else_changes(run, capsys):
     add_three(run)
     run.tumours()
-    before, gated = run.organs(), run.cases()
+    before, gated = run.organs(), run.both()
     automatic = label_of(before, "b")
     histograms = ShardOutput(run.folder / "store", run.folder / "h.tsv", run.folder / "h")
-    measure_intensities(*run.shard(), before, histograms, labels_file=FILE)
+    measure_intensities(run.manifest, before, histograms, labels_file=FILE)
     measured = read_table(run.folder / "h.tsv")
     capsys.readouterr()
-    corrections = run.corrections("b", row(0, 3, 3, 15, 0, 14, 0, 0))
-    after = run.organs(corrections=corrections)
-    again = run.cases(corrections=corrections)
+    by_hand = run.corrected("b", row(0, 3, 3, 15, 0, 14, 0, 0))
+    after, again = run.organs(**by_hand), run.both(**by_hand)
     assert computed(capsys) == ["b", "b"]
     for result in (after, again):
         assert label_of(result, "b") == [0, 3, 3, 15, 0, 14, 0, 0]
@@ -297,17 +325,17 @@ def test_a_corrected_label_wins_and_nothing_else_changes(run, capsys):
         ["15", "ignored", "1"],
     ]
     # The plan's statistics are those of the automatic label, and not even measured again.
-    measure_intensities(*run.shard(), after, histograms, labels_file=FILE)
+    measure_intensities(run.manifest, after, histograms, labels_file=FILE)
     assert read_table(run.folder / "h.tsv") == measured
     capsys.readouterr()
-    run.organs(corrections=run.corrections("b", row(0, 3, 0, 15, 0, 14, 0, 0)))
+    run.organs(**run.corrected("b", row(0, 3, 0, 15, 0, 14, 0, 0)))
     assert computed(capsys) == ["b"]
 
 
 def test_a_corrected_case_is_not_dropped(run):
     add_three(run)
     path = run.decisions([], [{"case": case, "status": "drop", "reason": "no"} for case in "ab"])
-    result = run.cases(decisions=path, corrections=run.corrections("b", row(*[3] * 8)))
+    result = run.both(decisions=path, **run.corrected("b", row(*[3] * 8)))
     assert result.cases == ["b", "c"]
     assert label_of(result, "b") == [3] * 8
 
@@ -318,16 +346,15 @@ def test_bad_corrected_labels_are_named_with_the_corrections(run, fault):
     run.tumours()
     label = row(16, 200, *[0] * 6) if fault.startswith("holds") else row(*[3] * 8)
     spacing = (3.0, 1.0, 1.0) if "grid" in fault else SPACING
-    path = run.corrections("b", label, new_volume(label, spacing))
+    by_hand = run.corrected("b", label, new_volume(label, spacing))
     if fault == "gzip":
         file = run.folder / "corrected.nii.gz"
         file.write_bytes(file.read_bytes()[:-9])
-    for fuse in (run.organs, run.cases):
-        with pytest.raises(Problems, match=fault) as error:
-            fuse(corrections=path)
-        (problem,) = error.value.problems
-        assert (problem.case, problem.file) == ("b", path)
-        assert "corrected.nii.gz" in problem.cause
+    with pytest.raises(Problems, match=fault) as error:
+        run.organs(**by_hand)
+    (problem,) = error.value.problems
+    assert (problem.case, problem.file) == ("b", "corrections.tsv")
+    assert "corrected.nii.gz" in problem.cause
 
 
 def test_the_manifest_is_read_back(run):

@@ -38,7 +38,7 @@ from panorgan.labels import Labels, load_labels
 from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
 from panorgan.problems import Problems
 from panorgan.stages import gating
-from panorgan.stages.gating import decide
+from panorgan.stages.gating import judge_components
 from panorgan.tables import read_table, write_table
 
 LABELS = load_labels()
@@ -660,7 +660,7 @@ def entry(case, tumour_state, split="train", annotated=(), ml=0.0):
         "label_values": f"{TUMOUR}:{round(ml * 1000)}" if ml else "",
     }
     names = {"source": "s", "patient": "", "image": "i", "label": "l", "organs": ""}
-    return Entry(case, split, "train-00", **names, facts=facts, states=states)
+    return Entry(case, split, "labelled-00", **names, facts=facts, states=states)
 
 
 def row(piece):
@@ -708,7 +708,7 @@ class Run:
         manifest = self.folder / "manifest.tsv"
         write_manifest(manifest, self.entries, LABELS)
         columns = ("case", "status", "instability")
-        decide(
+        judge_components(
             str(manifest),
             table("pieces.tsv", COLUMNS, map(row, self.pieces)),
             table(

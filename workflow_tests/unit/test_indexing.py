@@ -10,10 +10,10 @@ from strategies import affine_of
 
 from panorgan.cases import Case, write_cases
 from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import read_manifest
+from panorgan.manifest import read_manifest, write_manifest
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour, reason_against, wants_organs
-from panorgan.stages.cases import collect_manifest, index_cases
+from panorgan.stages.cases import check_cases, index_cases
 from panorgan.stages.teacher import select_tumour_cases
 from panorgan.store import ShardOutput
 from panorgan.tables import read_table
@@ -23,7 +23,7 @@ LABELS = load_labels()
 LABELS_FILE = str(config_folder() / "labels.yaml")
 SHAPE = (6, 20, 60)
 SPACING = (5.0, 2.0, 6.0)
-SHARDS = {"train": 1, "evaluation": 1}
+SHARDS = {"labelled": 1, "unlabelled": 1, "validation": 1, "test": 1}
 CENTRES = {1: 45, 2: 45, 3: 10, 13: 10}
 
 
@@ -75,16 +75,23 @@ class Project:
         self.cases.append(case if not organs else Case(**vars(case) | {"organs": files["organs"]}))
 
     def index(self, max_repair_mm=0.5):
-        write_cases(self.folder / "cases.tsv", self.cases)
+        """Index all cases as one shard."""
+        table = self.folder / "cases.tsv"
+        write_cases(table, self.cases)
         self.out = ShardOutput(
-            self.folder / "store", self.folder / "train-00.tsv", self.folder / "train-00",
-            {"problems": self.folder / "train-00.problems.tsv"},
+            self.folder / "store", self.folder / "index.tsv", self.folder / "index",
+            {"problems": self.folder / "index.problems.tsv"},
         )  # fmt: skip
-        index_cases(self.cases, LABELS_FILE, self.out, max_repair_mm)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("panorgan.stages.cases.shard_of", lambda case, counts: "all")
+            index_cases(
+                str(table), "all", {}, self.out,
+                labels_file=LABELS_FILE, max_repair_mm=max_repair_mm,
+            )  # fmt: skip
 
     def collect(self, **more):
         settings = {"min_ml": 0.0, "speck_ml": 0.05, "bad_cases": "stop"} | more
-        collect_manifest(
+        check_cases(
             str(self.folder / "cases.tsv"),
             [str(self.out.table)],
             [str(self.out.details["problems"])],
@@ -92,6 +99,7 @@ class Project:
             shards=SHARDS,
             labels_file=LABELS_FILE,
             sources_file=str(self.folder / "sources.yaml"),
+            class_table=str(self.folder / "labels.yaml"),
             **{name: str(self.folder / f"{name}.tsv") for name in TABLES},
             **settings,
         )
@@ -188,7 +196,7 @@ def test_sheared_headers_are_mended_in_copies(project, capsys, axes):
     log = capsys.readouterr().out
     moves = f"mended in a copy, which moves a corner by {shifts['image']} mm"
     assert f"a-image.nii.gz: its axes are sheared by 0.002, more than 0.0003; {moves}" in log
-    folder = project.folder / "train-00"
+    folder = project.folder / "index"
     for kind in ("image", "label", "organs"):
         copy = folder / f"a_{kind}.nii.gz"
         assert getattr(entries["a"], kind) == str(copy)
@@ -273,27 +281,30 @@ def test_negatives_teach_an_empty_label(project):
     project.index()
     project.collect()
     picked = {}
-    for shard in ("train-00", "evaluation-00"):
+    entries = read_manifest(project.folder / "manifest.tsv", LABELS)
+    for split in ("train", "validation"):
+        part = project.folder / f"{split}.tsv"
+        write_manifest(part, [entry for entry in entries if entry.split == split], LABELS)
         for negatives in (False, True):
             out = ShardOutput(
                 project.folder / "s", project.folder / "s.tsv", project.folder / "selected"
             )
             select_tumour_cases(
-                str(project.folder / "manifest.tsv"), shard, out, labels_file=LABELS_FILE,
+                str(part), out, labels_file=LABELS_FILE,
                 min_tumour_ml=0.1, exclude=[], negatives=negatives,
             )  # fmt: skip
-            picked[shard, negatives] = {row["case"]: row for row in read_table(out.table)}
-            if shard.startswith("train") and negatives:
+            picked[split, negatives] = {row["case"]: row for row in read_table(out.table)}
+            if split == "train" and negatives:
                 assert not read_label(out.folder / "free.nii.gz").array.any()
                 assert read_label(out.folder / "sick.nii.gz").array.sum() == 8
-    without, with_them = picked["train-00", False], picked["train-00", True]
+    without, with_them = picked["train", False], picked["train", True]
     assert {case for case, row in without.items() if row["status"] == "ok"} == {"sick"}
     assert {case for case, row in with_them.items() if row["status"] == "ok"} == {"sick", "free"}
     assert with_them["free"]["tumour_ml"] == "0.000"
     assert with_them["sick"]["tumour_ml"] == "0.480"
     assert with_them["liver"]["reason"] == "tumour is not annotated"
     assert "elsewhere nobody looked" in with_them["scoped"]["reason"]
-    validation = picked["evaluation-00", True]
+    validation = picked["validation", True]
     assert validation["known"]["status"] == "ok"
     assert validation["half"]["reason"] == "tumour is not annotated everywhere"
 

@@ -21,8 +21,7 @@ def run_script(tmp_path, body, gpu=0, **environment):
             from panorgan.job import job
             from panorgan.problems import Problem, Problems
             snakemake = SimpleNamespace(
-                rule="a_rule", resources=dict(gpu={gpu}),
-                log=SimpleNamespace(text="logs/a.log", problems="logs/a.problems.tsv"),
+                rule="a_rule", resources=dict(gpu={gpu}), log=["results/r/logs/a.log"],
             )
             """
         )
@@ -49,12 +48,12 @@ def test_everything_is_logged_and_the_console_stays_quiet(tmp_path):
         """,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    log = (tmp_path / "logs/a.log").read_text()
+    log = (tmp_path / "results/r/logs/a.log").read_text()
     assert "from python\n" in log
     assert "to stderr\n" in log
     assert "from a child\n" in log
     assert "peak memory" in log
-    assert not (tmp_path / "logs/a.problems.tsv").exists()
+    assert not (tmp_path / "results/r/logs/a.problems.tsv").exists()
 
 
 def test_a_users_mistake_is_one_line_without_traceback(tmp_path):
@@ -67,8 +66,11 @@ def test_a_users_mistake_is_one_line_without_traceback(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr == "a_rule: 2 problems, the first: a: too\n"
-    assert "Traceback" not in (tmp_path / "logs/a.log").read_text()
-    assert [row["case"] for row in read_table(tmp_path / "logs/a.problems.tsv")] == ["a", "b"]
+    assert "Traceback" not in (tmp_path / "results/r/logs/a.log").read_text()
+    assert [row["case"] for row in read_table(tmp_path / "results/r/logs/a.problems.tsv")] == [
+        "a",
+        "b",
+    ]
 
 
 def test_a_surprise_leaves_its_traceback_in_the_log(tmp_path):
@@ -77,13 +79,39 @@ def test_a_surprise_leaves_its_traceback_in_the_log(tmp_path):
     assert done.stderr == (
         "a_rule: unexpected ZeroDivisionError: division by zero; the log has the traceback\n"
     )
-    assert "Traceback" in (tmp_path / "logs/a.log").read_text()
+    assert "Traceback" in (tmp_path / "results/r/logs/a.log").read_text()
+
+
+def test_what_a_job_took_stands_beside_its_log(tmp_path):
+    run_script(tmp_path, "with job(snakemake):\n    sum(range(10**6))\n")
+    (row,) = read_table(tmp_path / "results/r/benchmarks/a.tsv")
+    assert row.keys() == {"s", "cpu_s", "peak_mb"}
+    assert float(row["peak_mb"]) > 5
+
+
+def test_a_job_that_made_nothing_leaves_the_records_of_the_one_that_did(tmp_path):
+    body = "with job(snakemake) as this:\n    print({!r})\n    this.computed = {}\n"
+    places = [tmp_path / "results/r" / name for name in ("logs/a.log", "benchmarks/a.tsv")]
+    run_script(tmp_path, body.format("nothing yet", 0))  # there is nothing to leave
+    assert "nothing yet" in places[0].read_text()
+    run_script(tmp_path, body.format("made it", 3))
+    before = [place.read_text() for place in places]
+    assert "made it" in before[0]
+    places[0].unlink()  # as Snakemake does
+    run_script(tmp_path, body.format("linked it", 0))
+    assert [place.read_text() for place in places] == before
+    run_script(tmp_path, body.format("made more", 1))
+    assert "made more" in places[0].read_text()
+    run_script(tmp_path, "with job(snakemake):\n    1 / 0\n")
+    assert "Traceback" in places[0].read_text()
+    run_script(tmp_path, body.format("linked it", 0))
+    assert "made more" in places[0].read_text()
 
 
 def test_problems_of_an_earlier_run_are_gone(tmp_path):
     run_script(tmp_path, "with job(snakemake):\n    1 / 0\n")
     run_script(tmp_path, "with job(snakemake):\n    pass\n")
-    assert not (tmp_path / "logs/a.problems.tsv").exists()
+    assert not (tmp_path / "results/r/logs/a.problems.tsv").exists()
 
 
 @pytest.mark.parametrize("asks", ["before", "after"])
@@ -124,7 +152,7 @@ def test_the_job_ends_with_its_parent(tmp_path, asks):
 
 def test_without_a_gpu_the_log_says_so(tmp_path):
     run_script(tmp_path, "with job(snakemake):\n    pass\n", gpu=1, CUDA_VISIBLE_DEVICES="")
-    assert "no GPU: running on the CPU" in (tmp_path / "logs/a.log").read_text()
+    assert "no GPU: running on the CPU" in (tmp_path / "results/r/logs/a.log").read_text()
 
 
 def test_two_jobs_never_share_a_gpu(tmp_path):
@@ -135,13 +163,13 @@ def test_two_jobs_never_share_a_gpu(tmp_path):
             if len(sys.argv) == 1:
                 os.environ["CUDA_VISIBLE_DEVICES"] = "test-7,test-8"
                 subprocess.run([sys.executable, sys.argv[0], "inner"])
-                print(open("logs/a.log").read())
+                print(open("results/r/logs/a.log").read())
         """
     done = run_script(
         tmp_path, body, gpu=1, CUDA_VISIBLE_DEVICES="test-7,test-8", TMPDIR=str(tmp_path)
     )
     assert done.returncode == 0
-    log = (tmp_path / "logs/a.log").read_text()
+    log = (tmp_path / "results/r/logs/a.log").read_text()
     assert "mine: test-8" in log
 
 
@@ -149,7 +177,6 @@ def test_problems_of_a_run_are_collected(tmp_path):
     (tmp_path / "logs/r").mkdir(parents=True)
     head = "case\tfile\tcause\tcure\n"
     (tmp_path / "logs/r/x.problems.tsv").write_text(head + "a\tf.nii.gz\tis bad\tmend it\n")
-    (tmp_path / "logs/r/y.problems.tsv").write_text("")
     text = report_problems(tmp_path / "logs", since=0)
     assert text.splitlines() == [
         "a: f.nii.gz: is bad; mend it",

@@ -108,15 +108,19 @@ def facts(image_hash="i", values="1:5"):
 def test_round_trip_and_filters(tmp_path):
     cases = [case("b", split="test"), case("a", source="scoped"), case("gone")]
     known = {"a": facts(values="2:8 13:1 14:3"), "b": facts()}
-    shards = {"a": "train-00", "b": "evaluation-01", "gone": "train-00"}
+    shards = {"a": "labelled-00", "b": "test-01", "gone": "labelled-00"}
     entries, suspects, _ = build_manifest(cases, known, shards, SOURCES, LABELS, 0.0)
     assert [entry.case for entry in entries] == ["a", "b"]
     assert suspects == []
     assert [entry.scope for entry in entries] == [KIDNEYS, None]
     write_manifest(tmp_path / "m.tsv", entries, LABELS)
     assert read_manifest(tmp_path / "m.tsv", LABELS) == entries
-    assert [e.case for e in read_manifest(tmp_path / "m.tsv", LABELS, shard="train-00")] == ["a"]
     assert [e.case for e in read_manifest(tmp_path / "m.tsv", LABELS, split="test")] == ["b"]
+    parts = []
+    for entry in entries:
+        parts.append(tmp_path / f"{entry.shard}.tsv")
+        write_manifest(parts[-1], [entry], LABELS)
+    assert read_manifest(parts, LABELS) == entries
     assert entries[0].volume_ml(14) == 1.5
     assert entries[0].shape == (3, 4, 5)
     assert entries[0].spacing == (2.5, 0.8, 0.8)

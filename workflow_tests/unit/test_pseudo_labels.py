@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from panorgan.cases import fold_of, shard_of
+from panorgan.cases import Case, fold_of, shard_of
 from panorgan.components import COLUMNS, component_rows, find_components
 from panorgan.config import Member, members
 from panorgan.labels import load_labels
@@ -65,7 +65,7 @@ def add_case(folder: Path, name: str, *, label=None, organs=None, patient="", **
     return Entry(
         case=name,
         split="train",
-        shard="train-00",
+        shard="labelled-00",
         source="s",
         patient=patient,
         facts=facts,
@@ -115,7 +115,7 @@ def test_folds_are_stable_even_and_independent_of_shards():
     assert {fold_of(name, 1) for name in names} == {1}
     counts = np.zeros((5, 5))
     for name in names:
-        shard = int(shard_of(name, "train", train=5, evaluation=1)[-2:])
+        shard = int(shard_of(Case(name, "i", "l", "train", "s"), {"labelled": 5})[-2:])
         counts[fold_of(name, 5) - 1, shard] += 1
     assert counts.min() > 80
     assert counts.max() < 160
@@ -202,7 +202,6 @@ def predicted(trained, monkeypatch):
         out = output(trained.root, name, *details, folder=True)
         predict_cases(
             trained.manifest,
-            "train-00",
             wanted,
             models,
             out,
@@ -341,7 +340,6 @@ def measure(tmp_path):
         out = output(tmp_path, name, "components")
         measure_components(
             manifest_of(tmp_path, *entries),
-            "train-00",
             Round(tumours, organs, tumour_value),
             earlier,
             out,

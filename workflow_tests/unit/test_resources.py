@@ -170,11 +170,10 @@ class TestStages:
 
     @pytest.fixture
     def run(self, tmp_path, monkeypatch):
-        """Cases of 10x20x20 voxels of 5x1x1 mm: two for training, two for validation."""
-        splits = {"a": "train", "b": "train", "c": "validation", "d": "validation"}
-        write_manifest(
-            tmp_path / "manifest.tsv", [entry(*case, ANNOTATED) for case in splits.items()], LABELS
-        )
+        """Four cases of 10x20x20 voxels of 5x1x1 mm, two of them in each of two shards."""
+        for shard, names in {"training": "ab", "validation": "cd"}.items():
+            entries = [entry(name, "train", ANNOTATED) for name in names]
+            write_manifest(tmp_path / f"{shard}.tsv", entries, LABELS)
         plan = make_plan(Config().student.model_dump(), LABELS.names, INTENSITY, (1,) * 3, (1,) * 3)
         (tmp_path / "frozen.json").write_text(json.dumps(plan))
         self.folder, self.monkeypatch = tmp_path, monkeypatch
@@ -186,8 +185,8 @@ class TestStages:
 
     def plan(self) -> None:
         plan_network(
-            str(self.folder / "manifest.tsv"),
-            ["a", "b"],
+            [str(self.folder / f"{shard}.tsv") for shard in ("training", "validation")],
+            [*"abcd"],
             ShardReader([], []),
             Config().student.model_dump(),
             labels_file=str(config_folder() / "labels.yaml"),
@@ -201,8 +200,7 @@ class TestStages:
     def preprocess(self) -> ShardOutput:
         out = ShardOutput(self.folder / ".store", self.folder / "t.tsv", self.folder / "t")
         preprocess_cases(
-            str(self.folder / "manifest.tsv"),
-            "train-00",
+            str(self.folder / "validation.tsv"),
             None,
             str(self.folder / "frozen.json"),
             out,

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panorgan.cases import Case, shard_of, write_cases
+from panorgan.cases import Case, write_cases
 from panorgan.cli import main
 from panorgan.config import Arm, main_arm
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import read_manifest
 from panorgan.show import canonical, compared_layers, draw_scan, scan_of
-from panorgan.stages.cases import collect_manifest, index_cases
+from panorgan.stages.cases import check_cases, index_cases
 from panorgan.store import Result, ShardOutput, Work, run_shard
 from panorgan.volumes import new_volume, read_image, read_label, write_image, write_label
 
 LABELS_FILE = str(config_folder() / "labels.yaml")
 LABELS = load_labels(LABELS_FILE)
-SHARDS = {"train": 1, "evaluation": 1}
+SHARDS = {"labelled": 1, "unlabelled": 1, "validation": 1, "test": 1}
 SHAPE, SPACING = (6, 20, 24), (5.0, 4.0, 4.0)
 
 
@@ -66,11 +66,11 @@ class Run:
         table = root / "cases.tsv"
         write_cases(table, cases)
         place = self.folder / "cases"
-        index = [place / "index" / shard for shard in ("train-00", "evaluation-00")]
+        index = [place / "index" / f"{kind}-00" for kind in SHARDS]
         for folder in index:
-            inside = [c for c in cases if shard_of(c.case, c.split, **SHARDS) == folder.name]
-            index_cases(inside, LABELS_FILE, self.out(folder, "problems"))
-        collect_manifest(
+            out = self.out(folder, "problems")
+            index_cases(str(table), folder.name, SHARDS, out, labels_file=LABELS_FILE)
+        check_cases(
             str(table),
             [f"{folder}.tsv" for folder in index],
             [f"{folder}.problems.tsv" for folder in index],
@@ -81,12 +81,12 @@ class Run:
             min_ml=0.0,
             bad_cases="exclude",
             manifest=str(place / "manifest.tsv"),
+            class_table=str(place / "labels.yaml"),
             **{
                 name: str(place / f"{name}.tsv")
                 for name in ("excluded", "suspects", "corrected", "repaired")
             },
         )
-        shutil.copy(LABELS_FILE, place / "labels.yaml")
         self.entries = {e.case: e for e in read_manifest(place / "manifest.tsv", LABELS)}
 
     def out(self, folder: Path, *details: str) -> ShardOutput:
@@ -111,10 +111,12 @@ class Run:
         run_shard([Work(n, {}) for n in names], compute, self.out(folder), parameters=place)
 
     def predict(self, place: str = "round-1/predictions/stage2/seed-0") -> None:
-        self.make(f"{place}/evaluation-00", ["seen", "scored", "new"])
+        self.make(f"{place}/validation-00", ["seen", "scored"])
+        self.make(f"{place}/test-00", ["new"])
 
     def fuse(self, place: str = "round-1/fusion/stage2") -> None:
-        self.make(f"{place}/train-00", ["given", "bare"], "_source.nii.gz")
+        self.make(f"{place}/labelled-00", ["given"], "_source.nii.gz")
+        self.make(f"{place}/unlabelled-00", ["bare"], "_source.nii.gz")
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +294,7 @@ class TestRefusals:
 
     def test_prediction_that_is_not_what_was_written(self, unmade, capsys):
         unmade.predict()
-        path = unmade.folder / "round-1/predictions/stage2/seed-0/evaluation-00/seen.nii.gz"
+        path = unmade.folder / "round-1/predictions/stage2/seed-0/validation-00/seen.nii.gz"
         path.unlink()
         shutil.copy(unmade.entries["seen"].label, path)
         assert show(unmade, "seen") == 1

@@ -205,7 +205,7 @@ def training(tmp_path):
             model = state / "model"
             model.mkdir(exist_ok=True)
             (model / "card.json").write_text(json.dumps({"checksum": "abc"}))
-            return model
+            return model, True
 
         run_training(
             tmp_path / "slot", key, train, model=tmp_path / "model", table=tmp_path / "model.tsv"
@@ -239,7 +239,7 @@ def test_what_another_process_has_taken_over_is_not_published(tmp_path):
         check()
         (state / "model").mkdir()
         (state / "lease-0002").write_text("another one's")
-        return state / "model"
+        return state / "model", True
 
     model, table = tmp_path / "model", tmp_path / "model.tsv"
     with pytest.raises(Problems, match="another process has taken over"):

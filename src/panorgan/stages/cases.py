@@ -10,7 +10,6 @@ from panorgan.checks import inspect_case
 from panorgan.corrections import CORRECTED_COLUMNS, read_corrections
 from panorgan.intensities import class_histograms, save_histograms
 from panorgan.labels import load_labels
-from panorgan.layout import beside
 from panorgan.manifest import (
     FACTS,
     SUSPECT_COLUMNS,
@@ -103,7 +102,7 @@ def index_cases(
         }
         return Result(row)
 
-    table = beside(out.table.with_suffix(STAMPS), ".store")
+    table = out.store.with_name(out.store.name + STAMPS)
     write_stamps(table, (path for case in cases for path in case.files))
     return run_shard(
         [Work(case.case, _files(case)) for case in cases],
@@ -159,6 +158,8 @@ def check_cases(
     corrections: str = "",
     excluded_names: Sequence[str] = (),
     parts: Mapping[str, str] | None = None,
+    index_again: Sequence[str] = (),
+    parts_again: Sequence[str] = (),
 ) -> None:
     """Decide once, for the whole run, which cases are used, and write what is known of them.
 
@@ -182,6 +183,8 @@ def check_cases(
         The config's `selection.exclude`.
     parts
         Where each shard's part of the manifest is or will be, in the order of `index_tables`.
+    index_again, parts_again
+        Files of each shard, in the same order: they ask to index it, or to deal it, again.
 
     Raises
     ------
@@ -203,9 +206,9 @@ def check_cases(
     repeated, repeated_suspects = same_images(cases, facts)
     problems += repeated
     if problems and bad_cases == "stop":
-        for path in index_tables:
+        for path, again in zip(index_tables, index_again, strict=False):
             if any(row["status"] == BAD for row in read_table(path)):
-                _ask_again(path, lambda said: str(int(said or 0) + 1))
+                _ask_again(again, lambda said: str(int(said or 0) + 1))
         raise Problems(problems)
     for problem in repeated:
         del facts[problem.case]
@@ -220,7 +223,7 @@ def check_cases(
     if not any(entry.split == "train" for entry in entries):
         raise Problems([*problems, Problem("", table, "no training case is left", "add some")])
     if parts:
-        _check_parts(parts, index_tables, entries)
+        _check_parts(parts, parts_again, index_tables, entries)
     write_table(
         suspects, SUSPECT_COLUMNS, sorted(doubts + repeated_suspects, key=lambda row: row["case"])
     )
@@ -231,14 +234,14 @@ def check_cases(
     write_text(class_table, Path(labels_file).read_text(encoding="utf-8"))
 
 
-def _ask_again(output: str, change: Callable[[str], str]) -> bool:
-    """Have the job of a table run again in the next run, whatever its inputs look like.
+def _ask_again(file: str, change: Callable[[str], str]) -> bool:
+    """Have a job run again in the next run, whatever its inputs look like.
 
     A file that is replaced may have an older date, and a cure may not touch it at all (permissions,
-    a file beside it): Snakemake would see no reason. What is asked stands in the store, and is a
+    a file beside it): Snakemake would see no reason. What is asked stands in a file, and is a
     parameter of that job; `change` makes it from what was asked before. Whether it is another.
     """
-    path = beside(Path(output).with_suffix(".again"), ".store")
+    path = Path(file)
     before = path.read_text() if path.exists() else ""
     after = change(before)
     if after != before:
@@ -247,7 +250,10 @@ def _ask_again(output: str, change: Callable[[str], str]) -> bool:
 
 
 def _check_parts(
-    parts: Mapping[str, str], index_tables: Sequence[str], entries: Sequence[Entry]
+    parts: Mapping[str, str],
+    parts_again: Sequence[str],
+    index_tables: Sequence[str],
+    entries: Sequence[Entry],
 ) -> None:
     """Problems if a part of an earlier run has other cases now, although its shard did not change.
 
@@ -258,13 +264,14 @@ def _check_parts(
     for entry in entries:
         now.setdefault(entry.shard, []).append(entry.case)
     problems = []
-    for (shard, part), index in zip(parts.items(), index_tables, strict=True):
+    places = zip(parts.items(), parts_again, index_tables, strict=True)
+    for (shard, part), again, index in places:
         path = Path(part)
         if not path.exists() or path.stat().st_mtime < Path(index).stat().st_mtime:
             continue
         before, wanted = {row["case"] for row in read_table(path)}, now.get(shard, [])
         changed = sorted(before ^ {*wanted})
-        if changed and _ask_again(part, lambda _, wanted=wanted: key_of(wanted)):
+        if changed and _ask_again(again, lambda _, wanted=wanted: key_of(wanted)):
             cause = "is left out now" if changed[0] in before else "is used again"
             cause = f"{cause}, because of a case of another shard"
             cure = "run the same command again: what depends on it is made anew"

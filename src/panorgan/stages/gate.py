@@ -167,7 +167,7 @@ def measure_components(
     """
     labels = load_labels(labels_file)
     tumour = labels.tumour.value
-    entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
+    entries = {entry.case: entry for entry in read_manifest(manifest, labels, split="train")}
     written = {table: _by_case(table) for table in (*tumour_rows, *organ_rows)}
 
     def written_for(tables: Sequence[str], name: str) -> Written | None:

@@ -76,7 +76,7 @@ def judge_components(
         If a table has a case that is no training case, or too few tumours are found for quantiles.
     """
     gate, labels = Gate.model_validate(settings), load_labels(labels_file)
-    entries = {entry.case: entry for entry in read_manifest(manifests, labels)}
+    entries = {entry.case: entry for entry in read_manifest(manifests, labels, split="train")}
     pieces = _pieces(components)
     tumours = [piece for piece in pieces if piece.value == labels.tumour.value]
     organs = [piece for piece in pieces if piece.value != labels.tumour.value]
