@@ -64,7 +64,9 @@ rule fuse_organs:
         shuffle_seed=lambda wildcards: (
             0 if VARIANTS[wildcards.labels].shuffled else None
         ),
-        corrections=settings.corrections or "",
+        corrections=lambda wildcards: (
+            settings.corrections if run.corrected_labels(wildcards) else ""
+        ),
         corrected=run.corrected_labels,
     script:
         "../scripts/fuse_organs.py"

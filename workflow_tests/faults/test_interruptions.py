@@ -54,8 +54,8 @@ def test_kill_in_the_middle_of_a_shard(tiny, tmp_path):
     project.run("labels")
     computed = project.computed()
     kept = {name.rpartition(".")[0] for name in finished}
-    assert not kept & set(computed.get("fuse_stage1", []))
-    assert len(kept) + len(computed.get("fuse_stage1", [])) == 10
+    assert not kept & set(computed.get("fuse_tumours", []))
+    assert len(kept) + len(computed.get("fuse_tumours", [])) == 10
     predicted = {name.rpartition(".")[0] for name in pseudo}
     assert not predicted & set(computed.get("predict_tumours", []))
     after = entries(project, "round-1/fusion/stage1")
@@ -97,14 +97,14 @@ def test_kill_between_publishing_and_snakemakes_record(tiny, tmp_path):
     shutil.rmtree(project.results / "round-1/fusion")
     shutil.rmtree(project.results / ".store/round-1/fusion")
     process = project.start("labels")
-    table = project.results / "round-1/fusion/stage1/train-00.tsv"
+    table = project.results / "round-1/fusion/stage1/unlabelled-00.tsv"
     wait_for(table.exists)
     kill(process)
     project.run("--unlock")
     project.forget_logs()
     project.run("labels")
     published = {line.split("\t")[0] for line in table.read_text().splitlines()[1:]}
-    assert not published & set(project.computed().get("fuse_stage1", []))
+    assert not published & set(project.computed().get("fuse_tumours", []))
 
 
 def test_one_broken_shard_is_repaired_and_only_it_and_what_follows_is_made_again(tiny, tmp_path):
@@ -112,7 +112,7 @@ def test_one_broken_shard_is_repaired_and_only_it_and_what_follows_is_made_again
     before = hashes(project.results, "round-1/fusion/**/*.nii.gz")
     shutil.rmtree(project.results / "round-1/fusion")
     shutil.rmtree(project.results / ".store/round-1/fusion")
-    folder = project.results / "round-1/pseudo_labels/tumour/train-00"
+    folder = project.results / "round-1/pseudo_labels/tumour/unlabelled-00"
     victim = sorted(folder.glob("*.nii.gz"))[0]
     case = victim.name.removesuffix(".nii.gz")
     victim.unlink()
@@ -123,25 +123,25 @@ def test_one_broken_shard_is_repaired_and_only_it_and_what_follows_is_made_again
     *_, problem, logs = output.strip().splitlines()
     path = victim.relative_to(project.folder)
     assert problem.startswith(f"{case}: {path}: is not what its job wrote; make it again: delete ")
-    assert logs == "logs: results/tiny/logs/fuse_stage1/train-00.log"
+    assert logs == "logs: results/tiny/logs/fuse_tumours/round-1/stage1/unlabelled-00.log"
     assert "Traceback" not in output
-    assert (project.results / "round-1/fusion/stage2/train-01.tsv").exists()
-    assert not (project.results / "round-1/fusion/stage1/train-00.tsv").exists()
-    others = [name for name in project.computed()["fuse_stage1"] if name != case]
+    assert (project.results / "round-1/fusion/stage2/labelled-00.tsv").exists()
+    assert not (project.results / "round-1/fusion/stage1/unlabelled-00.tsv").exists()
+    others = [name for name in project.computed()["fuse_tumours"] if name != case]
     assert len(others) == 9
 
     project.forget_logs()
     shutil.rmtree(folder)
     project.run("labels")
     computed = project.computed()
-    assert computed.pop("fuse_stage1") == [case]
+    assert computed.pop("fuse_tumours") == [case]
     shard = {
         line.split("\t")[0]
-        for line in (project.results / "round-1/fusion/stage2/train-00.tsv")
+        for line in (project.results / "round-1/fusion/stage2/unlabelled-00.tsv")
         .read_text()
         .splitlines()[1:]
     }
-    assert set(computed.pop("fuse_stage2")) == shard
+    assert set(computed.pop("fuse_organs")) == shard
     assert computed == {}
     assert hashes(project.results, "round-1/fusion/**/*.nii.gz") == before
 
@@ -157,7 +157,7 @@ def test_bad_cases_stop_the_run_readably_or_are_excluded(tmp_path):
     *_, first, second, logs = output.strip().splitlines()
     assert first.startswith("liver_1: data/demo/imagesTr/liver_1_0000.nii.gz: ")
     assert second.startswith("unlabelled_1: data/demo/imagesTr/unlabelled_1_0000.nii.gz: ")
-    assert logs == "logs: results/tiny/logs/write_manifest.log"
+    assert logs == "logs: results/tiny/logs/check_cases.log"
     assert "Traceback" not in output
 
     project.write_config(bad_cases="exclude")

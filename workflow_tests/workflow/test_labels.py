@@ -27,7 +27,6 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Project:
         tmp_path_factory.mktemp("rounds"),
         rounds=2,
         folds=FOLDS,
-        shards={"train": 1, "evaluation": 1},
     )
     project.write_config(
         student=project.config["student"] | {"variants": ["stage2", "gated"]},
@@ -43,7 +42,7 @@ def training_entries(project: Project) -> list:
 
 def shards(project: Project, place: str) -> ShardReader:
     """What a stage published for all training shards."""
-    tables = sorted((project.results / place).glob("train-??.tsv"))
+    tables = sorted((project.results / place).glob("*labelled-??.tsv"))
     return ShardReader(tables, [table.with_suffix("") for table in tables])
 
 
@@ -101,7 +100,7 @@ def test_another_threshold_predicts_nothing_again(rounds, tmp_path):
     project.forget_logs()
     project.write_config(gate={"tumour": {"min_ml": 1e6}})
     project.run("labels")
-    assert {*project.computed()} <= {"fuse_cases"}
+    assert {*project.computed()} <= {"fuse_tumours", "fuse_organs"}
     decisions = read_table(project.results / "round-1/gate/teacher/decisions.tsv")
     tumours = [row for row in decisions if row["name"] == "tumour"]
     assert tumours
@@ -131,7 +130,7 @@ def test_a_corrected_label_wins_and_computes_its_case_only(tiny, tmp_path):
     assert computed.pop("train_student")
     evaluated = {"predict_cases", "score_cases"}
     assert {rule: cases for rule, cases in computed.items() if rule not in evaluated} == {
-        "fuse_stage2": ["unlabelled_1"],
+        "fuse_organs": ["unlabelled_1"],
         "preprocess_student": ["unlabelled_1"],
     }
     np.testing.assert_array_equal(read_label(path).array, corrected)

@@ -159,7 +159,7 @@ def test_hidden_organs_come_back_from_the_pseudo_labels(finished, flare_folder):
 
 
 def test_the_teacher_learnt_from_the_painted_lesions(finished):
-    tables = (finished.results / "teacher/labels").glob("train-??.tsv")
+    tables = (finished.results / "teacher/labels").glob("*labelled-??.tsv")
     rows = [row for table in tables for row in read_table(table)]
     assert {row["case"]: row["reason"] for row in rows} == {
         "flipped": "",
