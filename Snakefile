@@ -76,12 +76,15 @@ rule all:
     input:
         rules.write_preflight.output,
         rules.write_report.output,
+        # Else what a failed job has lost would not be missed while the report is there.
+        rules.write_report.input,
 
 
 # What is in the data and what a run will need; looks at every volume, trains nothing.
 rule preflight:
     input:
         rules.write_preflight.output,
+        rules.check_cases.output,
 
 
 # The trained teacher with its scores.
