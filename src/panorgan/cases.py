@@ -1,13 +1,13 @@
 """The case table: what a user says about each case, and how cases are dealt into shards."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
-from re import fullmatch
 
 from panorgan.labels import Labels
 from panorgan.problems import Problem, Problems
@@ -21,7 +21,7 @@ KINDS = ("labelled", "unlabelled", "validation", "test")
 """Of shards: training cases without a label teach no teacher, so they are apart."""
 ENDINGS = ("_seg", "_source", "_image", "_label", "_organs", "_automatic")
 """What names of files add to the case's name: no name of a case may end so."""
-CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Case:
     annotated: str = ""
     organs: str = ""
     tumour_scope: str = ""
+
+    @property
+    def line(self) -> str:
+        """All that the table says of the case."""
+        return "\t".join(vars(self).values())
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -119,7 +124,7 @@ def _check_header(table: str | Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
-    if not fullmatch(CASE_NAME, row["case"]):
+    if not CASE_NAME.fullmatch(row["case"]):
         yield f"'{row['case']}' is no case name", "use letters, digits, '.', '_' and '-'"
     if row["case"].endswith(ENDINGS):
         yield f"a case's name must not end in {', '.join(ENDINGS)}", "files of two cases would mix"
@@ -129,7 +134,11 @@ def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
         yield f"split is '{row['split']}'", f"it must be one of {', '.join(SPLITS)}"
     if not row["source"]:
         yield "has no source", "name its data set in the column source"
+    if row["split"] == "validation" and not row["label"]:
+        yield "is a validation case without a label", "add its label or use the split test"
     annotated, scope = row.get("annotated", ""), row.get(SCOPE, "")
+    if not annotated and not scope:
+        return
     try:
         looked_for = labels.parse(annotated)
     except ValueError as error:
@@ -142,8 +151,6 @@ def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
         labels.parse_scope(scope)
     except ValueError as error:
         yield f"{SCOPE}: {error}", f"mend the column {SCOPE}"
-    if row["split"] == "validation" and not row["label"]:
-        yield "is a validation case without a label", "add its label or use the split test"
 
 
 def write_cases(table: str | Path, cases: Iterable[Case]) -> None:

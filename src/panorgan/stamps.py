@@ -34,11 +34,11 @@ def stamp(path: str) -> Stamp:
 def stamps(paths: Iterable[str], known: Mapping[str, Stamp]) -> dict[str, Stamp]:
     """The stamps of files by path; those that `known` has are taken from it while date and size
     stay."""
-    found = {}
-    for path in paths:
+    def of(path: str) -> Stamp:
         before = known.get(path)
-        found[path] = before[2:] if before and before[:2] == _dated(path) else stamp(path)
-    return found
+        return before[2:] if before and before[:2] == _dated(path) else stamp(path)
+
+    return {path: of(path) for path in paths}
 
 
 def write_stamps(table: Path, paths: Iterable[str]) -> None:
