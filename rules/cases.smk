@@ -127,6 +127,7 @@ rule write_preflight:
         suspects=paths.suspects,
     output:
         page=report(paths.preflight, caption="captions/preflight.rst", category="Cases"),
+        config=paths.config,
     log:
         "<logs>/write_preflight.log",
     conda:

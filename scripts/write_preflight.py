@@ -11,5 +11,6 @@ with job(snakemake):
         snakemake.input.suspects,
         config=load_config(snakemake.params.config),
         page=snakemake.output.page,
+        config_file=snakemake.output.config,
     )
     print(essentials)

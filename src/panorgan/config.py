@@ -515,8 +515,12 @@ class Arm:
     @property
     def title(self) -> str:
         """For people."""
-        number = f", round {self.round}" if self.round > 1 else ""
-        return f"{self.variant}{number}, seed {self.seed}"
+        return f"{self.variant}{self.round_text}, seed {self.seed}"
+
+    @property
+    def round_text(self) -> str:
+        """For people; nothing for the first round."""
+        return f", round {self.round}" if self.round > 1 else ""
 
 
 def students(config: Config) -> list[Arm]:

@@ -17,11 +17,11 @@ class Layout:
     Parameters
     ----------
     run
-        Its name, or the path of its folder.
+        Its name, or its folder as a `Path`.
     """
 
-    def __init__(self, run: str):
-        self.root = run if "/" in run else f"{RESULTS}/{run}"
+    def __init__(self, run: str | Path):
+        self.root = str(run) if isinstance(run, Path) else f"{RESULTS}/{run}"
         self.logs = f"{self.root}/logs"
         self._cases = f"{self.root}/cases"
         self.case_list = f"{self._cases}/manifest.tsv"
@@ -30,6 +30,7 @@ class Layout:
         self.corrected = f"{self._cases}/corrected.tsv"
         self.repaired = f"{self._cases}/repaired.tsv"
         self.class_table = f"{self._cases}/labels.yaml"
+        self.config = f"{self._cases}/config.yaml"
         self.preflight = f"{self._cases}/preflight.html"
         self.report = f"{self.root}/report.html"
         self.picture = f"{self.root}/overlay.png"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from panorgan.config import (
     Config,
@@ -43,8 +44,9 @@ def write_preflight(
     *,
     config: Config,
     page: str,
+    config_file: str,
 ) -> str:
-    """Write the preflight page.
+    """Write the preflight page, and the config for those who look at the run later.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ def write_preflight(
         Of the run; what it has trained already tells the hours to come.
     page
         The HTML file to write.
+    config_file
+        The YAML file to write.
 
     Returns
     -------
@@ -84,6 +88,7 @@ def write_preflight(
         "gpus": gpus,
     }
     write_text(page, render("preflight.html.j2", **context))
+    write_text(config_file, yaml.safe_dump(config.model_dump(), sort_keys=False))
     splits = context["data"]["splits"]
     return "\n".join(
         [

@@ -2,13 +2,21 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from panorgan.cases import check_names
-from panorgan.config import Arm, main_arm
+from panorgan.config import (
+    Arm,
+    ablation_arms,
+    load_config,
+    main_arm,
+    read_config_file,
+    students,
+)
 from panorgan.drawing import (
     SOURCE_COLOURS,
     Layer,
@@ -18,8 +26,10 @@ from panorgan.drawing import (
     telling_position,
 )
 from panorgan.labels import UNKNOWN, Label, Labels, check_predicted, load_labels
+from panorgan.layout import Layout
 from panorgan.manifest import Entry, read_manifest
 from panorgan.problems import Problem, Problems
+from panorgan.registry import VARIANTS
 from panorgan.stages import LABEL, SOURCE
 from panorgan.store import ShardReader
 from panorgan.tables import read_table, replacing
@@ -37,11 +47,6 @@ IGNORED = 4
 
 TUMOUR_WEIGHT = 3.0
 """A tumour, or what is ignored, attracts the slices of a picture as much as this many organs."""
-
-MANIFEST, EXCLUDED = "cases/manifest.tsv", "cases/excluded.tsv"
-CLASSES = "cases/labels.yaml"
-PREDICTIONS, FUSIONS = "round-*/predictions/*/seed-*", "round-*/fusion/*"
-"""Where a run keeps what is known of its cases, and label maps: a table and a folder a shard."""
 
 
 @dataclass(frozen=True)
@@ -159,32 +164,34 @@ def show_cases(
         Before anything is drawn if a case is unknown or a file exists; if a file has changed.
     """
     names = list(dict.fromkeys(names))
-    labels = _read_labels(run)
+    paths = Layout(run)
+    labels = _read_labels(paths)
     label = _parse_class(structure, labels)
-    entries = _read_entries(run, labels)
-    _check_cases(names, run, entries)
+    entries = _read_entries(run, paths, labels)
+    _check_cases(names, paths, entries)
     for name, path in _new_files(names, out).items():
         entry = entries[name]
         if entry.split == "train":
-            shown = _training(entry, run, label, labels)
+            shown = _training(entry, paths, label, labels)
         else:
-            shown = _scored(entry, run, label, labels)
+            shown = _scored(entry, paths, label, labels)
         title = f"{run.absolute().name}: {name}, {entry.split}"
         yield _draw(entry.read_image(), shown, path, title, label, labels)
 
 
-def _read_labels(run: Path) -> Labels:
+def _read_labels(paths: Layout) -> Labels:
     cures = {
-        MANIFEST: "name the folder of a run with --run, such as results/demo",
-        CLASSES: "copy the class table that the run was made with to there",
+        paths.case_list: "name the folder of a run with --run, such as results/demo",
+        paths.class_table: "copy the class table that the run was made with to there",
+        paths.config: "run it again, or copy the config that the run was made with to there",
     }
-    for name, cure in cures.items():
-        if not (run / name).exists():
-            raise Problems.one(f"has no {name}", cure, file=run)
-    return load_labels(run / CLASSES)
+    for path, cure in cures.items():
+        if not Path(path).exists():
+            raise Problems.one("is not there", cure, file=path)
+    return load_labels(paths.class_table)
 
 
-def _read_entries(run: Path, labels: Labels) -> dict[str, Entry]:
+def _read_entries(run: Path, paths: Layout, labels: Labels) -> dict[str, Entry]:
     """The manifest; its paths are relative to the folder in which the run was started."""
     started_in = run.absolute().parents[1]
 
@@ -194,12 +201,12 @@ def _read_entries(run: Path, labels: Labels) -> dict[str, Entry]:
 
     return {
         entry.case: replace(entry, image=placed(entry.image), label=placed(entry.label))
-        for entry in read_manifest(run / MANIFEST, labels)
+        for entry in read_manifest(paths.case_list, labels)
     }
 
 
-def _check_cases(names: Sequence[str], run: Path, entries: Mapping[str, Entry]) -> None:
-    excluded = {row["case"]: row for row in read_table(run / EXCLUDED)}
+def _check_cases(names: Sequence[str], paths: Layout, entries: Mapping[str, Entry]) -> None:
+    excluded = {row["case"]: row for row in read_table(paths.excluded)}
     problems = [
         Problem(name, excluded[name]["file"], f"was excluded: {excluded[name]['cause']}", "")
         for name in names
@@ -207,7 +214,7 @@ def _check_cases(names: Sequence[str], run: Path, entries: Mapping[str, Entry]) 
     ]
     if problems:
         raise Problems(problems)
-    check_names(names, entries, "", str(run / MANIFEST))
+    check_names(names, entries, "", paths.case_list)
 
 
 def _new_files(names: Sequence[str], out: Path | None) -> dict[str, Path]:
@@ -223,17 +230,17 @@ def _new_files(names: Sequence[str], out: Path | None) -> dict[str, Path]:
     return files
 
 
-def _training(entry: Entry, run: Path, wanted: Label | None, labels: Labels) -> Shown:
+def _training(entry: Entry, paths: Layout, wanted: Label | None, labels: Labels) -> Shown:
     """A training case: what annotators drew, and what was fused from it."""
     shown = Shown([Layer("CT")])
-    found = _find(run, FUSIONS, entry)
+    found = _find(paths, entry, lambda arm: paths.fusion(arm.labels, arm.round, entry.shard))
     if found:
         arm, reader = found
         files = (reader.file(entry.case, end) for end in (LABEL, SOURCE))
         label, source = (canonical(read_label(file)) for file in files)
         shown.layers = fused_layers(label, source, labels)
         shown.maps["Fused label"] = label
-        shown.notes.append(f"fused label of {_title(arm)}")
+        shown.notes.append(f"fused label of {arm.labels}{arm.round_text}")
     else:
         shown.notes.append("no fused label")
     if entry.label:
@@ -245,17 +252,17 @@ def _training(entry: Entry, run: Path, wanted: Label | None, labels: Labels) -> 
     return shown
 
 
-def _scored(entry: Entry, run: Path, wanted: Label | None, labels: Labels) -> Shown:
+def _scored(entry: Entry, paths: Layout, wanted: Label | None, labels: Labels) -> Shown:
     """A validation or test case: the main student's prediction, and the reference."""
     shown = Shown([Layer("CT")])
-    found = _find(run, PREDICTIONS, entry)
+    found = _find(paths, entry, lambda arm: paths.predictions(*arm.place, entry.shard))
     reference = canonical(entry.read_label()) if entry.label else None
     if found:
         arm, reader = found
         prediction = canonical(read_label(reader.file(entry.case, LABEL)))
         shown.layers = compared_layers(prediction, reference, labels)
         shown.maps["Prediction"] = prediction
-        shown.notes.append(f"prediction of {_title(arm)}")
+        shown.notes.append(f"prediction of {arm.title}")
     else:
         shown.notes.append("no prediction")
         if reference is not None:
@@ -277,24 +284,23 @@ def _add_annotated(
         shown.maps[name] = array
 
 
-def _find(run: Path, pattern: str, entry: Entry) -> tuple[Arm, ShardReader] | None:
-    """The main student's label maps of a case's shard, if they are there and the case in them."""
-    tables = {}
-    for table in run.glob(f"{pattern}/{entry.shard}.tsv"):
-        number, _, variant, *seed = table.relative_to(run).parts[:-1]
-        seed = "".join(seed).removeprefix("seed-")
-        tables[Arm(int(number.removeprefix("round-")), variant, seed)] = table
-    if not tables:
-        return None
+def _find(
+    paths: Layout, entry: Entry, place: Callable[[Arm], str]
+) -> tuple[Arm, ShardReader] | None:
+    """The main student's label maps of a case's shard, if they are there and the case in them.
+
+    `place` says where they are.
+    """
+    config = load_config(read_config_file(paths.config))
+    arms = {*students(config), *chain(*ablation_arms(config).values())}
     # Of equal rank, the more complete labels and the lowest seed.
-    arms = sorted(tables, key=lambda arm: int(arm.seed or 0))
-    arm = main_arm(sorted(arms, key=lambda arm: arm.variant, reverse=True))
-    reader = ShardReader([tables[arm]], [tables[arm].with_suffix("")])
+    known = sorted(arms, key=lambda arm: (-list(VARIANTS).index(arm.variant), int(arm.seed)))
+    there = [arm for arm in known if Path(place(arm) + ".tsv").exists()]
+    if not there:
+        return None
+    arm = main_arm(there)
+    reader = ShardReader([place(arm) + ".tsv"], [place(arm)])
     return (arm, reader) if entry.case in reader else None
-
-
-def _title(arm: Arm) -> str:
-    return arm.title if arm.seed else arm.title.removesuffix(", seed ")
 
 
 # Loose files

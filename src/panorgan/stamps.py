@@ -34,6 +34,7 @@ def stamp(path: str) -> Stamp:
 def stamps(paths: Iterable[str], known: Mapping[str, Stamp]) -> dict[str, Stamp]:
     """The stamps of files by path; those that `known` has are taken from it while date and size
     stay."""
+
     def of(path: str) -> Stamp:
         before = known.get(path)
         return before[2:] if before and before[:2] == _dated(path) else stamp(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from panorgan.config import Config, load_config
+from panorgan.config import Config, load_config, read_config_file
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
 from panorgan.pages import describe_data, duration, number, percent, size, spread
@@ -157,7 +157,9 @@ def test_page_says_what_matters(tmp_path, monkeypatch):
         "suspects.tsv",
         config=config(),
         page=str(page),
+        config_file=str(tmp_path / "config.yaml"),
     )
+    assert load_config(read_config_file(tmp_path / "config.yaml")) == config()
     assert text.startswith("cases: 3 train, 1 validation, 1 test; 1 excluded, 0 suspects\n")
     assert "no GPU: training would run on the CPU" in text
     assert re.search(

@@ -1,5 +1,6 @@
 """`panorgan show`: pictures of a run's cases and of loose files, and what is said of them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from panorgan.cases import Case, write_cases
 from panorgan.cli import main
-from panorgan.config import Arm, main_arm
+from panorgan.config import Arm, Config, main_arm
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import read_manifest
 from panorgan.show import canonical, compared_layers, draw_scan, scan_of
@@ -87,6 +88,9 @@ class Run:
                 for name in ("excluded", "suspects", "corrected", "repaired")
             },
         )
+        variants = {"variants": ["stage2", "gated"], "seeds": [0, 2, 10]}
+        config = {"student": Config().student.model_dump() | variants, "rounds": 2}
+        (place / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
         self.entries = {e.case: e for e in read_manifest(place / "manifest.tsv", LABELS)}
 
     def out(self, folder: Path, *details: str) -> ShardOutput:
@@ -281,7 +285,9 @@ class TestRefusals:
 
     def test_no_run(self, made, tmp_path, capsys):
         assert main(["show", "seen", "--run", str(tmp_path)]) == 1
-        assert "has no cases/manifest.tsv" in capsys.readouterr().err
+        assert (
+            "cases/manifest.tsv: is not there; name the folder of a run" in capsys.readouterr().err
+        )
 
     def test_the_class_table_is_the_runs_own(self, unmade, capsys):
         table = unmade.folder / "cases/labels.yaml"
@@ -290,7 +296,7 @@ class TestRefusals:
         assert "My liver" in capsys.readouterr().out
         table.unlink()
         assert show(unmade, "seen") == 1
-        assert "has no cases/labels.yaml; copy the class table" in capsys.readouterr().err
+        assert "cases/labels.yaml: is not there; copy the class table" in capsys.readouterr().err
 
     def test_prediction_that_is_not_what_was_written(self, unmade, capsys):
         unmade.predict()
