@@ -35,7 +35,7 @@ from panorgan.report.gates import (
     describe_rounds,
     telling_pieces,
 )
-from panorgan.report.inputs import Gate, Student, main_student
+from panorgan.report.inputs import Gate, Student, main_student, read_fusions
 from panorgan.report.pictures import MOST, Gallery, Scans, piece_of
 from panorgan.report.results import (
     MOST_DOTS,
@@ -512,14 +512,25 @@ def test_conflicts_are_summed_by_pair(tmp_path):
     }
 
 
-def test_specks_are_counted_once(tmp_path):
-    row = {"case": "a", "value": 1, "name": "liver", "voxels": 4, "ml": 0.5}
-    tables = []
-    for labels in ("gated", "partial"):
+def test_specks_are_those_of_the_fusion_that_is_learnt(tmp_path):
+    row = {"value": 1, "name": "liver", "ml": 0.5}
+    files = {name: [] for name in ("composition", "conflicts", "specks", "fused", "fused_folders")}
+    for labels, voxels in (("gated", 1), ("partial", 2), ("stage1", 4), ("stage2", 0)):
         for case in "ab":
-            tables.append(str(tmp_path / labels / f"train-{case}.specks.tsv"))
-            write_table(tables[-1], list(row), [row | {"case": case}])
-    assert count_specks(tables, LABELS) == [{"name": "Liver", "cases": 2, "voxels": 8, "ml": 1.0}]
+            place = tmp_path / "round-1" / "fusion" / labels / f"train-{case}"
+            files["composition"].append(f"{place}.composition.tsv")
+            files["fused"].append(f"{place}.tsv")
+            files["fused_folders"].append(str(place))
+            write_table(files["fused"][-1], ["case"], [])
+            if voxels:
+                files["specks"].append(f"{place}.specks.tsv")
+                found = row | {"case": case, "voxels": voxels}
+                write_table(files["specks"][-1], list(found), [found])
+    counted = {one.labels: count_specks(one, LABELS) for one in read_fusions(files)}
+    assert counted["stage2"] == [{"name": "Liver", "cases": 2, "voxels": 8, "ml": 1.0}]
+    assert {name: rows[0]["voxels"] for name, rows in counted.items()} == {
+        "partial": 4, "stage1": 8, "stage2": 8, "gated": 2,
+    }  # fmt: skip
 
 
 def test_decisions_with_other_numbers_are_of_one_reason():

@@ -83,7 +83,7 @@ def write_report(
     )
     shown = main.shown
     ranking = rank_cases(main.scores[shown], labels)
-    specks = count_specks(files["specks"], labels)
+    specks = count_specks(learnt, labels)
     fused = telling_case(learnt.composition)
     scans, gallery = Scans(entries), Gallery()
     listed = {

@@ -3,7 +3,6 @@
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from panorgan import drawing
@@ -39,11 +38,9 @@ def describe_fusion(fusion: Fusion, labels: Labels) -> dict[str, Any]:
     }
 
 
-def count_specks(tables: Sequence[str], labels: Labels) -> list[dict[str, Any]]:
-    """Specks by class over all cases; every fusion finds the same ones, so one is counted."""
-    place = min(Path(table).parent for table in tables)
-    rows = read_rows(table for table in tables if Path(table).parent == place)
-    return _total(rows, ("name",), labels)
+def count_specks(fusion: Fusion, labels: Labels) -> list[dict[str, Any]]:
+    """Specks by class over all cases, as these labels were made without them."""
+    return _total(read_rows(fusion.specks), ("name",), labels)
 
 
 def composition_by_class(

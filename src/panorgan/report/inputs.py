@@ -93,6 +93,7 @@ class Fusion:
     labels: str
     composition: list[str]
     conflicts: list[str]
+    specks: list[str]
     reader: ShardReader
 
     @property
@@ -192,6 +193,8 @@ def read_fusions(files: Mapping[str, Any]) -> list[Fusion]:
             labels=place.name,
             composition=own("composition", place),
             conflicts=own("conflicts", place),
+            # Stage 2 goes on from stage 1, which has set them to background.
+            specks=own("specks", place) or own("specks", place.with_name("stage1")),
             reader=ShardReader(own("fused", place), own("fused_folders", place)),
         )
         for place in places
