@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from panorgan import plots
+from panorgan.frames import records
 from panorgan.labels import Labels
 from panorgan.lesions import detection_text
-from panorgan.metrics import read_scores
 from panorgan.pages import cut, duration, spread
 from panorgan.report.inputs import read_json, read_rows
 from panorgan.report.pictures import Gallery
+from panorgan.scores import read_scores
 
 MOST_POINTS = 300
 """Of a learning curve; of longer trainings each is the mean of some epochs."""
@@ -47,7 +48,7 @@ def describe_teacher(files: Mapping[str, Any], labels: Labels, gallery: Gallery)
         "model": describe_model("the teacher", Path(files["teacher"]), labels, gallery),
         "summary": summary,
         "lesions": detection_text(summary["lesions"]) if summary["lesions"] else "",
-        "cases": cut(read_scores(files["teacher_scores"]), files["teacher_scores"]),
+        "cases": cut(records(read_scores(files["teacher_scores"])), files["teacher_scores"]),
     }
 
 
