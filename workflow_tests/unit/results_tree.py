@@ -11,6 +11,7 @@ from panorgan.cases import Case, shard_of, write_cases
 from panorgan.config import Arm, Config, load_config, students
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import read_manifest
+from panorgan.plots import draw_curves
 from panorgan.report import write_report
 from panorgan.selection import needs_tumour, shows_tumours
 from panorgan.stages.cases import collect_manifest, index_cases
@@ -224,6 +225,11 @@ class Tree:
             lines = [row + [0.1 * row[0]] * len(classes) + [0.01, 3.5] for row in rows]
             text = "\n".join(",".join(map(str, line)) for line in [columns, *lines])
             write_text(folder / "progress.csv", text + "\n")
+            epochs = [
+                {name: float(value or "nan") for name, value in zip(columns, line, strict=True)}
+                for line in lines
+            ]
+            (folder / "curve.png").write_bytes(draw_curves(epochs, LABELS))
 
     def teach(self, progress: bool) -> None:
         for shard in (TRAIN, EVALUATION):

@@ -57,7 +57,6 @@ from panorgan.report.results import (
     student_table,
 )
 from panorgan.report.run import left_out, training_time
-from panorgan.report.training import MOST_POINTS, smoothed
 from panorgan.scores import summarise
 from panorgan.tables import write_table
 from panorgan.volumes import new_volume
@@ -288,21 +287,6 @@ def test_few_scores_keep_their_extremes():
     assert np.median(chosen) == pytest.approx(np.median(many), abs=0.01)
 
 
-def test_long_curves_are_means_that_leave_out_what_was_not_measured():
-    rows = [
-        {"epoch": epoch, "train_loss": float(epoch), "validation_loss": np.nan}
-        for epoch in range(1, 2 * MOST_POINTS + 2)
-    ]
-    rows[0]["validation_loss"] = 0.5
-    found = smoothed(rows)
-    assert len(found) <= MOST_POINTS
-    # 601 rows in blocks of three
-    assert found[0] == {"epoch": 3, "train_loss": 2.0, "validation_loss": 0.5}
-    assert np.isnan(found[1]["validation_loss"])
-    assert found[-1]["epoch"] == 2 * MOST_POINTS + 1
-    assert smoothed(rows[:1]) == rows[:1]
-
-
 def test_the_slowest_case_is_listed_first():
     def row(case: str, total: float, gpu: float | None = None) -> dict[str, object]:
         names = {"preprocess_s": 1.0, "network_s": 2.0, "export_s": None, "total_s": total}
@@ -414,6 +398,8 @@ def test_a_gallery_is_full_by_number_and_by_size():
     assert gallery.left_out == {"lesions": 2}
     jpeg = Gallery().add("plots", lambda: b"\xff\xd8\xff", "")
     assert jpeg.uri.startswith("data:image/jpeg;base64,")
+    png = Gallery().add("learning curves", lambda: b"\x89PNG", "")
+    assert png.uri.startswith("data:image/png;base64,")
 
 
 def test_what_was_left_out_has_its_reasons(tmp_path):

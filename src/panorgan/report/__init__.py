@@ -95,9 +95,9 @@ def write_report(
         "plots": score_plots(main, shown, labels, gallery),
         "tumour_plot": tumour_plot(main, shown, labels, gallery),
         "data_plot": draw_distributions(entries, labels, gallery),
-        "teacher": describe_teacher(files, labels, gallery),
+        "teacher": describe_teacher(files, gallery),
         "models": [
-            describe_model(f"student {student.title}", student.model, labels, gallery)
+            describe_model(f"student {student.title}", student.model, gallery)
             for student in students
         ],
         "examples": draw_examples(main, ranking, labels, scans, gallery),
