@@ -5,7 +5,7 @@ bootstrap sample draws cases and seeds (`bootstrap.compare`), the same ones for 
 differences between arms are paired.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from panorgan import bootstrap
-from panorgan.bootstrap import COVERAGE, number
+from panorgan.bootstrap import COVERAGE
 from panorgan.frames import ABLATION
 from panorgan.labels import Labels
 from panorgan.metrics import BOTH_EMPTY, FALSE_POSITIVE, MISSED, NOT_SCORED, SCORED
 from panorgan.pages import MISSING, count, percent, points, span
 from panorgan.problems import Problem, Problems
+from panorgan.scores import faults
 
 BASE = "stage2"
 """The arm that the others are compared with: the method itself."""
@@ -84,28 +85,21 @@ def measure_cases(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If a case does not have each class once.
+        If a case does not have each class once, or lacks a score of one that is known.
     """
-    status = scores.set_index(["case", "value"])["status"]
-    if (twice := status.index.duplicated()).any():
-        found = scores[twice].iloc[0]
-        raise ValueError(f"{found['case']} has class {found['name']} twice")
-    status = status.unstack("value").reindex(columns=[label.value for label in labels.labels])
-    for case, absent in status.isna().iterrows():
-        if absent.any():
-            raise ValueError(f"{case} lacks class {labels.by_value(absent.idxmax()).name}")
+    for case, cause in faults(scores, {label.value: label.name for label in labels.labels}):
+        raise ValueError(f"{case} {cause}")
     known = scores["status"] != NOT_SCORED
     tumour = scores["value"] == labels.tumour.value
     organs = scores[known & ~tumour].groupby("case")[["dsc", "nsd"]].mean()
     tumours = scores[tumour & scores["status"].isin((SCORED, MISSED))].set_index("case")
     free = scores[tumour & scores["status"].isin((BOTH_EMPTY, FALSE_POSITIVE))].set_index("case")
-    measured = pd.DataFrame(
+    return pd.DataFrame(
         {f"organs_{score}": organs[score] for score in ("dsc", "nsd")}
         | {f"tumour_{score}": tumours[score] for score in ("dsc", "nsd")}
         | {"false_tumours": (free["status"] == FALSE_POSITIVE).astype(float)},
-        index=status.index,
+        index=sorted(scores["case"].unique()),
     )
-    return measured
 
 
 def compare(
@@ -126,10 +120,8 @@ def compare(
     Returns
     -------
     dict
-        cases and seeds (their numbers), samples, coverage, and arms: arm -> measure -> mean, low,
-        high (the interval), seeds (the mean of each), cases (that the measure bears on), and
-        difference, difference_low, difference_high to `BASE`. Numbers are None where there is no
-        such case, and differences where there is no `BASE`, or the arm is it.
+        cases and seeds (their numbers), samples, coverage, and arms: arm -> measure -> what
+        `bootstrap.compare` says of it.
 
     Raises
     ------
@@ -141,41 +133,17 @@ def compare(
     values = np.array(
         [[student[names].to_numpy() for student in students] for students in arms.values()]
     )
-    base = list(arms).index(BASE) if BASE in arms else 0
+    base = list(arms).index(BASE) if BASE in arms else None
     found = bootstrap.compare(values, [1] * len(names), base=base, samples=samples, seed=seed)
-
-    def entry(a: int, arm: str, m: int) -> dict[str, Any]:
-        numbers = {
-            "mean": found.mean,
-            "low": found.interval[0],
-            "high": found.interval[1],
-            "seeds": found.by_seed.transpose(0, 2, 1),
-            "cases": (~np.isnan(values[:, 0])).sum(axis=1),
-            "difference": found.difference,
-            "difference_low": found.difference_interval[0],
-            "difference_high": found.difference_interval[1],
-        }
-        own = {name: _plain(of[a, m]) for name, of in numbers.items()}
-        if BASE not in arms or arm == BASE:
-            own |= dict.fromkeys(("difference", "difference_low", "difference_high"))
-        return own
-
     return {
         "cases": values.shape[2],
         "seeds": values.shape[1],
         "samples": samples,
         "coverage": COVERAGE,
         "arms": {
-            arm: {name: entry(a, arm, m) for m, name in enumerate(names)}
-            for a, arm in enumerate(arms)
+            arm: dict(zip(names, own, strict=True)) for arm, own in zip(arms, found, strict=True)
         },
     }
-
-
-def _plain(found: Any) -> Any:
-    if isinstance(found, np.ndarray):
-        return [number(value) for value in found]
-    return int(found) if isinstance(found, np.integer) else number(found)
 
 
 def _check_cases(arms: Mapping[str, Sequence[pd.DataFrame]]) -> None:
@@ -209,12 +177,9 @@ def table_of(result: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for arm, measures in result["arms"].items():
         for name, entry in measures.items():
-            seeds = [value for value in entry["seeds"] if value is not None]
-            spread = {
-                "lowest_seed": min(seeds, default=None),
-                "highest_seed": max(seeds, default=None),
-            }
-            rows.append(entry | {"arm": arm, "measure": name, "seeds": result["seeds"]} | spread)
+            known = [value for value in entry["seeds"] if value is not None] or [None]
+            row = {"arm": arm, "measure": name, "seeds": result["seeds"]}
+            rows.append(entry | row | {"lowest_seed": min(known), "highest_seed": max(known)})
     return ABLATION.frame(rows)
 
 
@@ -268,18 +233,14 @@ def _table(result: Mapping[str, Any]) -> list[str]:
     spoken = [measure for measure in MEASURES if measure.subject]
     if against:
         heads += [f"Δ {measure.title}" for measure in spoken]
-    lines = [_row(heads), _row(["---", "---"] + ["---:"] * (len(heads) - 2))]
+    lines = [heads, ["---", "---"] + ["---:"] * (len(heads) - 2)]
     for arm, measures in result["arms"].items():
         cells = [arm, LEARNS_FROM.get(arm, "")]
         cells += [_cell(measures[measure.name]) for measure in MEASURES]
         if against:
             cells += [_difference_cell(measures[measure.name]) for measure in spoken]
-        lines.append(_row(cells))
-    return lines
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        lines.append(cells)
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ differences and ratios of two columns' drawn means are paired. Equal seeds give 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,30 +49,9 @@ def drawn_means(values: np.ndarray, samples: int, seed: int | np.random.Generato
     return means
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Means of runs and their differences to one of them, with intervals.
-
-    Attributes
-    ----------
-    by_seed : (runs, seeds, measures)
-        Means over the cases.
-    mean, difference : (runs, measures)
-        Of `by_seed` over the seeds, and of that to the run that is compared with.
-    interval, difference_interval : (2, runs, measures)
-        Lower and upper ends.
-    """
-
-    by_seed: np.ndarray
-    mean: np.ndarray
-    interval: np.ndarray
-    difference: np.ndarray
-    difference_interval: np.ndarray
-
-
 def compare(
-    values: np.ndarray, parts: Sequence[int], *, base: int, samples: int, seed: int
-) -> Compared:
+    values: np.ndarray, parts: Sequence[int], *, base: int | None, samples: int, seed: int
+) -> list[list[dict[str, Any]]]:
     """Compare runs that were scored on the same cases.
 
     Cases and seeds are drawn independently of each other (Owen, The pigeonhole bootstrap, Ann.
@@ -81,22 +60,30 @@ def compare(
     Parameters
     ----------
     values
-        Float (runs, seeds, cases, columns); NaN where a case does not bear on a column.
+        Float (runs, seeds, cases, columns); NaN where a case does not bear on a column, which is
+        the same in all runs.
     parts
         How many consecutive columns each measure is the mean of; their means over cases are
         averaged, without those of columns that no case bears on.
     base
-        The run that others are compared with.
+        The run that others are compared with; None: none.
     samples, seed
         Of the bootstrap.
+
+    Returns
+    -------
+    list of list of dict
+        For each run and measure: mean, low, high (the interval), seeds (the mean of each), cases
+        (that the measure bears on), and difference, difference_low, difference_high to the base.
+        Numbers have six decimals; they are None where there is no such case, and differences where
+        there is no base, or the run is it.
     """
     runs, seeds, cases, _ = values.shape
-    ends = np.cumsum(parts)
+    starts = np.cumsum(parts)[:-1].tolist()
 
     def measure(means: np.ndarray) -> np.ndarray:
         """Of means of columns (runs, seeds, columns, …) those of measures."""
-        found = [mean(part, axis=2) for part in np.split(means, ends[:-1].tolist(), axis=2)]
-        return np.stack(found, axis=2)
+        return np.stack([mean(part, 2) for part in np.split(means, starts, axis=2)], axis=2)
 
     rng = np.random.default_rng(seed)
     drawn = drawn_means(values.transpose(2, 0, 1, 3).reshape(cases, -1), samples, rng)
@@ -104,9 +91,31 @@ def compare(
     drawn = (drawn * draw(rng, seeds, samples).T[:, None]).sum(axis=1) / seeds
     by_seed = measure(mean(values, axis=2))
     means = by_seed.mean(axis=1)
-    return Compared(
-        by_seed, means, interval(drawn), means - means[base], interval(drawn - drawn[base])
-    )
+    to = 0 if base is None else base
+    differences = means - means[to]
+    low, high = interval(drawn)
+    difference_low, difference_high = interval(drawn - drawn[to])
+    bears = [
+        int((~np.isnan(part)).any(axis=1).sum()) for part in np.split(values[0, 0], starts, axis=1)
+    ]
+    found = []
+    for run in range(runs):
+        found.append([])
+        for at, count in enumerate(bears):
+            entry = {
+                "mean": number(means[run, at]),
+                "low": number(low[run, at]),
+                "high": number(high[run, at]),
+                "seeds": [number(one) for one in by_seed[run, :, at]],
+                "cases": count,
+                "difference": number(differences[run, at]),
+                "difference_low": number(difference_low[run, at]),
+                "difference_high": number(difference_high[run, at]),
+            }
+            if base in (None, run):
+                entry |= dict.fromkeys(("difference", "difference_low", "difference_high"))
+            found[-1].append(entry)
+    return found
 
 
 def mean(values: np.ndarray, axis: int) -> np.ndarray:

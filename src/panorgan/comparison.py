@@ -26,7 +26,7 @@ from panorgan.labels import Labels
 from panorgan.metrics import MISSED, NOT_SCORED, PROFILES, SCORED
 from panorgan.pages import MISSING, count, percent, points, span
 from panorgan.problems import Problems
-from panorgan.scores import BOOTSTRAP_SEED, BOTH, SAMPLES, read_scores, rounded_mean
+from panorgan.scores import BOOTSTRAP_SEED, BOTH, SAMPLES, faults, read_scores, rounded_mean
 from panorgan.tables import write_text
 
 ALPHA = 0.05
@@ -57,15 +57,8 @@ class Run:
         return {*self.scores["case"]}
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the comparison: a class, or a mean over `values`; `positive`: only cases with
-    one."""
-
-    name: str
-    title: str
-    values: tuple[int, ...]
-    positive: bool = False
+Line = tuple[str, str, list[int]]
+"""One line of the comparison: a name, a title, and the classes that it is the mean of."""
 
 
 def compare_paths(
@@ -111,10 +104,11 @@ def compare_paths(
     cases = _paired(first, second)
     measures = [(score, line) for score in BOTH for line in _lines(first.classes, labels)]
     scores = [_columns(cases, score, line) for score, line in measures]
-    rows = _compare(measures, scores, [*cases["case"].unique()], samples, seed)
+    names = cases["case"].unique().tolist()
+    rows = _compare(measures, scores, names, samples, seed)
     comparison = {
         "profile": first.profile,
-        "cases": cases["case"].nunique(),
+        "cases": len(names),
         "a": {"path": str(a), "cases": len(first.cases)},
         "b": {"path": str(b), "cases": len(second.cases)},
         "only_a": sorted(first.cases - second.cases),
@@ -123,7 +117,7 @@ def compare_paths(
         "seed": seed,
         "coverage": COVERAGE,
         "classes": rows,
-        "falls": _falls(scores[0], [*cases["case"].unique()]),
+        "falls": _falls(scores[0], names),
     }
     comparison["sentences"] = sentences(comparison)
     return comparison, cases
@@ -145,31 +139,15 @@ def read_run(path: str | Path, profile: str | None = None) -> Run:
     if profile not in PROFILES:
         cause = "no summary.json beside it says by which profile it was scored"
         raise Problems.one(cause, "name one with --profile", file=table)
-    known = scores["status"] != NOT_SCORED
     scores = scores.assign(
         **{score: scores[f"{score}_{profile}"] for score in BOTH},
         has=scores["status"].isin((SCORED, MISSED)),
-        ref_ml=scores["ref_ml"].where(known),
+        ref_ml=scores["ref_ml"].where(scores["status"] != NOT_SCORED),
     )
     run = Run(table, profile, scores[["case", "value", "name", "status", "ref_ml", "has", *BOTH]])
-    for wrong, cause in (
-        (scores[scores.duplicated(["case", "value"])], "has class {0.name} twice"),
-        (
-            scores[known & scores[[*BOTH]].isna().any(axis=1)],
-            "has no score of {0.name}, though it is {0.status}",
-        ),
-        (_absent(run), "lacks class {0.name}"),
-    ):
-        for row in wrong.head(1).itertuples():
-            raise Problems.one(cause.format(row), "score it again", case=row.case, file=table)
+    for case, cause in faults(run.scores, run.classes):
+        raise Problems.one(cause, "score it again", case=case, file=table)
     return run
-
-
-def _absent(run: Run) -> pd.DataFrame:
-    """Classes that a case has no row of: case, value and name, sorted."""
-    pairs = pd.MultiIndex.from_product([sorted(run.cases), run.classes], names=["case", "value"])
-    absent = pairs.difference(pd.MultiIndex.from_frame(run.scores[["case", "value"]])).to_frame()
-    return absent.assign(name=absent["value"].map(run.classes))
 
 
 def _table_in(path: Path) -> Path:
@@ -232,25 +210,25 @@ def _truth_text(has: bool, ml: float) -> str:
 def _lines(classes: Mapping[int, str], labels: Labels) -> list[Line]:
     """What is compared: means, as far as there are such classes, then every class."""
     titles = {label.name: label.title for label in labels.labels}
-    tumour = tuple(value for value, name in classes.items() if name == labels.tumour_name)
-    organs = tuple(value for value in classes if value not in tumour)
-    lines = []
-    if organs:
-        lines.append(Line(ORGANS, "Mean of the organs", organs))
-    if organs and tumour:
-        lines.append(Line(ALL, "Mean of all classes", (*organs, *tumour)))
-    if tumour:
-        lines.append(Line(POSITIVE, f"{labels.tumour.title}, cases with one", tumour, True))
-    return lines + [Line(name, titles.get(name, name), (value,)) for value, name in classes.items()]
+    tumour = [value for value, name in classes.items() if name == labels.tumour_name]
+    organs = [value for value in classes if value not in tumour]
+    means = [
+        (ORGANS, "Mean of the organs", organs),
+        (ALL, "Mean of all classes", [*organs, *tumour] if organs and tumour else []),
+        (POSITIVE, f"{labels.tumour.title}, cases with one", tumour),
+    ]
+    single = [(name, titles.get(name, name), [value]) for value, name in classes.items()]
+    return [line for line in means if line[2]] + single
 
 
 def _columns(cases: pd.DataFrame, score: str, line: Line) -> np.ndarray:
     """The scores (runs, cases, classes) that a line is the mean of."""
-    chosen = cases[cases["value"].isin(line.values)]
-    found = chosen[[f"{score}_a", f"{score}_b"]]
-    if line.positive:
-        found = found[chosen["has"]].reindex(chosen.index)
-    return found.to_numpy().T.reshape(2, -1, len(line.values))
+    name, _, values = line
+    chosen = cases[cases["value"].isin(values)]
+    found = chosen[[f"{score}_a", f"{score}_b"]].to_numpy().T
+    if name == POSITIVE:
+        found = np.where(chosen["has"], found, np.nan)
+    return found.reshape(2, -1, len(values))
 
 
 def _compare(
@@ -261,41 +239,37 @@ def _compare(
     seed: int,
 ) -> list[dict[str, Any]]:
     """A row for each measure."""
-    parts = [len(line.values) for _, line in measures]
+    parts = [found.shape[-1] for found in scores]
     stacked = np.concatenate(scores, axis=2)[:, None]
-    compared = compare(stacked, parts, base=0, samples=samples, seed=seed)
-    low, high = compared.difference_interval[:, 1]
+    _, compared = compare(stacked, parts, base=0, samples=samples, seed=seed)
     rows = []
-    for at, ((score, line), found) in enumerate(zip(measures, scores, strict=True)):
+    for (score, (name, title, _)), found, how in zip(measures, scores, compared, strict=True):
         # Scores have four decimals: without rounding equal differences would not be ties.
         differences = np.round(np.subtract(*mean(found[::-1], axis=2)), 9)
         bearing = differences[~np.isnan(differences)]
         a, b = (rounded_mean(rounded_mean(column) for column in run.T) for run in found)
-        row = {
-            "score": score,
-            "name": line.name,
-            "title": line.title,
-            "cases": bearing.size,
-            "a": a,
-            "b": b,
-            "difference": number(compared.difference[1, at]),
-            "low": number(low[at]),
-            "high": number(high[at]),
-            "p": wilcoxon_p(bearing),
-            "p_holm": None,
-            "worse": int((bearing < 0).sum()),
-            "equal": int((bearing == 0).sum()),
-            "better": int((bearing > 0).sum()),
-            "largest_fall": None,
-            "largest_fall_case": None,
-        }
-        if row["worse"]:
-            worst = int(np.nanargmin(differences))
-            row |= {
-                "largest_fall": number(differences[worst]),
-                "largest_fall_case": cases[worst],
+        worse = int((bearing < 0).sum())
+        worst = int(np.nanargmin(differences)) if worse else None
+        rows.append(
+            {
+                "score": score,
+                "name": name,
+                "title": title,
+                "cases": how["cases"],
+                "a": a,
+                "b": b,
+                "difference": how["difference"],
+                "low": how["difference_low"],
+                "high": how["difference_high"],
+                "p": wilcoxon_p(bearing),
+                "p_holm": None,
+                "worse": worse,
+                "equal": int((bearing == 0).sum()),
+                "better": int((bearing > 0).sum()),
+                "largest_fall": number(differences[worst]) if worse else None,
+                "largest_fall_case": cases[worst] if worse else None,
             }
-        rows.append(row)
+        )
     for score in BOTH:
         tested = [row for row in rows if row["score"] == score and _is_class(row) and row["cases"]]
         for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
@@ -339,17 +313,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _falls(scores: np.ndarray, cases: Sequence[str]) -> list[dict[str, Any]]:
     """The cases whose DSC fell most, by the mean over a line's classes."""
     a, b = mean(scores, axis=2)
-    differences = np.round(b - a, 9)
-    order = np.argsort(differences, kind="stable")  # NaN comes last
+    numbers = {"a": a, "b": b, "difference": np.round(b - a, 9)}
+    order = np.argsort(numbers["difference"], kind="stable")  # NaN comes last
     return [
-        {
-            "case": cases[index],
-            "a": number(a[index]),
-            "b": number(b[index]),
-            "difference": number(differences[index]),
-        }
+        {"case": cases[index]} | {name: number(of[index]) for name, of in numbers.items()}
         for index in order[:MOST_FALLS]
-        if differences[index] < 0
+        if numbers["difference"][index] < 0
     ]
 
 
@@ -498,22 +467,11 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     width = max(len(title), *(len(row["title"]) for row in rows))
-    head = ("cases", "A", "B", "B - A", "95 % interval", "p", "worse", "equal", "better")
-    lines = [(title, *head)]
+    cells = [(title, "cases", "A", "B", "B - A", "95 % interval", "p", "worse", "equal", "better")]
     for row in rows:
-        lines.append(
-            (
-                row["title"],
-                row["cases"],
-                percent(row["a"]),
-                percent(row["b"]),
-                points(row["difference"]),
-                span(row["low"], row["high"]),
-                _p(_p_of(row)),
-                row["worse"],
-                row["equal"],
-                row["better"],
-            )
-        )
+        scores = (percent(row["a"]), percent(row["b"]), points(row["difference"]))
+        chance = (span(row["low"], row["high"]), _p(_p_of(row)))
+        counts = (row["worse"], row["equal"], row["better"])
+        cells.append((row["title"], row["cases"], *scores, *chance, *counts))
     places = f"{{:{width}}}" + "".join(f"{{:>{size}}}" for size in (6, 7, 7, 8, 19, 8, 6, 6, 7))
-    return [places.format(*cells) for cells in lines]
+    return [places.format(*line) for line in cells]

@@ -1,7 +1,7 @@
 """What scores of many cases come to: means as the challenge rounds them, and lesions found."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -289,6 +289,27 @@ def write_scores(scores: pd.DataFrame, summary: Mapping[str, Any], folder: str |
 def read_scores(path: str | Path) -> pd.DataFrame:
     """A `cases.csv`; Problems if it cannot be read or is no table of scores."""
     return SCORES.read(path)
+
+
+def faults(scores: pd.DataFrame, classes: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+    """Cases that do not have a row of each class and a score where it is known, and what is wrong.
+
+    Parameters
+    ----------
+    scores
+        With case, value, name, status, dsc and nsd.
+    classes
+        Names by value.
+    """
+    place = ["case", "value"]
+    for row in scores[scores.duplicated(place)].itertuples():
+        yield row.case, f"has class {row.name} twice"
+    unknown = scores[[*BOTH]].isna().any(axis=1) & (scores["status"] != NOT_SCORED)
+    for row in scores[unknown].itertuples():
+        yield row.case, f"has no score of {row.name}, though it is {row.status}"
+    every = pd.MultiIndex.from_product([scores["case"].unique(), classes], names=place)
+    for case, value in every.difference(pd.MultiIndex.from_frame(scores[place])):
+        yield case, f"lacks class {classes[value]}"
 
 
 def read_lesions(path: str | Path) -> pd.DataFrame:
