@@ -91,7 +91,9 @@ def measure_cases(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
         raise ValueError(f"{case} {cause}")
     known = scores["status"] != NOT_SCORED
     tumour = scores["value"] == labels.tumour.value
-    organs = scores[known & ~tumour].groupby("case")[["dsc", "nsd"]].mean()
+    organs = scores[known & ~tumour].groupby("case")[["dsc", "nsd"]]
+    # NumPy's mean, as everywhere: that of pandas' groups differs in its last bit.
+    organs = organs.agg(lambda own: np.mean(own.to_numpy()))
     tumours = scores[tumour & scores["status"].isin((SCORED, MISSED))].set_index("case")
     free = scores[tumour & scores["status"].isin((BOTH_EMPTY, FALSE_POSITIVE))].set_index("case")
     return pd.DataFrame(
@@ -131,12 +133,12 @@ def compare(
     _check_cases(arms)
     names = [measure.name for measure in MEASURES]
     values = np.array(
-        [[student[names].to_numpy() for student in students] for students in arms.values()]
+        [[student[names].to_numpy().T for student in students] for students in arms.values()]
     )
     base = list(arms).index(BASE) if BASE in arms else None
     found = bootstrap.compare(values, [1] * len(names), base=base, samples=samples, seed=seed)
     return {
-        "cases": values.shape[2],
+        "cases": values.shape[3],
         "seeds": values.shape[1],
         "samples": samples,
         "coverage": COVERAGE,

@@ -60,7 +60,7 @@ def compare(
     Parameters
     ----------
     values
-        Float (runs, seeds, cases, columns); NaN where a case does not bear on a column, which is
+        Float (runs, seeds, columns, cases); NaN where a case does not bear on a column, which is
         the same in all runs.
     parts
         How many consecutive columns each measure is the mean of; their means over cases are
@@ -78,7 +78,7 @@ def compare(
         Numbers have six decimals; they are None where there is no such case, and differences where
         there is no base, or the run is it.
     """
-    runs, seeds, cases, _ = values.shape
+    runs, seeds, _, cases = values.shape
     starts = np.cumsum(parts)[:-1].tolist()
 
     def measure(means: np.ndarray) -> np.ndarray:
@@ -86,18 +86,17 @@ def compare(
         return np.stack([mean(part, 2) for part in np.split(means, starts, axis=2)], axis=2)
 
     rng = np.random.default_rng(seed)
-    drawn = drawn_means(values.transpose(2, 0, 1, 3).reshape(cases, -1), samples, rng)
+    drawn = drawn_means(values.transpose(3, 0, 1, 2).reshape(cases, -1), samples, rng)
     drawn = measure(drawn.reshape(runs, seeds, -1, samples))
     drawn = (drawn * draw(rng, seeds, samples).T[:, None]).sum(axis=1) / seeds
-    by_seed = measure(mean(values, axis=2))
+    by_seed = measure(mean(values, axis=3))
     means = by_seed.mean(axis=1)
     to = 0 if base is None else base
     differences = means - means[to]
     low, high = interval(drawn)
     difference_low, difference_high = interval(drawn - drawn[to])
-    bears = [
-        int((~np.isnan(part)).any(axis=1).sum()) for part in np.split(values[0, 0], starts, axis=1)
-    ]
+    known = np.split(~np.isnan(values[0, 0]), starts)
+    bears = [int(part.any(axis=0).sum()) for part in known]
     found = []
     for run in range(runs):
         found.append([])

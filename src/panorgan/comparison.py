@@ -222,13 +222,13 @@ def _lines(classes: Mapping[int, str], labels: Labels) -> list[Line]:
 
 
 def _columns(cases: pd.DataFrame, score: str, line: Line) -> np.ndarray:
-    """The scores (runs, cases, classes) that a line is the mean of."""
+    """The scores (runs, classes, cases) that a line is the mean of."""
     name, _, values = line
     chosen = cases[cases["value"].isin(values)]
     found = chosen[[f"{score}_a", f"{score}_b"]].to_numpy().T
     if name == POSITIVE:
         found = np.where(chosen["has"], found, np.nan)
-    return found.reshape(2, -1, len(values))
+    return np.ascontiguousarray(found.reshape(2, -1, len(values)).swapaxes(1, 2))
 
 
 def _compare(
@@ -239,15 +239,15 @@ def _compare(
     seed: int,
 ) -> list[dict[str, Any]]:
     """A row for each measure."""
-    parts = [found.shape[-1] for found in scores]
-    stacked = np.concatenate(scores, axis=2)[:, None]
+    parts = [found.shape[1] for found in scores]
+    stacked = np.concatenate(scores, axis=1)[:, None]
     _, compared = compare(stacked, parts, base=0, samples=samples, seed=seed)
     rows = []
     for (score, (name, title, _)), found, how in zip(measures, scores, compared, strict=True):
         # Scores have four decimals: without rounding equal differences would not be ties.
-        differences = np.round(np.subtract(*mean(found[::-1], axis=2)), 9)
+        differences = np.round(np.subtract(*mean(found[::-1], axis=1)), 9)
         bearing = differences[~np.isnan(differences)]
-        a, b = (rounded_mean(rounded_mean(column) for column in run.T) for run in found)
+        a, b = (rounded_mean(rounded_mean(column) for column in run) for run in found)
         worse = int((bearing < 0).sum())
         worst = int(np.nanargmin(differences)) if worse else None
         rows.append(
@@ -312,7 +312,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _falls(scores: np.ndarray, cases: Sequence[str]) -> list[dict[str, Any]]:
     """The cases whose DSC fell most, by the mean over a line's classes."""
-    a, b = mean(scores, axis=2)
+    a, b = mean(scores, axis=1)
     numbers = {"a": a, "b": b, "difference": np.round(b - a, 9)}
     order = np.argsort(numbers["difference"], kind="stable")  # NaN comes last
     return [
