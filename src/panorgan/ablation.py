@@ -1,46 +1,29 @@
 """The ablation: students that differ in their labels only, compared on the same cases and seeds.
 
 Every measure is a mean over seeds of a mean over cases. The uncertainty is that of both: a
-bootstrap sample draws cases and seeds with replacement, independently of each other (Owen, The
-pigeonhole bootstrap, Ann. Appl. Stat. 1, 2007), and the same ones for every arm, so that
-differences between arms are paired. Intervals are percentiles.
+bootstrap sample draws cases and seeds (`bootstrap.compare`), the same ones for every arm, so that
+differences between arms are paired.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from panorgan.bootstrap import COVERAGE, draw, interval
+from panorgan import bootstrap
+from panorgan.bootstrap import COVERAGE
+from panorgan.frames import ABLATION
 from panorgan.labels import Labels
-from panorgan.metrics import BOTH_EMPTY, FALSE_POSITIVE, MISSED, NOT_SCORED, SCORED, Row
-from panorgan.pages import MISSING
+from panorgan.metrics import BOTH_EMPTY, FALSE_POSITIVE, MISSED, NOT_SCORED, SCORED
+from panorgan.pages import MISSING, count, percent, points, span
 from panorgan.problems import Problem, Problems
+from panorgan.registry import ARMS
+from panorgan.scores import faults
 
-BASE = "stage2"
+BASE = next(name for name, arm in ARMS.items() if arm.instead is None)
 """The arm that the others are compared with: the method itself."""
-
-LEARNS_FROM = {
-    "partial": "partial labels as they are: what nobody annotated is background",
-    "marginal": "partial labels with the marginal loss: what nobody annotated is not background",
-    "stage1": "partial labels + tumour pseudo-labels",
-    "stage2": "partial labels + tumour + organ pseudo-labels: the method",
-    "gated": "stage 2 without the pieces that the gate does not trust",
-    "rounds": "stage 2, its pseudo-labels made again by the student",
-    "noise": "stage 2 with shuffled organ pseudo-labels",
-}
-INSTEAD = {
-    "partial": "From partial labels as they are",
-    "marginal": "From partial labels with the marginal loss",
-    "stage1": "Without stage 2",
-    "gated": "With the gate",
-    "rounds": "With a further round",
-    "noise": "With noise instead of organ pseudo-labels",
-}
-"""How a sentence about an arm begins."""
-MUST_FALL = ("stage1", "noise")
-"""Arms in which organs have to be worse than in `BASE`, if its organ pseudo-labels teach organs."""
 
 
 @dataclass(frozen=True)
@@ -62,57 +45,47 @@ MEASURES = (
 """`subject` names those that the text speaks of."""
 
 
-def measure_cases(rows: Iterable[Row], labels: Labels) -> dict[str, dict[str, float]]:
+def measure_cases(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     """What each measure is in each case of one student.
 
     Parameters
     ----------
-    rows
-        Scores of all cases and classes, as `metrics.read_scores` gives them.
+    scores
+        Of all cases and classes, with the columns of `frames.SCORES`.
     labels
         The class table.
 
     Returns
     -------
-    dict
-        Case -> measure -> value. A case has only the measures that it bears on: organs (mean over
-        those whose truth is known), the tumour if the reference has one, else, if the truth is
+    (cases, measures) float
+        Sorted by case. NaN where a case does not bear on a measure: organs are the mean over those
+        whose truth is known, the tumour is measured if the reference has one, else, if the truth is
         known, `false_tumours`: 1 if a tumour is predicted and 0 if not.
 
     Raises
     ------
     ValueError
-        If a case does not have each class once.
+        If a case does not have each class once, or lacks a score of one that is known.
     """
-    by_case: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        found = by_case.setdefault(row["case"], {})
-        if row["value"] in found:
-            raise ValueError(f"{row['case']} has class {row['name']} twice")
-        found[row["value"]] = row
-    measured = {}
-    for case, found in sorted(by_case.items()):
-        if missing := [label.name for label in labels.labels if label.value not in found]:
-            raise ValueError(f"{case} lacks class {missing[0]}")
-        organs = [found[label.value] for label in labels.organs]
-        organs = [row for row in organs if row["status"] != NOT_SCORED]
-        tumour = found[labels.tumour.value]
-        own = measured[case] = {}
-        if organs:
-            for score in ("dsc", "nsd"):
-                own[f"organs_{score}"] = float(np.mean([row[score] for row in organs]))
-        if tumour["status"] in (SCORED, MISSED):
-            own |= {f"tumour_{score}": tumour[score] for score in ("dsc", "nsd")}
-        elif tumour["status"] in (BOTH_EMPTY, FALSE_POSITIVE):
-            own["false_tumours"] = float(tumour["status"] == FALSE_POSITIVE)
-    return measured
+    for case, cause in faults(scores, {label.value: label.name for label in labels.labels}):
+        raise ValueError(f"{case} {cause}")
+    known = scores["status"] != NOT_SCORED
+    tumour = scores["value"] == labels.tumour.value
+    organs = scores[known & ~tumour].groupby("case")[["dsc", "nsd"]]
+    # NumPy's mean, as everywhere: that of pandas' groups differs in its last bit.
+    organs = organs.agg(lambda own: np.mean(own.to_numpy()))
+    tumours = scores[tumour & scores["status"].isin((SCORED, MISSED))].set_index("case")
+    free = scores[tumour & scores["status"].isin((BOTH_EMPTY, FALSE_POSITIVE))].set_index("case")
+    return pd.DataFrame(
+        {f"organs_{score}": organs[score] for score in ("dsc", "nsd")}
+        | {f"tumour_{score}": tumours[score] for score in ("dsc", "nsd")}
+        | {"false_tumours": (free["status"] == FALSE_POSITIVE).astype(float)},
+        index=sorted(scores["case"].unique()),
+    )
 
 
 def compare(
-    arms: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
-    *,
-    samples: int,
-    seed: int,
+    arms: Mapping[str, Sequence[pd.DataFrame]], *, samples: int, seed: int
 ) -> dict[str, Any]:
     """Every arm's measures and their differences to `BASE`, with intervals.
 
@@ -129,139 +102,67 @@ def compare(
     Returns
     -------
     dict
-        cases and seeds (their numbers), samples, coverage, and arms: arm -> measure -> mean, low,
-        high (the interval), seeds (the mean of each), cases (that the measure bears on), and
-        difference, difference_low, difference_high to `BASE`. Numbers are None where there is no
-        such case, and differences where there is no `BASE`, or the arm is it.
+        cases and seeds (their numbers), samples, coverage, and arms: arm -> measure -> what
+        `bootstrap.compare` says of it.
 
     Raises
     ------
     Problems
         If the arms cannot be compared.
     """
-    cases = _same_cases(arms)
-    count = len(next(iter(arms.values())))
-    # (arm, measure, seed, case); a measure bears on the same cases in all arms.
+    _check_cases(arms)
+    names = [measure.name for measure in MEASURES]
     values = np.array(
-        [
-            [
-                [
-                    [student[case].get(measure.name, np.nan) for case in cases]
-                    for student in students
-                ]
-                for measure in MEASURES
-            ]
-            for students in arms.values()
-        ]
+        [[student[names].to_numpy().T for student in students] for students in arms.values()]
     )
-    bears = ~np.isnan(values[0, :, 0])
-    values = np.nan_to_num(values)
-    rng = np.random.default_rng(seed)
-    of_cases, of_seeds = draw(rng, len(cases), samples), draw(rng, count, samples)
-    once, each = np.ones((1, len(cases))), np.eye(count)
-    by_seed = _means(values, bears, np.repeat(once, count, 0), each)
-    mean = _means(values, bears, once, np.ones((1, count)))[..., 0]
-    drawn = _means(values, bears, of_cases, of_seeds)
-    low, high = interval(drawn)
     base = list(arms).index(BASE) if BASE in arms else None
-    if base is not None:
-        difference = mean - mean[base]
-        difference_low, difference_high = interval(drawn - drawn[base])
-    found: dict[str, Any] = {}
-    for a, arm in enumerate(arms):
-        found[arm] = {}
-        for m, measure in enumerate(MEASURES):
-            entry = found[arm][measure.name] = {
-                "mean": _number(mean[a, m]),
-                "low": _number(low[a, m]),
-                "high": _number(high[a, m]),
-                "seeds": [_number(value) for value in by_seed[a, m]],
-                "cases": int(bears[m].sum()),
-                "difference": None,
-                "difference_low": None,
-                "difference_high": None,
-            }
-            if base not in (None, a):
-                entry["difference"] = _number(difference[a, m])
-                entry["difference_low"] = _number(difference_low[a, m])
-                entry["difference_high"] = _number(difference_high[a, m])
+    found = bootstrap.compare(values, [1] * len(names), base=base, samples=samples, seed=seed)
     return {
-        "cases": len(cases),
-        "seeds": count,
+        "cases": values.shape[3],
+        "seeds": values.shape[1],
         "samples": samples,
         "coverage": COVERAGE,
-        "arms": found,
+        "arms": {
+            arm: dict(zip(names, own, strict=True)) for arm, own in zip(arms, found, strict=True)
+        },
     }
 
 
-def _same_cases(
-    arms: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
-) -> list[str]:
-    """The cases of every student; Problems if they or what is known of them differ."""
+def _check_cases(arms: Mapping[str, Sequence[pd.DataFrame]]) -> None:
+    """Problems if the students' cases, or what is known of them, differ."""
     problems = []
-    first = next((students[0] for students in arms.values() if students), None)
-    if not first:
+    first_arm = next((arm for arm, students in arms.items() if students), "")
+    if not first_arm or arms[first_arm][0].empty:
         raise Problems.one("there is no scored case", "label validation cases", case="ablation")
-    first_arm = next(arm for arm, students in arms.items() if students)
-    count = len(arms[first_arm])
+    first, seeds = arms[first_arm][0], len(arms[first_arm])
     cure = "score the arms again on the same cases"
     for arm, students in arms.items():
-        if len(students) != count:
-            cause = f"{len(students)} seeds, but {first_arm} has {count}"
+        if len(students) != seeds:
+            cause = f"{len(students)} seeds, but {first_arm} has {seeds}"
             problems.append(Problem(arm, "", cause, "train every arm with the same seeds"))
-        for number, student in enumerate(students, 1):
-            where = f"{arm}, student {number} of {len(students)}"
-            if other := sorted(student.keys() ^ first.keys()):
-                word = "lacks" if other[0] in first else "has also"
+        for at, student in enumerate(students, 1):
+            where = f"{arm}, student {at} of {len(students)}"
+            cause = ""
+            if other := sorted({*student.index} ^ {*first.index}):
+                word = "lacks" if other[0] in first.index else "has also"
                 cause = f"{word} case {other[0]}; cases that differ from {first_arm}: {len(other)}"
+            elif (differ := (student.isna() != first.isna()).any(axis=1)).any():
+                cause = f"case {differ.idxmax()} has another truth than in {first_arm}"
+            if cause:
                 problems.append(Problem(where, "", cause, cure))
-                continue
-            for case, known in first.items():
-                if student[case].keys() != known.keys():
-                    cause = f"case {case} has another truth than in {first_arm}"
-                    problems.append(Problem(where, "", cause, cure))
-                    break
     if problems:
         raise Problems(problems)
-    return sorted(first)
 
 
-def _means(
-    values: np.ndarray, bears: np.ndarray, of_cases: np.ndarray, of_seeds: np.ndarray
-) -> np.ndarray:
-    """Means (arm, measure, sample) with weights (sample, case) and (sample, seed); NaN of none."""
-    sums = ((values @ of_cases.T) * of_seeds.T).sum(axis=2)
-    weights = (bears @ of_cases.T) * of_seeds.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return sums / np.where(weights == 0, np.nan, weights)
-
-
-def _number(value: float) -> float | None:
-    # Six decimals hide the order in which a machine's library adds.
-    return None if np.isnan(value) else round(float(value), 6) + 0.0
-
-
-COLUMNS = (
-    "arm", "measure", "mean", "low", "high", "lowest_seed", "highest_seed", "cases", "seeds",
-    "difference", "difference_low", "difference_high",
-)  # fmt: skip
-"""Of the table: a row an arm and measure, numbers between 0 and 1."""
-
-
-def table_rows(result: Mapping[str, Any]) -> list[dict[str, object]]:
-    """What `compare` found as rows with `COLUMNS`."""
+def table_of(result: Mapping[str, Any]) -> pd.DataFrame:
+    """What `compare` found as a frame of `ABLATION`."""
     rows = []
     for arm, measures in result["arms"].items():
         for name, entry in measures.items():
-            seeds = [value for value in entry["seeds"] if value is not None]
-            row = {key: entry[key] for key in COLUMNS if key in entry}
-            row |= {"arm": arm, "measure": name, "seeds": result["seeds"]}
-            row |= {
-                "lowest_seed": min(seeds, default=None),
-                "highest_seed": max(seeds, default=None),
-            }
-            rows.append(row)
-    return rows
+            known = [value for value in entry["seeds"] if value is not None] or [None]
+            row = {"arm": arm, "measure": name, "seeds": result["seeds"]}
+            rows.append(entry | row | {"lowest_seed": min(known), "highest_seed": max(known)})
+    return ABLATION.frame(rows)
 
 
 def page_text(result: Mapping[str, Any], split: str) -> str:
@@ -275,7 +176,7 @@ def page_text(result: Mapping[str, Any], split: str) -> str:
         "",
         *_table(result),
         "",
-        f"In percent, {split} cases: mean over {_count(result['seeds'], 'seed')}, in brackets the "
+        f"In percent, {split} cases: mean over {count(result['seeds'], 'seed')}, in brackets the "
         "lowest and the highest seed, below the "
         f"{result['coverage']:.0%} interval. Organs: over {_count_cases(shown, 'organs_dsc')}, the "
         "mean of the organs in each. Tumour: over "
@@ -292,7 +193,8 @@ def page_text(result: Mapping[str, Any], split: str) -> str:
     ]
     if BASE not in arms:
         return "\n".join([*lines, f"There is no arm {BASE} to compare with.", ""])
-    warnings = [text for arm in MUST_FALL if arm in arms for text in _warn(arm, arms[arm])]
+    lower = [name for name, arm in ARMS.items() if arm.lowers_organs and name in arms]
+    warnings = [text for arm in lower for text in _warn(arm, arms[arm])]
     lines += [f"**Warning: {text}**\n" for text in warnings]
     sentences = [_sentence(arm, arms[arm]) for arm in arms if arm != BASE]
     if not sentences:
@@ -314,55 +216,33 @@ def _table(result: Mapping[str, Any]) -> list[str]:
     spoken = [measure for measure in MEASURES if measure.subject]
     if against:
         heads += [f"Δ {measure.title}" for measure in spoken]
-    lines = [_row(heads), _row(["---", "---"] + ["---:"] * (len(heads) - 2))]
+    lines = [heads, ["---", "---"] + ["---:"] * (len(heads) - 2)]
     for arm, measures in result["arms"].items():
-        cells = [arm, LEARNS_FROM.get(arm, "")]
+        cells = [arm, ARMS[arm].contents]
         cells += [_cell(measures[measure.name]) for measure in MEASURES]
         if against:
             cells += [_difference_cell(measures[measure.name]) for measure in spoken]
-        lines.append(_row(cells))
-    return lines
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        lines.append(cells)
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _cell(entry: Mapping[str, Any]) -> str:
     if entry["mean"] is None:
         return MISSING
     seeds = [value for value in entry["seeds"] if value is not None]
-    spread = f" [{_percent(min(seeds))}, {_percent(max(seeds))}]" if len(seeds) > 1 else ""
-    return f"{_percent(entry['mean'])}{spread}<br>{_range(entry['low'], entry['high'])}"
+    spread = f" [{percent(min(seeds), 1)}, {percent(max(seeds), 1)}]" if len(seeds) > 1 else ""
+    return f"{percent(entry['mean'], 1)}{spread}<br>{span(entry['low'], entry['high'], 1)}"
 
 
 def _difference_cell(entry: Mapping[str, Any]) -> str:
     if entry["difference"] is None:
         return MISSING
-    interval = _range(entry["difference_low"], entry["difference_high"])
-    return f"{_signed(entry['difference'])}<br>{interval}"
-
-
-def _percent(value: float) -> str:
-    # No minus before a zero.
-    return f"{round(value * 100, 1) + 0.0:.1f}"
-
-
-def _signed(value: float) -> str:
-    text = _percent(value)
-    return text if text.startswith("-") or text == "0.0" else f"+{text}"
-
-
-def _range(low: float, high: float) -> str:
-    return f"{_percent(low)} to {_percent(high)}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" + ("" if number == 1 else "s")
+    interval = span(entry["difference_low"], entry["difference_high"], 1)
+    return f"{points(entry['difference'], 1)}<br>{interval}"
 
 
 def _count_cases(measures: Mapping[str, Any], name: str) -> str:
-    return _count(measures[name]["cases"], "case")
+    return count(measures[name]["cases"], "case")
 
 
 def _sentence(arm: str, measures: Mapping[str, Any]) -> str:
@@ -376,12 +256,12 @@ def _sentence(arm: str, measures: Mapping[str, Any]) -> str:
             entry[key] for key in ("difference", "difference_low", "difference_high")
         )
         if low <= 0 <= high:
-            same.append(f"{measure.subject} {_signed(difference)} ({_range(low, high)})")
+            same.append(f"{measure.subject} {points(difference, 1)} ({span(low, high, 1)})")
         elif difference < 0:
-            text = f"{_percent(-difference)} ({_range(-high, -low)})"
+            text = f"{percent(-difference, 1)} ({span(-high, -low, 1)})"
             changed.append(f"{measure.subject} fall by {text}")
         else:
-            text = f"{_percent(difference)} ({_range(low, high)})"
+            text = f"{percent(difference, 1)} ({span(low, high, 1)})"
             changed.append(f"{measure.subject} rise by {text}")
     parts = []
     if changed:
@@ -389,18 +269,17 @@ def _sentence(arm: str, measures: Mapping[str, Any]) -> str:
     if same:
         nothing = "not measurably different are" if changed else "nothing changes measurably:"
         parts.append(f"{nothing} {', '.join(same)}")
-    begin = INSTEAD.get(arm, f"In the arm {arm}")
-    return f"{begin}, {'; '.join(parts) or 'nothing could be compared'}."
+    return f"{ARMS[arm].instead}, {'; '.join(parts) or 'nothing could be compared'}."
 
 
 def _warn(arm: str, measures: Mapping[str, Any]) -> list[str]:
     """What must hold of an arm and does not."""
-    entry = measures["organs_dsc"]
+    entry, begin = measures["organs_dsc"], ARMS[arm].instead
     if entry["difference"] is None or entry["difference_high"] < 0:
         return []
-    interval = _range(entry["difference_low"], entry["difference_high"])
-    begin = INSTEAD[arm][0].lower() + INSTEAD[arm][1:]
+    interval = span(entry["difference_low"], entry["difference_high"], 1)
     return [
-        f"{begin}, organs are not measurably worse: {_signed(entry['difference'])} ({interval}). "
+        f"{begin[0].lower()}{begin[1:]}, organs are not measurably worse: "
+        f"{points(entry['difference'], 1)} ({interval}). "
         "Then stage 2's organ pseudo-labels teach nothing that these scores show."
     ]

@@ -1,8 +1,11 @@
-"""Percentile intervals of means over cases, from bootstrap samples that draw cases.
+"""Runs compared on the same cases: percentile intervals from bootstrap samples that draw cases.
 
 A sample draws as many cases as there are, with replacement, and the same ones for every column:
 differences and ratios of two columns' drawn means are paired. Equal seeds give equal samples.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +14,8 @@ BLOCK = 1 << 20
 """Numbers that are drawn at once: memory stays small however many cases there are."""
 
 
-def mean_intervals(
-    values: np.ndarray, samples: int, seed: int, coverage: float = COVERAGE
-) -> np.ndarray:
-    """Intervals of the means over cases.
+def drawn_means(values: np.ndarray, samples: int, seed: int | np.random.Generator) -> np.ndarray:
+    """Each sample's means over its cases: what intervals of anything made of means are made from.
 
     Parameters
     ----------
@@ -23,29 +24,14 @@ def mean_intervals(
     samples
         How many times cases are drawn.
     seed
-        Of the random numbers.
-    coverage
-        Of the intervals, between 0 and 1.
-
-    Returns
-    -------
-    (2, columns) float64
-        Lower and upper ends; NaN for a column that no case bears on.
-    """
-    return interval(drawn_means(values, samples, seed), coverage)
-
-
-def drawn_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Each sample's means over its cases: what intervals of anything made of means are made from.
-
-    Parameters are those of `mean_intervals`.
+        Of the random numbers, or what draws them.
 
     Returns
     -------
     (columns, samples) float64
         NaN where a sample drew no case that bears on the column.
     """
-    values = np.asarray(values, np.float64)
+    values = np.array(values, np.float64, order="C")
     cases, columns = values.shape
     if not cases:
         return np.full((columns, samples), np.nan)
@@ -63,6 +49,81 @@ def drawn_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
     return means
 
 
+def compare(
+    values: np.ndarray, parts: Sequence[int], *, base: int | None, samples: int, seed: int
+) -> list[list[dict[str, Any]]]:
+    """Compare runs that were scored on the same cases.
+
+    Cases and seeds are drawn independently of each other (Owen, The pigeonhole bootstrap, Ann.
+    Appl. Stat. 1, 2007), and the same ones for every run.
+
+    Parameters
+    ----------
+    values
+        Float (runs, seeds, columns, cases); NaN where a case does not bear on a column, which is
+        the same in all runs.
+    parts
+        How many consecutive columns each measure is the mean of; their means over cases are
+        averaged, without those of columns that no case bears on.
+    base
+        The run that others are compared with; None: none.
+    samples, seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    list of list of dict
+        For each run and measure: mean, low, high (the interval), seeds (the mean of each), cases
+        (that the measure bears on), and difference, difference_low, difference_high to the base.
+        Numbers have six decimals; they are None where there is no such case, and differences where
+        there is no base, or the run is it.
+    """
+    runs, seeds, _, cases = values.shape
+    starts = np.cumsum(parts)[:-1].tolist()
+
+    def measure(means: np.ndarray) -> np.ndarray:
+        """Of means of columns (runs, seeds, columns, …) those of measures."""
+        return np.stack([mean(part, 2) for part in np.split(means, starts, axis=2)], axis=2)
+
+    rng = np.random.default_rng(seed)
+    drawn = drawn_means(values.transpose(3, 0, 1, 2).reshape(cases, -1), samples, rng)
+    drawn = measure(drawn.reshape(runs, seeds, -1, samples))
+    drawn = (drawn * draw(rng, seeds, samples).T[:, None]).sum(axis=1) / seeds
+    by_seed = measure(mean(values, axis=3))
+    means = by_seed.mean(axis=1)
+    to = 0 if base is None else base
+    differences = means - means[to]
+    low, high = interval(drawn)
+    difference_low, difference_high = interval(drawn - drawn[to])
+    known = np.split(~np.isnan(values[0, 0]), starts)
+    bears = [int(part.any(axis=0).sum()) for part in known]
+    found = []
+    for run in range(runs):
+        found.append([])
+        for at, count in enumerate(bears):
+            entry = {
+                "mean": number(means[run, at]),
+                "low": number(low[run, at]),
+                "high": number(high[run, at]),
+                "seeds": [number(one) for one in by_seed[run, :, at]],
+                "cases": count,
+                "difference": number(differences[run, at]),
+                "difference_low": number(difference_low[run, at]),
+                "difference_high": number(difference_high[run, at]),
+            }
+            if base in (None, run):
+                entry |= dict.fromkeys(("difference", "difference_low", "difference_high"))
+            found[-1].append(entry)
+    return found
+
+
+def mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over an axis without NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    count = known.sum(axis)
+    return np.where(known, values, 0).sum(axis) / np.where(count == 0, np.nan, count)
+
+
 def draw(rng: np.random.Generator, count: int, samples: int) -> np.ndarray:
     """How often each of `count` things is drawn in each sample: int (samples, count)."""
     return rng.multinomial(count, np.full(count, 1 / count), size=samples)
@@ -75,3 +136,8 @@ def interval(drawn: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
     some = ~np.isnan(drawn).all(axis=-1)
     out[:, some] = np.nanpercentile(drawn[some], [tail, 100 - tail], axis=-1)
     return out
+
+
+def number(value: float) -> float | None:
+    """A number as it is written: six decimals hide the order in which a library adds."""
+    return None if np.isnan(value) else round(float(value), 6) + 0.0

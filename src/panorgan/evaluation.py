@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from panorgan.annotations import Annotations
+from panorgan.frames import LESIONS, SCORES
 from panorgan.labels import UNKNOWN, Labels, check_predicted
-from panorgan.lesions import (
-    OVERLAP,
-    SIZES_MM,
-    detection_text,
-    find_lesions,
-    summarise_lesions,
-    write_lesions,
-)
-from panorgan.metrics import PROFILES, SAMPLES, Row, score_case, summarise, write_scores
+from panorgan.lesions import OVERLAP, detection_text, find_lesions
+from panorgan.metrics import Row, score_case
 from panorgan.pages import MISSING, interval, percent, score_rows
 from panorgan.problems import Problem, Problems
+from panorgan.registry import PROFILES
+from panorgan.scores import SAMPLES, SIZES_MM, summarise, summarise_lesions, write_scores
 from panorgan.volumes import Volume, VolumeError, read_image, read_label
 
 THREADS = 2
@@ -29,11 +26,11 @@ THREADS = 2
 
 @dataclass
 class Evaluation:
-    """What was measured: rows as `metrics` and `lesions` describe them, and what was noticed."""
+    """What was measured: frames of `SCORES` and `LESIONS`, and what was noticed."""
 
     profile: str
-    scores: list[Row] = field(default_factory=list)
-    lesions: list[Row] = field(default_factory=list)
+    scores: pd.DataFrame
+    lesions: pd.DataFrame
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -45,7 +42,7 @@ class Evaluation:
         overlap: float = OVERLAP,
         sizes_mm: Sequence[float] = SIZES_MM,
     ) -> None:
-        """Make the summary of the rows; `overlap` is that of `lesions.find_lesions`."""
+        """Make the summary of it; `overlap` is that of `lesions.find_lesions`."""
         lesions = summarise_lesions(
             self.lesions,
             self.scores,
@@ -60,7 +57,7 @@ class Evaluation:
 
     def write(self, folder: str | Path) -> None:
         """Write `cases.csv`, `lesions.csv` and `summary.json`."""
-        write_lesions(self.lesions, Path(folder) / "lesions.csv")
+        LESIONS.write(Path(folder) / "lesions.csv", self.lesions)
         write_scores(self.scores, self.summary, folder)
 
 
@@ -86,14 +83,14 @@ def evaluate_folders(
     labels
         The class table.
     profile
-        A key of `metrics.PROFILES`.
+        A key of `PROFILES`.
     annotated
         Which classes the references know, as `Annotations` takes it. Others are not scored.
 
     Returns
     -------
     Evaluation
-        Rows with the column case, sorted by file name.
+        Cases are sorted by file name.
 
     Raises
     ------
@@ -115,27 +112,29 @@ def evaluate_folders(
         cause = f"no reference in {reference_dir}"
         cure = "add the reference or take the prediction out of the folder"
         problems.append(Problem(case, str(predictions[case]), cause, cure))
-    result = Evaluation(profile)
+    scores, lesions, notes = [], [], []
 
-    def score(case: str) -> Evaluation:
-        """One case; with problems elsewhere it is only looked at."""
-        found = Evaluation(profile)
-        prediction, reference = _read_pair(case, predictions[case], references[case], labels, found)
+    def score(case: str) -> tuple[list[Row], list[Row], list[str]]:
+        """Scores, lesions and notes of a case; with problems elsewhere it is only looked at."""
+        noted: list[str] = []
+        prediction, reference = _read_pair(
+            case, predictions[case], references[case], labels, profile, noted
+        )
         states, scope = annotations.of(case, references[case], reference.array)
         unknown = {value for value, state in states.items() if state == UNKNOWN}
         if scope is not None:
             unknown.add(labels.tumour.value)
         if problems:
-            return found
+            return [], [], noted
         # The official script's spacing: pixdim, whatever the affine says.
         spacing = reference.header.get_zooms()[2::-1]
         arrays = prediction.array, reference.array
         rows = score_case(*arrays, spacing, labels, profile, unknown=unknown)
-        found.scores = [{"case": case, **row} for row in rows]
+        found = []
         if labels.tumour.value not in unknown:
-            rows = find_lesions(*arrays, reference.grid, labels.tumour.value)
-            found.lesions = [{"case": case, **row} for row in rows]
-        return found
+            found = find_lesions(*arrays, reference.grid, labels.tumour.value)
+        of_case = ([{"case": case, **row} for row in own] for own in (rows, found))
+        return (*of_case, noted)
 
     cases = sorted(references.keys() & predictions.keys(), key="{}.nii.gz".format)
     with ThreadPoolExecutor(THREADS) as pool:
@@ -145,11 +144,11 @@ def evaluate_folders(
             except Problems as error:
                 problems += error.problems
                 continue
-            result.scores += found.scores
-            result.lesions += found.lesions
-            result.notes += found.notes
+            for kept, own in zip((scores, lesions, notes), found, strict=True):
+                kept += own
     if problems:
         raise Problems(problems)
+    result = Evaluation(profile, SCORES.frame(scores), LESIONS.frame(lesions), notes=notes)
     result.summarise(labels)
     return result
 
@@ -169,7 +168,7 @@ def _cases_in(folder: str | Path) -> dict[str, Path]:
 
 
 def _read_pair(
-    case: str, prediction: Path, reference: Path, labels: Labels, found: Evaluation
+    case: str, prediction: Path, reference: Path, labels: Labels, profile: str, notes: list[str]
 ) -> tuple[Volume, Volume]:
     """Prediction and reference of a case; Problems with all that is wrong with them."""
     from panorgan import surface
@@ -177,7 +176,7 @@ def _read_pair(
     volumes, problems = [], []
     for path in (prediction, reference):
         try:
-            volume = _read(case, path, found)
+            volume = _read(case, path, profile, notes)
         except VolumeError as error:
             problems.append(Problem(case, str(path), error.cause, error.cure))
             continue
@@ -194,19 +193,19 @@ def _read_pair(
     return volumes[0], volumes[1]
 
 
-def _read(case: str, path: Path, found: Evaluation) -> Volume:
+def _read(case: str, path: Path, profile: str, notes: list[str]) -> Volume:
     """A label map; one of numbers that are not whole, cast as the official script does it."""
     try:
         return read_label(path)
     except VolumeError:
-        if not PROFILES[found.profile].drops_last_slice:
+        if not PROFILES[profile].drops_last_slice:
             raise
         image = read_image(path)
         cast = np.trunc(image.array)
         if image.array.dtype != np.float32 or cast.min() < 0 or cast.max() > 127:
             raise
     broken = image.array[cast != image.array]
-    found.notes.append(
+    notes.append(
         f"{case}: {path}: {broken.size:,} voxels hold no whole number, such as {broken[0]:g}, and "
         f"were cast to {int(broken[0])}, as the official script does"
     )

@@ -517,12 +517,6 @@ def doubts(
     return result
 
 
-def ranking(rows: Iterable[Mapping[str, str]], count: int = 10) -> list[Mapping[str, str]]:
-    """The most doubtful rows of a table of cases, the worst first; none without any doubt."""
-    doubtful = [row for row in rows if float(row["doubt"]) > 0]
-    return sorted(doubtful, key=lambda row: (-float(row["doubt"]), row["case"]))[:count]
-
-
 def false_positives(
     known: Iterable[Component], decisions: Iterable[Decision], free: Iterable[str]
 ) -> dict[str, Any]:

@@ -20,22 +20,14 @@ beside them, by no challenge's rule, HD95 (of a cropped class on the reference's
 volumes.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from panorgan.bootstrap import drawn_means, interval
 from panorgan.labels import Label, Labels
 from panorgan.registry import PROFILES
-from panorgan.tables import read_csv, write_csv, write_text
-
-SAMPLES = 2000
-"""Bootstrap samples where nothing else is said."""
-BOOTSTRAP_SEED = 0
 
 SCORED = "scored"  # both volumes have the class
 BOTH_EMPTY = "both_empty"  # neither has it: 1 and 1
@@ -51,8 +43,7 @@ DECIMALS = {"dsc": 4, "nsd": 4, "hd95_mm": 4, "ref_ml": 3, "pred_ml": 3} | {
     f"{score}_{profile}": 4 for profile in PROFILES for score in ("dsc", "nsd")
 }
 SCORES = ("value", "name", "status", *DECIMALS)
-COLUMNS = ("case", *SCORES)
-"""Of `cases.csv`; dsc and nsd are those of the profile that was asked for."""
+"""Of a row; dsc and nsd are those of the profile that was asked for."""
 
 
 def score_case(
@@ -136,8 +127,8 @@ def score_case(
         scores = {}
         for name, rules in PROFILES.items():
             found = shorter if rules.drops_last_slice else whole
-            scores[f"dsc_{name}"] = _rounded(found.dsc)
-            scores[f"nsd_{name}"] = _rounded(found.nsd) if found.dsc >= rules.nsd_floor else 0.0
+            scores[f"dsc_{name}"] = rounded(found.dsc)
+            scores[f"nsd_{name}"] = rounded(found.nsd) if found.dsc >= rules.nsd_floor else 0.0
         return scores, whole.hd95_mm
 
     def score(label: Label) -> Row:
@@ -158,7 +149,7 @@ def score_case(
             "status": status,
             "dsc": scores[f"dsc_{profile}"],
             "nsd": scores[f"nsd_{profile}"],
-            "hd95_mm": None if hd95 is None else _rounded(hd95),
+            "hd95_mm": None if hd95 is None else rounded(hd95),
             "ref_ml": None if status == NOT_SCORED else round(int(in_ref) * voxel_ml, 3),
             "pred_ml": round(int(in_pred) * voxel_ml, 3),
             **scores,
@@ -175,239 +166,6 @@ def _same(score: float | None) -> dict[str, float | None]:
     return {f"{name}_{profile}": score for profile in PROFILES for name in ("dsc", "nsd")}
 
 
-def _rounded(number: float) -> float:
+def rounded(number: float) -> float:
     """Four decimals by NumPy's rule, as the official script; Python's differs at halves."""
     return float(np.round(np.float64(number), 4))
-
-
-def _mean(numbers: Sequence[float]) -> float | None:
-    return _rounded(np.mean(numbers)) if len(numbers) else None
-
-
-def summarise(
-    rows: Iterable[Row],
-    labels: Labels,
-    profile: str,
-    *,
-    samples: int = SAMPLES,
-    lesions: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Class means, organ mean and the tumour apart, rounded as the official script does.
-
-    Parameters
-    ----------
-    rows
-        Of all cases, as `score_case` gives them and with the column case.
-    labels
-        The class table.
-    profile
-        The rules that the rows were scored by; kept in the summary.
-    samples
-        Bootstrap samples for the intervals.
-    lesions
-        What `lesions.summarise_lesions` found, kept in the summary.
-
-    Returns
-    -------
-    dict
-        profile, class_table (as in labels.yaml), cases (their number), then:
-
-        classes
-            name -> value, dsc, nsd, cases (with a score), hd95_mm (the median over hd95_cases,
-            those with the class in both volumes), ml_error and ml_abs_error (means of prediction
-            minus reference). No case: the numbers are None.
-        organs, all
-            dsc, nsd: mean of the class means of the organs and of all classes; classes: over how
-            many classes, those without a scored case being left out.
-        tumour
-            dsc, nsd, cases, as in classes; positive: the same over the cases whose reference has
-            a tumour; tumour_free: cases, false_positives (cases with a predicted tumour) and
-            false_positive_ml (their sum).
-        profiles
-            By every profile: dsc and nsd of organs, tumour and all.
-        samples, lesions
-            As given.
-
-        Beside each dsc and nsd but those of profiles is its interval (dsc_interval,
-        nsd_interval): the lower and the upper end that hold 95 % of the bootstrap samples of
-        cases, or None.
-    """
-    # Order decides the last bit of a mean and with it ties in the rounding; the official script
-    # goes through the sorted file names.
-    rows = sorted(rows, key=lambda row: f"{row['case']}.nii.gz")
-    by_value = {label.value: _Scores(rows, label.value) for label in labels.labels}
-    # The same cases are drawn for all classes: a mean of classes is one of whole cases.
-    cases = {case: at for at, case in enumerate(dict.fromkeys(row["case"] for row in rows))}
-    drawn = {
-        score: dict(
-            zip(
-                by_value,
-                drawn_means(
-                    _matrix([found.scored for found in by_value.values()], cases, score),
-                    samples,
-                    BOOTSTRAP_SEED,
-                ),
-                strict=True,
-            )
-        )
-        for score in ("dsc", "nsd")
-    }
-
-    def of_class(label: Label) -> dict[str, Any]:
-        intervals = {f"{score}_interval": _interval(drawn[score][label.value]) for score in drawn}
-        return by_value[label.value].means(profile) | intervals
-
-    def of_classes(chosen: Iterable[Label]) -> dict[str, Any]:
-        scored = [label.value for label in chosen if by_value[label.value].scored]
-        found = {score: _mean_of_means(by_value, scored, score, profile) for score in drawn}
-        intervals = {
-            f"{score}_interval": _interval(_mean_rows([drawn[score][value] for value in scored]))
-            for score in drawn
-        }
-        return found | intervals | {"classes": len(scored)}
-
-    tumour = by_value[labels.tumour.value]
-    positive = tumour.only(SCORED, MISSED)
-    free = tumour.only(BOTH_EMPTY, FALSE_POSITIVE).scored
-    false = [row for row in free if row["status"] == FALSE_POSITIVE]
-    return {
-        "profile": profile,
-        "class_table": labels.model_dump(mode="json", by_alias=True),
-        "cases": len(cases),
-        "classes": {
-            label.name: {"value": label.value, **of_class(label)} | by_value[label.value].errors()
-            for label in labels.labels
-        },
-        "organs": of_classes(labels.organs),
-        "tumour": {
-            **of_class(labels.tumour),
-            "positive": positive.means(profile) | positive.intervals(samples),
-            "tumour_free": {
-                "cases": len(free),
-                "false_positives": len(false),
-                "false_positive_ml": round(sum(row["pred_ml"] for row in false), 3),
-            },
-        },
-        "all": of_classes(labels.labels),
-        "profiles": {
-            name: {
-                "organs": _scores_of(by_value, labels.organs, name),
-                "tumour": _scores_of(by_value, [labels.tumour], name),
-                "all": _scores_of(by_value, labels.labels, name),
-            }
-            for name in PROFILES
-        },
-        "samples": samples,
-        "lesions": lesions,
-    }
-
-
-class _Scores:
-    """The rows of one class whose truth is known."""
-
-    def __init__(self, rows: Iterable[Row], value: int):
-        self.scored = [row for row in rows if row["value"] == value and row["status"] != NOT_SCORED]
-
-    def only(self, *statuses: str) -> "_Scores":
-        found = _Scores((), 0)
-        found.scored = [row for row in self.scored if row["status"] in statuses]
-        return found
-
-    def mean(self, score: str, profile: str) -> float | None:
-        return _mean([row[f"{score}_{profile}"] for row in self.scored])
-
-    def means(self, profile: str) -> dict[str, Any]:
-        scores = {score: self.mean(score, profile) for score in ("dsc", "nsd")}
-        return scores | {"cases": len(self.scored)}
-
-    def intervals(self, samples: int) -> dict[str, Any]:
-        columns = [[row[score] for score in ("dsc", "nsd")] for row in self.scored]
-        drawn = drawn_means(np.reshape(columns, (-1, 2)), samples, BOOTSTRAP_SEED)
-        return {"dsc_interval": _interval(drawn[0]), "nsd_interval": _interval(drawn[1])}
-
-    def errors(self) -> dict[str, Any]:
-        distances = [row["hd95_mm"] for row in self.scored if row["hd95_mm"] is not None]
-        errors = [row["pred_ml"] - row["ref_ml"] for row in self.scored]
-        return {
-            "hd95_mm": _rounded(np.median(distances)) if distances else None,
-            "hd95_cases": len(distances),
-            "ml_error": _mean(errors),
-            "ml_abs_error": _mean(np.abs(errors)),
-        }
-
-
-def _mean_of_means(
-    by_value: Mapping[int, _Scores], values: Iterable[int], score: str, profile: str
-) -> float | None:
-    return _mean([by_value[value].mean(score, profile) for value in values])
-
-
-def _scores_of(
-    by_value: Mapping[int, _Scores], chosen: Iterable[Label], profile: str
-) -> dict[str, float | None]:
-    values = [label.value for label in chosen if by_value[label.value].scored]
-    return {score: _mean_of_means(by_value, values, score, profile) for score in ("dsc", "nsd")}
-
-
-def _matrix(classes: Sequence[Sequence[Row]], cases: Mapping[str, int], score: str) -> np.ndarray:
-    """Scores (case, class), NaN where there is none."""
-    matrix = np.full((len(cases), len(classes)), np.nan)
-    for column, rows in enumerate(classes):
-        for row in rows:
-            matrix[cases[row["case"]], column] = row[score]
-    return matrix
-
-
-def _mean_rows(drawn: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of some classes in every sample, of those that it has."""
-    if not drawn:
-        return np.array([np.nan])
-    stacked = np.stack(drawn)
-    known = ~np.isnan(stacked)
-    counts = known.sum(axis=0)
-    return np.where(known, stacked, 0).sum(axis=0) / np.where(counts == 0, np.nan, counts)
-
-
-def _interval(drawn: np.ndarray) -> list[float] | None:
-    ends = interval(drawn)
-    return None if np.isnan(ends).any() else [_rounded(end) for end in ends]
-
-
-def write_scores(rows: Iterable[Row], summary: dict[str, Any], folder: str | Path) -> None:
-    """Write `cases.csv` (`COLUMNS`; empty fields for None) and `summary.json` into a folder."""
-
-    def as_text(row: Row) -> dict[str, object]:
-        numbers = {
-            key: "" if row[key] is None else f"{row[key]:.{digits}f}"
-            for key, digits in DECIMALS.items()
-        }
-        return {**row, **numbers}
-
-    write_csv(Path(folder) / "cases.csv", COLUMNS, map(as_text, rows))
-    write_text(Path(folder) / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def parse_row(row: Mapping[str, str]) -> Row:
-    """A row of scores as it was before it became text.
-
-    Raises
-    ------
-    KeyError, ValueError, TypeError
-        If a column is missing or holds something else.
-    """
-    numbers = {key: float(row[key]) if row[key] else None for key in DECIMALS}
-    if row["status"] not in STATUSES:
-        raise ValueError(row["status"])
-    text = {key: row[key] for key in ("case", "name", "status")}
-    return {**text, "value": int(row["value"]), **numbers}
-
-
-def read_scores(path: str | Path) -> list[Row]:
-    """Rows of a `cases.csv`, with the types that `score_case` gives.
-
-    Raises
-    ------
-    Problems
-        If the file cannot be read or is no table of scores.
-    """
-    return read_csv(path, COLUMNS, parse_row, kind="scores", name="cases.csv")

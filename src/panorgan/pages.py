@@ -35,7 +35,25 @@ def render(template: str, **context: Any) -> str:
 
 def percent(value: float | None, digits: int = 2) -> str:
     """A score between 0 and 1 in percent, e.g. ``87.31``."""
-    return MISSING if value is None else f"{value * 100:.{digits}f}"
+    # No minus before a zero.
+    return MISSING if value is None else f"{round(value * 100, digits) + 0.0:.{digits}f}"
+
+
+def points(value: float | None, digits: int = 2) -> str:
+    """A difference of scores in percentage points with its sign, e.g. ``+1.20``; 0 has none."""
+    text = percent(value, digits)
+    return text if text[0] in f"-{MISSING}" or not float(text) else f"+{text}"
+
+
+def span(low: float | None, high: float | None, digits: int = 2) -> str:
+    """An interval of differences in percentage points, e.g. ``-0.30 to 1.20``; empty without."""
+    return "" if low is None else f"{percent(low, digits)} to {percent(high, digits)}"
+
+
+def count(number: int, word: str) -> str:
+    """How many of something, e.g. ``1 case`` or ``14 classes``."""
+    plural = word + ("es" if word.endswith("s") else "s")
+    return f"{number:,} {word if number == 1 else plural}"
 
 
 def interval(ends: Sequence[float] | None) -> str:

@@ -1,4 +1,4 @@
-"""Plots of numbers as SVG: scores, learning curves, how quantities are distributed."""
+"""Plots of numbers: scores, learning curves, how quantities are distributed."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -78,29 +78,20 @@ def _spread_apart(values: Sequence[float]) -> np.ndarray:
     return ((order * 0.618034) % 1 - 0.5) * 0.4
 
 
-def draw_curves(
-    rows: Sequence[Mapping[str, float]],
-    labels: Labels,
-    prefix: str = "dice_",
-    kind: str = "svg",
-) -> bytes:
+def draw_curves(rows: Sequence[Mapping[str, float]], labels: Labels) -> bytes:
     """A network's learning curves: losses, and the pseudo-Dice of each class.
 
     Parameters
     ----------
     rows
-        Of a model's ``progress.csv``, as numbers; NaN where a field was empty.
+        An epoch each, as numbers; NaN where something was not measured.
     labels
         Gives titles and colours; the tumour is dashed.
-    prefix
-        Of the columns of pseudo-Dice.
-    kind
-        ``svg`` or ``png``.
 
     Returns
     -------
     bytes
-        The file; equal input gives equal bytes.
+        A PNG, so that a training of any length is small; equal input gives equal bytes.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.6), layout="constrained")
@@ -114,17 +105,17 @@ def draw_curves(
         losses.set(xlabel="epoch", ylabel="loss")
         losses.legend(frameon=False)
         for label in labels.labels:
-            if prefix + label.name in rows[0]:
+            if (name := f"dice_{label.name}") in rows[0]:
                 tumour = label == labels.tumour
                 style = {"color": "black", "ls": "--"} if tumour else {"color": label.colour}
-                values = [row[prefix + label.name] for row in rows]
+                values = [row[name] for row in rows]
                 dice.plot(epochs, values, label=label.title, lw=1.3, **style)
         dice.set(xlabel="epoch", ylabel="pseudo-Dice (validation)", ylim=(0, 1))
         dice.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for axes in (losses, dice):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             _tidy(axes, "both")
-        return _saved(figure, kind)
+        return _saved(figure, "png")
 
 
 def draw_histograms(

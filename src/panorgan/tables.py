@@ -1,17 +1,15 @@
-"""The one reader and writer of tables: tab-separated, and comma-separated ones of scores."""
+"""The one reader and writer of tab-separated tables whose rows are taken one by one."""
 
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from panorgan.problems import Problems
 
 Row = Mapping[str, object]
-Parsed = TypeVar("Parsed")
 
 
 @contextmanager
@@ -71,52 +69,3 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
             raise Problems.one(cause, "mend the line", file=path)
         rows.append(row)
     return rows
-
-
-def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Row]) -> None:
-    """Write rows under a header, with commas between the fields.
-
-    Raises
-    ------
-    ValueError
-        If a row has a column that the header lacks.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def read_csv(
-    path: str | Path,
-    columns: Iterable[str],
-    parse: Callable[[Mapping[str, str]], Parsed],
-    *,
-    kind: str,
-    name: str,
-) -> list[Parsed]:
-    """Rows of a table that `write_csv` wrote.
-
-    Parameters
-    ----------
-    path, columns
-        As for `write_csv`.
-    parse
-        Makes of a row what is wanted; by KeyError, ValueError or TypeError it says that it cannot.
-    kind, name
-        What such a table holds and is called, for the user.
-
-    Raises
-    ------
-    Problems
-        If the file cannot be read or is no such table.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        return [parse(row) for row in csv.DictReader(io.StringIO(text))]
-    except OSError as error:
-        raise Problems.one(error.strerror, "check the path", file=path) from None
-    except (KeyError, ValueError, TypeError):  # no UTF-8 is a ValueError too
-        cause = f"is no table of {kind} with the columns {', '.join(columns)}"
-        raise Problems.one(cause, f"give a {name} that panorgan wrote", file=path) from None

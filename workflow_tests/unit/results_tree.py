@@ -12,6 +12,8 @@ from panorgan.cases import Case, write_cases
 from panorgan.config import Arm, Config, load_config, students
 from panorgan.labels import config_folder, load_labels
 from panorgan.manifest import read_manifest, write_manifest
+from panorgan.plots import draw_curves
+from panorgan.registry import first_stage
 from panorgan.report import write_report
 from panorgan.selection import needs_tumour, shows_tumours
 from panorgan.stages.cases import check_cases, index_cases
@@ -240,6 +242,11 @@ class Tree:
             lines = [row + [0.1 * row[0]] * len(classes) + [0.01, 3.5] for row in rows]
             text = "\n".join(",".join(map(str, line)) for line in [columns, *lines])
             write_text(folder / "progress.csv", text + "\n")
+            epochs = [
+                {name: float(value or "nan") for name, value in zip(columns, line, strict=True)}
+                for line in lines
+            ]
+            (folder / "curve.png").write_bytes(draw_curves(epochs, LABELS))
 
     def teach(self, progress: bool) -> None:
         for shard in (TRAIN, VALIDATION):
@@ -300,13 +307,21 @@ class Tree:
             place = self.root / f"round-{number}/fusion/{labels}"
             if not place.exists():
                 shutil.copytree(self.root / "round-1/fusion/stage2", place)
-                shutil.copy(self.root / f"round-1/fusion/stage1/{TRAIN}.specks.tsv", place)
+        for path in self.specks:
+            if not Path(path).exists():
+                shutil.copy(self.path(f"round-1/fusion/stage1/{TRAIN}.specks.tsv"), path)
 
     @property
     def fused(self) -> list[tuple[int, str]]:
         """Round and name of the labels that the students learn, and stage 1 below stage 2."""
         found = {(arm.round, arm.labels) for arm in self.arms}
         return sorted(found | {(1, "stage1") for one in found if one == (1, "stage2")})
+
+    @property
+    def specks(self) -> list[str]:
+        """The tables of every stage 1 of the labels that the students learn."""
+        found = {(number, first_stage(labels, number)) for number, labels in self.fused}
+        return [self.path(f"round-{n}/fusion/{name}/{TRAIN}.specks.tsv") for n, name in found]
 
     @property
     def gates(self) -> list[str]:
@@ -374,7 +389,6 @@ class Tree:
     def files(self) -> dict[str, object]:
         """What the rule hands over."""
         fused = [self.path(f"round-{n}/fusion/{labels}/{TRAIN}") for n, labels in self.fused]
-        specks = [place for place in fused if "round-1/fusion/stage2" not in place]
         scores = [
             self.path(place_of(arm, "scores"), split)
             for arm in self.arms
@@ -411,7 +425,7 @@ class Tree:
             "pseudo_label_folders": pseudo,
             "composition": [place + ".composition.tsv" for place in fused],
             "conflicts": [place + ".conflicts.tsv" for place in fused],
-            "specks": [place + ".specks.tsv" for place in specks],
+            "specks": self.specks,
             "fused": [place + ".tsv" for place in fused],
             "fused_folders": fused,
             "students": models,

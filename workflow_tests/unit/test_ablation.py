@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import bootstrap
+from score_rows import frame, score_row
 
 from panorgan.ablation import MEASURES, compare, measure_cases, page_text
 from panorgan.labels import config_folder, load_labels
-from panorgan.metrics import PROFILES, summarise, write_scores
 from panorgan.problems import Problems
+from panorgan.scores import write_scores
 from panorgan.stages.ablation import write_ablation
 from panorgan.tables import read_table
 
@@ -29,26 +31,18 @@ def rows_of(case: str, organs: float, tumour: float | None, *, unknown=(), predi
                 dsc, status = (0.0, "false_positive") if predicted else (1.0, "both_empty")
         if label.name in unknown:
             dsc, status = None, "not_scored"
-        rows.append(
-            {
-                "case": case,
-                "value": label.value,
-                "name": label.name,
-                "dsc": dsc,
-                "nsd": None if dsc is None else dsc / 2,
-                "hd95_mm": None,
-                "ref_ml": 1.0,
-                "pred_ml": 1.0,
-                "status": status,
-            }
-            | {f"dsc_{profile}": dsc for profile in PROFILES}
-            | {f"nsd_{profile}": None if dsc is None else dsc / 2 for profile in PROFILES}
-        )
+        nsd = None if dsc is None else dsc / 2
+        rows.append(score_row(case, label.name, dsc, nsd, status))
     return rows
 
 
-def student(*numbers: float, name: str = "organs_dsc") -> dict[str, dict[str, float]]:
-    return {f"case_{index}": {name: number} for index, number in enumerate(numbers)}
+def student(*numbers: float, name: str = "organs_dsc") -> pd.DataFrame:
+    return measured({f"case_{index}": {name: number} for index, number in enumerate(numbers)})
+
+
+def measured(cases: dict[str, dict[str, float]]) -> pd.DataFrame:
+    columns = [measure.name for measure in MEASURES]
+    return pd.DataFrame.from_dict(cases, "index", dtype=float).reindex(columns=columns)
 
 
 def run(tmp_path: Path, arms: dict[str, list[list[dict]]], samples: int = 200):
@@ -58,7 +52,7 @@ def run(tmp_path: Path, arms: dict[str, list[list[dict]]], samples: int = 200):
         files[arm] = []
         for seed, rows in enumerate(students):
             folder = tmp_path / arm / f"seed-{seed}" / "validation"
-            write_scores(rows, summarise(rows, LABELS, "corrected"), folder)
+            write_scores(frame(rows), {}, folder)
             files[arm].append(str(folder / "cases.csv"))
     out = {name: tmp_path / f"out.{name}" for name in ("tsv", "md", "json")}
     write_ablation(
@@ -73,14 +67,15 @@ def test_measures_of_a_case_leave_out_what_is_unknown():
     rows = rows_of("a", 0.8, 0.4, unknown=["liver"]) + rows_of("b", 0.6, None, predicted=True)
     rows += rows_of("c", 0.5, None) + rows_of("d", 0.5, 0.2, unknown=["tumour"])
     next(row for row in rows if row["name"] == "spleen")["dsc"] = 0.2
-    found = measure_cases(rows, LABELS)
-    assert found["a"]["organs_dsc"] == pytest.approx((11 * 0.8 + 0.2) / 12)
-    assert found["a"]["organs_nsd"] == pytest.approx(0.4)
-    assert (found["a"]["tumour_dsc"], found["a"]["tumour_nsd"]) == (0.4, 0.2)
-    assert "false_tumours" not in found["a"]
-    assert (found["b"]["false_tumours"], found["c"]["false_tumours"]) == (1.0, 0.0)
-    assert found["d"].keys() == {"organs_dsc", "organs_nsd"}
-    assert "tumour_dsc" not in found["b"]
+    found = measure_cases(frame(rows), LABELS)
+    assert found.loc["a", "organs_dsc"] == pytest.approx((11 * 0.8 + 0.2) / 12)
+    assert found.loc["a", "organs_nsd"] == pytest.approx(0.4)
+    assert found.loc["a", ["tumour_dsc", "tumour_nsd"]].tolist() == [0.4, 0.2]
+    assert found.loc[["b", "c"], "false_tumours"].tolist() == [1.0, 0.0]
+    bears = found.notna().apply(lambda row: [*row[row].index], axis=1)
+    assert bears["a"] == ["organs_dsc", "organs_nsd", "tumour_dsc", "tumour_nsd"]
+    assert bears["b"] == bears["c"] == ["organs_dsc", "organs_nsd", "false_tumours"]
+    assert bears["d"] == ["organs_dsc", "organs_nsd"]
 
 
 def test_means_over_cases_and_seeds_by_hand(tmp_path):
@@ -139,10 +134,7 @@ def test_seeds_are_resampled_too():
 def test_differences_are_paired_and_of_equal_arms_zero():
     rng = np.random.default_rng(0)
     seeds = [student(*rng.random(12)) for _ in range(3)]
-    better = [
-        {case: {"organs_dsc": own["organs_dsc"] + 0.01} for case, own in cases.items()}
-        for cases in seeds
-    ]
+    better = [cases + 0.01 for cases in seeds]
     result = compare({"noise": seeds, "stage2": seeds, "gated": better}, samples=500, seed=0)
 
     def numbers(arm: str) -> list[float]:
@@ -181,8 +173,8 @@ def test_without_a_case_of_a_measure_it_has_no_numbers():
 
 def test_a_rare_kind_of_case_may_be_missing_in_a_sample():
     """Of two cases one has a tumour: a quarter of the samples draw only the other."""
-    student = {"a": {"organs_dsc": 0.5, "tumour_dsc": 0.3}, "b": {"organs_dsc": 0.5}}
-    found = compare({"stage2": [student]}, samples=200, seed=0)["arms"]["stage2"]["tumour_dsc"]
+    cases = measured({"a": {"organs_dsc": 0.5, "tumour_dsc": 0.3}, "b": {"organs_dsc": 0.5}})
+    found = compare({"stage2": [cases]}, samples=200, seed=0)["arms"]["stage2"]["tumour_dsc"]
     assert (found["low"], found["high"]) == (0.3, 0.3)
 
 
@@ -197,7 +189,7 @@ def test_a_rare_kind_of_case_may_be_missing_in_a_sample():
             {"stage2": [student(1)], "gated": [student(1, name="tumour_dsc")]},
             "case case_0 has another truth",
         ),
-        ({"stage2": [{}]}, "there is no scored case"),
+        ({"stage2": [student()]}, "there is no scored case"),
         ({}, "there is no scored case"),
     ],
 )

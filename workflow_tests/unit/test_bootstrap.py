@@ -5,12 +5,12 @@ import pytest
 from scipy.stats import bootstrap
 
 from panorgan import bootstrap as own
-from panorgan.bootstrap import drawn_means, interval, mean_intervals
+from panorgan.bootstrap import drawn_means, interval
 
 
 def test_interval_is_that_of_scipy():
     values = np.random.default_rng(1).normal(0.7, 0.2, (40, 2))
-    low, high = mean_intervals(values, 20_000, seed=0, coverage=0.9)
+    low, high = interval(drawn_means(values, 20_000, seed=0), coverage=0.9)
     for column in range(2):
         expected = bootstrap(
             (values[:, column],), np.mean, n_resamples=20_000, confidence_level=0.9,
@@ -52,14 +52,15 @@ def test_blocks_draw_what_one_draw_does(monkeypatch):
 
 def test_what_no_case_bears_on_has_no_interval():
     values = np.array([[np.nan, 0.3], [np.nan, np.nan]])
-    low, high = mean_intervals(values, 100, seed=0)
+    low, high = interval(drawn_means(values, 100, seed=0))
     # A quarter of the samples draw only the second case.
     assert np.isnan([low[0], high[0]]).all()
     assert (low[1], high[1]) == (0.3, 0.3)
-    assert np.isnan(mean_intervals(np.empty((0, 2)), 100, seed=0)).all()
+    assert np.isnan(interval(drawn_means(np.empty((0, 2)), 100, seed=0))).all()
 
 
 def test_equal_seeds_give_equal_intervals():
     values = np.random.default_rng(0).random((8, 3))
-    assert (mean_intervals(values, 99, seed=4) == mean_intervals(values, 99, seed=4)).all()
-    assert (mean_intervals(values, 99, seed=4) != mean_intervals(values, 99, seed=5)).any()
+    first, again, other = (drawn_means(values, 99, seed=seed) for seed in (4, 4, 5))
+    assert (first == again).all()
+    assert (first != other).any()

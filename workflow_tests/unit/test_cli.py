@@ -9,7 +9,7 @@ import yaml
 from panorgan.cases import read_cases
 from panorgan.cli import main
 from panorgan.labels import config_folder, load_labels
-from panorgan.metrics import read_scores
+from panorgan.scores import read_scores
 from panorgan.volumes import new_volume, read_label, write_image, write_label
 
 LABELS = load_labels()
@@ -154,7 +154,7 @@ class TestOwnClasses:
         assert not out.exists()
         assert main(["evaluate", *predicted, "-o", str(out), "--labels", table]) == 0
         assert "Bladder" in capsys.readouterr().out
-        rows = {row["name"]: row for row in read_scores(out / "cases.csv")}
+        rows = read_scores(out / "cases.csv").set_index("name").T
         assert (rows["bladder"]["value"], rows["bladder"]["status"]) == (14, "scored")
         assert rows["tumour"]["status"] == "both_empty"
 

@@ -10,53 +10,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
+from score_rows import frame, score_row
 
 from panorgan.cli import main
 from panorgan.comparison import (
-    CASE_COLUMNS,
-    CLASS_COLUMNS,
     compare_paths,
     comparison_text,
     holm,
     least_cases,
     wilcoxon_p,
 )
+from panorgan.frames import COMPARED_CASES, COMPARED_CLASSES, SCORES
 from panorgan.labels import load_labels
-from panorgan.metrics import COLUMNS, PROFILES, summarise, write_scores
+from panorgan.metrics import PROFILES
 from panorgan.problems import Problems
+from panorgan.scores import summarise, write_scores
 from panorgan.tables import read_table
 
 LABELS = load_labels()
 ORGANS = [label.name for label in LABELS.organs]
 
 
-def row(case, name, dsc, nsd=None, status="scored", ml=10.0, **others):
-    """A row of scores; DSC and NSD are those of every profile but where `others` says so."""
-    nsd = dsc if nsd is None else nsd
-    scores = {f"dsc_{profile}": dsc for profile in PROFILES}
-    scores |= {f"nsd_{profile}": nsd for profile in PROFILES} | others
-    return {
-        "case": case,
-        "value": LABELS.by_name(name).value,
-        "name": name,
-        "status": status,
-        "hd95_mm": None,
-        "ref_ml": None if status == "not_scored" else ml,
-        "pred_ml": 10.0,
-        **scores,
-    }
-
-
 def case_rows(case, organs, tumour=1.0, *, truth="both_empty", ml=0.0):
     """All classes of a case; one score for all organs."""
-    rows = [row(case, name, organs) for name in ORGANS]
-    return [*rows, row(case, "tumour", tumour, status=truth, ml=ml)]
+    rows = [score_row(case, name, organs) for name in ORGANS]
+    return [*rows, score_row(case, "tumour", tumour, status=truth, ref_ml=ml)]
 
 
 def run(folder: Path, rows, profile="flare23-2023"):
     """A scored run's folder."""
     rows = [{**one, "dsc": one[f"dsc_{profile}"], "nsd": one[f"nsd_{profile}"]} for one in rows]
-    write_scores(rows, {"profile": profile}, folder)
+    write_scores(frame(rows), {"profile": profile}, folder)
     return folder
 
 
@@ -94,11 +78,8 @@ def test_two_runs_by_hand(tmp_path):
     assert comparison["falls"] == [
         {"case": "x", "a": 0.8, "b": round((12 * 0.7 + 0.9) / 13, 6), "difference": -0.084615}
     ]
-    assert [one["dsc_difference"] for one in cases if one["name"] == "tumour"] == [0.2, -1.0]
-    assert [one["status_b"] for one in cases if one["name"] == "tumour"] == [
-        "scored",
-        "false_positive",
-    ]
+    assert [*cases.loc[cases["name"] == "tumour", "dsc_difference"]] == [0.2, -1.0]
+    assert [*cases.loc[cases["name"] == "tumour", "status_b"]] == ["scored", "false_positive"]
 
 
 def random_rows(rng, cases, *, unknown=0.2):
@@ -110,11 +91,12 @@ def random_rows(rng, cases, *, unknown=0.2):
         for rows in runs:
             dsc, nsd = rng.random(2).round(4).tolist()
             if not known:
-                rows.append(row(f"case_{case}", label.name, None, status="not_scored"))
+                rows.append(score_row(f"case_{case}", label.name, None, status="not_scored"))
             elif has:
-                rows.append(row(f"case_{case}", label.name, dsc, nsd))
+                rows.append(score_row(f"case_{case}", label.name, dsc, nsd))
             else:
-                rows.append(row(f"case_{case}", label.name, 1.0, status="both_empty", ml=0.0))
+                empty = {"status": "both_empty", "ref_ml": 0.0}
+                rows.append(score_row(f"case_{case}", label.name, 1.0, **empty))
     return runs
 
 
@@ -126,7 +108,7 @@ def test_means_are_those_of_the_summary(tmp_path_factory, seed, cases, unknown):
     _, found, _ = compare(folder, a, b, samples=5)
     for name, rows in (("a", a), ("b", b)):
         rows = [{**one, "dsc": one["dsc_corrected"], "nsd": one["nsd_corrected"]} for one in rows]
-        summary = summarise(rows, LABELS, "corrected", samples=1)
+        summary = summarise(frame(rows), LABELS, "corrected", samples=1)
         for score in ("dsc", "nsd"):
             for key in ("organs", "all"):
                 assert found[score, key][name] == summary[key][score]
@@ -327,7 +309,7 @@ def test_cases_of_one_run_only_are_named(tmp_path):
     assert (comparison["cases"], comparison["only_a"]) == (1, ["x"])
     assert comparison["only_b"] == [f"z{k}" for k in range(8)]
     assert found["dsc", "liver"]["a"] == 0.5
-    assert {one["case"] for one in cases} == {"y"}
+    assert {*cases["case"]} == {"y"}
     text = comparison_text(comparison)
     assert "only in A, not compared: 1 case (x)" in text
     assert "only in B, not compared: 8 cases (z0, z1, z2, z3, z4, …)" in text
@@ -417,7 +399,7 @@ def test_profiles(tmp_path):
 
 def test_a_table_of_one_class(tmp_path):
     """What the workflow writes of the teacher: tumours alone, as class 1."""
-    a, b = ([row(f"c{k}", "tumour", s) | {"value": 1} for k in range(3)] for s in (0.5, 0.25))
+    a, b = ([score_row(f"c{k}", "tumour", s) | {"value": 1} for k in range(3)] for s in (0.5, 0.25))
     comparison, found, _ = compare(tmp_path, a, b)
     assert [name for score, name in found if score == "dsc"] == ["tumour_positive", "tumour"]
     assert found["dsc", "tumour"]["difference"] == -0.25
@@ -449,10 +431,10 @@ def test_command_prints_and_writes(tmp_path, capsys):
     assert max(map(len, text.replace(str(tmp_path), "").splitlines())) <= 100
     assert text.splitlines()[:2] == [f"A: {a}", f"B: {b / 'cases.csv'}"]
     classes = read_table(tmp_path / "out" / "classes.tsv")
-    assert tuple(classes[0]) == CLASS_COLUMNS
+    assert list(classes[0]) == [*COMPARED_CLASSES.columns]
     assert len(classes) == 2 * (3 + 14)
     cases = read_table(tmp_path / "out" / "cases.tsv")
-    assert tuple(cases[0]) == CASE_COLUMNS
+    assert list(cases[0]) == [*COMPARED_CASES.columns]
     assert len(cases) == 12 * 14
     details = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert details["cases"] == 12
@@ -485,7 +467,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path, capsys):
             "holds no cases.csv; did you mean",
         ),
         (lambda path: path.write_text("case\tdsc\nx\t1\n"), "is no table of scores"),
-        (lambda path: path.write_text(",".join(COLUMNS) + "\n"), "holds no scored case"),
+        (lambda path: path.write_text(",".join(SCORES.columns) + "\n"), "holds no scored case"),
     ],
 )
 def test_wrong_paths_are_one_line(tmp_path, capsys, make, expected):

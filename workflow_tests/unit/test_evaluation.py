@@ -3,15 +3,16 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from panorgan import metrics
 from panorgan.evaluation import evaluate_folders, summary_lines
+from panorgan.frames import SCORES, records
 from panorgan.labels import load_labels
-from panorgan.lesions import read_lesions
-from panorgan.metrics import read_scores, summarise, write_scores
+from panorgan.metrics import DECIMALS
 from panorgan.pages import DASH
 from panorgan.problems import Problems
+from panorgan.scores import read_lesions, read_scores, summarise, write_scores
 from panorgan.volumes import new_volume, write_image, write_label
 
 LABELS = load_labels()
@@ -50,7 +51,7 @@ def causes(*arguments):
 
 def test_folders_are_scored(folders):
     found = evaluate_folders(*folders, LABELS, "flare23-2024")
-    rows, summary = found.scores, found.summary
+    rows, summary = records(found.scores), found.summary
     assert found.notes == []
     assert [row["case"] for row in rows] == ["a"] * 14 + ["b"] * 14
     assert [row["dsc"] for row in rows if row["value"] == LIVER] == [1.0, 0.75]
@@ -101,9 +102,9 @@ def test_scores_are_written_and_read_back(tmp_path, folders):
         "dsc_flare23-2024,nsd_flare23-2024,dsc_corrected,nsd_corrected"
     )
     assert lines[1] == "a,1,liver,scored,1.0000,1.0000,0.0000,0.512,0.512" + 6 * ",1.0000"
-    assert read_scores(out / "cases.csv") == found.scores
+    pd.testing.assert_frame_equal(read_scores(out / "cases.csv"), found.scores)
     assert json.loads((out / "summary.json").read_text()) == found.summary
-    assert read_lesions(out / "lesions.csv") == found.lesions == []
+    assert read_lesions(out / "lesions.csv").empty
     assert sorted(path.name for path in out.iterdir()) == [
         "cases.csv",
         "lesions.csv",
@@ -117,21 +118,21 @@ def test_scores_are_written_and_read_back(tmp_path, folders):
 
 def test_unknown_scores_are_empty_fields(tmp_path, folders):
     found = evaluate_folders(*folders, LABELS, "corrected", annotated="liver,2")
-    assert {row["status"] for row in found.scores if row["value"] > 2} == {"not_scored"}
+    assert {*found.scores.loc[found.scores["value"] > 2, "status"]} == {"not_scored"}
     assert found.summary["classes"]["spleen"]["cases"] == 0
     assert found.summary["organs"]["classes"] == 2
     assert found.summary["lesions"] is None
     write_scores(found.scores, found.summary, tmp_path)
     line = (tmp_path / "cases.csv").read_text().splitlines()[3]
     assert line == "a,3,spleen,not_scored,,,,,0.000,,,,,,"
-    assert read_scores(tmp_path / "cases.csv") == found.scores
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "cases.csv"), found.scores)
 
 
 def test_unreadable_scores(tmp_path):
     with pytest.raises(Problems, match="No such file"):
         read_scores(tmp_path / "cases.csv")
-    line = "a,x,liver,scored" + ",1" * len(metrics.DECIMALS)
-    for text in ("case;value\na;1\n", ",".join(metrics.COLUMNS) + f"\n{line}\n"):
+    line = "a,x,liver,scored" + ",1" * len(DECIMALS)
+    for text in ("case;value\na;1\n", ",".join(SCORES.columns) + f"\n{line}\n"):
         (tmp_path / "cases.csv").write_text(text)
         with pytest.raises(Problems, match="no table of scores"):
             read_scores(tmp_path / "cases.csv")
@@ -157,11 +158,11 @@ def test_a_case_table_says_what_is_known_of_each_case(tmp_path, folders):
     head = "case\timage\tlabel\tsplit\tsource\tannotated"
     table.write_text("\n".join([head, *lines]) + "\n")
     found = evaluate_folders(*folders, LABELS, "corrected", annotated=str(table))
-    known = {row["case"]: [] for row in found.scores}
-    for row in found.scores:
-        if row["status"] != "not_scored":
-            known[row["case"]].append(row["name"])
-    assert known == {"a": ["liver"], "b": ["liver", "tumour"]}
+    known = found.scores[found.scores["status"] != "not_scored"]
+    assert known.groupby("case")["name"].agg(list).to_dict() == {
+        "a": ["liver"],
+        "b": ["liver", "tumour"],
+    }
     assert found.summary["lesions"]["cases"] == 1
     table.write_text("\n".join([head, lines[0]]) + "\n")
     with pytest.raises(Problems, match=r"b: .*has no line in"):
@@ -175,8 +176,7 @@ def test_numbers_that_are_not_whole_are_cast_as_the_official_script_does(folders
     scaled = np.where(reference, 13.9986, 0).astype(np.float32)
     write_image(predictions / "a.nii.gz", scaled, new_volume(scaled, (2.0, 2.0, 2.0)))
     found = evaluate_folders(*folders, LABELS, "flare23-2023")
-    assert found.scores[12]["name"] == "left_kidney"
-    assert found.scores[12]["dsc"] == 1.0
+    assert found.scores.loc[12, ["name", "dsc"]].tolist() == ["left_kidney", 1.0]
     [note] = found.notes
     assert note.startswith(f"a: {predictions / 'a.nii.gz'}: 64 voxels hold no whole number")
     assert "13.9986" in note

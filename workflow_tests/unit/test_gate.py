@@ -27,7 +27,6 @@ from panorgan.gate import (
     judge_organs,
     judge_tumours,
     place_deviations,
-    ranking,
     read_decisions,
     robust_z,
     thresholds,
@@ -605,13 +604,6 @@ def test_doubt_adds_ignored_shares_the_least_sure_tumour_and_instability():
     )
     assert found["b"] == found["c"] == (0, "")
     assert found["d"] == (1, "instability 7.00")
-
-
-def test_the_ranking_has_the_most_doubtful_first_and_none_without_doubt():
-    found = {"a": "0.5", "b": "0.0", "c": "12.0", "d": "0.5"}
-    rows = [{"case": case, "doubt": doubt} for case, doubt in found.items()]
-    assert [row["case"] for row in ranking(rows)] == ["c", "a", "d"]
-    assert [row["case"] for row in ranking(rows, 2)] == ["c", "a"]
 
 
 # What is known of the teacher

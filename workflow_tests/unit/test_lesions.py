@@ -7,16 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
+from panorgan.frames import LESIONS, SCORES, records
 from panorgan.labels import load_labels
-from panorgan.lesions import (
-    COLUMNS,
-    find_lesions,
-    read_lesions,
-    summarise_lesions,
-    write_lesions,
-)
+from panorgan.lesions import find_lesions
 from panorgan.metrics import score_case
 from panorgan.problems import Problems
+from panorgan.scores import read_lesions, summarise_lesions
 from panorgan.volumes import new_volume
 
 LABELS = load_labels()
@@ -137,7 +133,7 @@ def summary_of(cases, **how):
         rows += [{"case": case, **row} for row in lesions(prediction, reference)]
         found = score_case(prediction, reference, SPACING, [LABELS.tumour], "corrected")
         scores += [{"case": case, **row} for row in found]
-    return summarise_lesions(rows, scores, TUMOUR, **how)
+    return summarise_lesions(LESIONS.frame(rows), SCORES.frame(scores), TUMOUR, **how)
 
 
 def test_summary_by_hand():
@@ -179,15 +175,17 @@ def test_a_tumour_of_one_voxel_is_one():
     grid = new_volume(tiny, (0.5, 0.5, 0.5)).grid
     rows = [{"case": "a", **row} for row in find_lesions(np.zeros_like(tiny), tiny, grid, TUMOUR)]
     scores = score_case(np.zeros_like(tiny), tiny, (0.5,) * 3, [LABELS.tumour], "corrected")
-    summary = summarise_lesions(rows, [{"case": "a", **scores[0]}], TUMOUR)
+    summary = summarise_lesions(
+        LESIONS.frame(rows), SCORES.frame([{"case": "a", **scores[0]}]), TUMOUR
+    )
     assert (summary["reference"], summary["tumour_free"]["cases"]) == (1, 0)
     assert summary["tumour_free"]["false_per_case"] is None
 
 
 def test_no_known_truth_no_summary():
-    assert summarise_lesions([], [], TUMOUR) is None
+    assert summarise_lesions(LESIONS.frame(), SCORES.frame(), TUMOUR) is None
     unknown = {"case": "a", "value": TUMOUR, "status": "not_scored"}
-    assert summarise_lesions([], [unknown], TUMOUR) is None
+    assert summarise_lesions(LESIONS.frame(), SCORES.frame([unknown]), TUMOUR) is None
 
 
 def test_cases_without_any_lesion_have_no_rates():
@@ -200,9 +198,9 @@ def test_cases_without_any_lesion_have_no_rates():
 def test_rows_are_written_and_read_back(tmp_path):
     reference = tumours((6, 20, 40), np.s_[1:3, 2:7, 2:7], np.s_[4, 10:13, 10:13])
     rows = [{"case": "a", **row} for row in lesions(np.roll(reference, 2, 1), reference)]
-    write_lesions(rows, tmp_path / "lesions.csv")
-    assert (tmp_path / "lesions.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
-    assert read_lesions(tmp_path / "lesions.csv") == rows
+    LESIONS.write(tmp_path / "lesions.csv", LESIONS.frame(rows))
+    assert (tmp_path / "lesions.csv").read_text().splitlines()[0] == ",".join(LESIONS.columns)
+    assert records(read_lesions(tmp_path / "lesions.csv")) == rows
     (tmp_path / "other.csv").write_text("case,side\na,left\n")
     with pytest.raises(Problems, match="no table of lesions"):
         read_lesions(tmp_path / "other.csv")

@@ -12,10 +12,11 @@ import surface_distance.metrics as package
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from score_rows import frame, score_row
 
-from panorgan import metrics, surface
+from panorgan import metrics, scores, surface
 from panorgan.labels import load_labels
-from panorgan.metrics import PROFILES, score_case, summarise
+from panorgan.metrics import PROFILES, score_case
 
 LABELS = load_labels()
 LIVER, AORTA, TUMOUR = 1, 5, 14
@@ -507,22 +508,12 @@ def test_importing_the_module_loads_no_numba():
 
 
 def row(case, value, dsc, nsd, status="scored", ref_ml=1.0, pred_ml=1.0):
-    return {
-        "case": case,
-        "value": value,
-        "name": LABELS.by_value(value).name,
-        "dsc": dsc,
-        "nsd": nsd,
-        "hd95_mm": None,
-        "ref_ml": ref_ml,
-        "pred_ml": pred_ml,
-        "status": status,
-        **{
-            f"{name}_{one}": score
-            for one in PROFILES
-            for name, score in (("dsc", dsc), ("nsd", nsd))
-        },
-    }
+    volumes = {"ref_ml": ref_ml, "pred_ml": pred_ml}
+    return score_row(case, LABELS.by_value(value).name, dsc, nsd, status, **volumes)
+
+
+def summarise(rows, *how, **more):
+    return scores.summarise(frame(rows), *how, **more)
 
 
 def without_intervals(entry):

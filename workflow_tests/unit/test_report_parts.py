@@ -7,11 +7,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from score_rows import frame, score_row
 
 from panorgan.config import Arm, Config
+from panorgan.frames import (
+    COMPOSITION,
+    CONFLICTS,
+    DECISIONS,
+    EFFICIENCY,
+    GATE_CASES,
+    LESIONS,
+)
 from panorgan.labels import load_labels
 from panorgan.lesions import detection_text
-from panorgan.metrics import summarise
 from panorgan.pages import DASH, MISSING, interval, percent, signed
 from panorgan.report.data import distributions
 from panorgan.report.efficiency import describe_efficiency
@@ -35,7 +43,7 @@ from panorgan.report.gates import (
     describe_rounds,
     telling_pieces,
 )
-from panorgan.report.inputs import Gate, Student, main_student
+from panorgan.report.inputs import Gate, Student, main_student, read_fusions
 from panorgan.report.pictures import MOST, Gallery, Scans, piece_of
 from panorgan.report.results import (
     MOST_DOTS,
@@ -49,7 +57,7 @@ from panorgan.report.results import (
     student_table,
 )
 from panorgan.report.run import left_out, training_time
-from panorgan.report.training import MOST_POINTS, smoothed
+from panorgan.scores import summarise
 from panorgan.tables import write_table
 from panorgan.volumes import new_volume
 
@@ -68,37 +76,34 @@ def score(
 ) -> dict:
     """A row of scores; NSD is DSC minus 0.1 but in the corrected rules, where it is DSC."""
     nsd = None if dsc is None else round(max(dsc - 0.1, 0), 4)
-    by_profile = {}
-    for profile in PROFILES:
-        by_profile |= {f"dsc_{profile}": dsc, f"nsd_{profile}": nsd}
-    return {
-        "case": case,
-        "value": value,
-        "name": LABELS.by_value(value).name,
-        "status": status,
-        "dsc": dsc,
-        "nsd": nsd,
-        "hd95_mm": 3.0 if status == "scored" else None,
-        "ref_ml": None if status == "not_scored" else ref_ml,
-        "pred_ml": pred_ml,
-        **by_profile,
-        "nsd_corrected": dsc,
-    }
+    others = {"hd95_mm": 3.0 if status == "scored" else None, "pred_ml": pred_ml}
+    if status != "not_scored":
+        others["ref_ml"] = ref_ml
+    return score_row(
+        case, LABELS.by_value(value).name, dsc, nsd, status, nsd_corrected=dsc, **others
+    )
 
 
 def lesion(case: str, side: str, number: int, ml: float, hit: bool) -> dict:
-    return {"case": case, "side": side, "lesion": number, "ml": ml, "diameter_mm": 9, "hit": hit}
+    return {"case": case, "side": side, "lesion": number, "ml": ml, "hit": hit}
 
 
 def student(arm: Arm = STAGE2, rows: Sequence[dict] = (), **more) -> Student:
     """One with these scores of validation cases, and none of test cases."""
-    scores = {"validation": list(rows), "test": []}
+    scores = {"validation": frame(rows), "test": frame([])}
     summaries = {
         split: summarise(found, LABELS, "flare23-2023", samples=20)
         for split, found in scores.items()
     }
     found = Student(
-        arm, Path(), Path(), scores, summaries, {"validation": [], "test": []}, None, []
+        arm,
+        Path(),
+        Path(),
+        scores,
+        summaries,
+        dict.fromkeys(scores, LESIONS.frame()),
+        None,
+        EFFICIENCY.frame(),
     )
     return replace(found, **more)
 
@@ -114,7 +119,7 @@ def test_cases_are_ranked_by_their_organs_else_by_what_is_scored():
         score("d", 1, 0.95),
         score("e", 1, None, "not_scored"),
     ]
-    ranking = rank_cases(rows, LABELS)
+    ranking = rank_cases(frame(rows), LABELS)
     assert list(ranking) == ["b", "a", "d", "c"]
     assert ranking["a"] == pytest.approx(0.8)
     assert ranking["c"] == 1.0
@@ -150,7 +155,7 @@ def test_the_worst_of_a_class_is_the_largest_of_the_lowest():
         score("a", 2, 0.8),
         score("b", 2, 0.7),
     ]
-    worst = worst_by_class(rows)
+    worst = worst_by_class(frame(rows))
     assert {name: row["case"] for name, row in worst.items()} == {
         "tumour": "b",
         "right_kidney": "b",
@@ -159,9 +164,9 @@ def test_the_worst_of_a_class_is_the_largest_of_the_lowest():
 
 def test_the_worst_structure_of_a_case_is_an_organ_if_any_is_scored():
     rows = [score("a", 1, 0.8), score("a", 2, 0.7), score("a", 14, 0.0, "missed")]
-    assert worst_structure(rows, "a", LABELS) == rows[1]
-    assert worst_structure(rows[2:], "a", LABELS) == rows[2]
-    assert worst_structure(rows, "b", LABELS) is None
+    assert worst_structure(frame(rows), "a", LABELS) == rows[1]
+    assert worst_structure(frame(rows[2:]), "a", LABELS) == rows[2]
+    assert worst_structure(frame(rows), "b", LABELS) is None
 
 
 def test_wrong_lesions_are_the_largest():
@@ -174,16 +179,17 @@ def test_wrong_lesions_are_the_largest():
         lesion("a", "prediction", 2, 0.5, False),
         lesion("a", "prediction", 1, 60, True),
     ]
+    lesions = LESIONS.frame(lesions)
     wrong = wrong_lesions(lesions)
     assert [row["case"] for row in wrong["missed"]] == ["b", "d", "c"]
     assert [(row["case"], row["lesion"]) for row in wrong["false"]] == [("a", 2)]
-    assert wrong_lesions([]) == {"missed": [], "false": []}
+    assert wrong_lesions(LESIONS.frame()) == {"missed": [], "false": []}
     assert lesions_by_case(lesions) == {
         "a": {"reference": 1, "found": 0, "false": 1},
-        "b": {"reference": 1, "found": 0},
-        "c": {"reference": 1, "found": 0},
-        "d": {"reference": 1, "found": 0},
-        "e": {"reference": 1, "found": 1},
+        "b": {"reference": 1, "found": 0, "false": 0},
+        "c": {"reference": 1, "found": 0, "false": 0},
+        "d": {"reference": 1, "found": 0, "false": 0},
+        "e": {"reference": 1, "found": 1, "false": 0},
     }
 
 
@@ -232,7 +238,7 @@ def test_profiles_differ_from_the_runs_own():
     assert [cell["value"] for cell in table[2]["cells"]] == [0.5, 0.5, None, None, 0.5, 0.5]
     changes = [cell["change"] for cell in table[2]["cells"]]
     assert changes == [0.0, pytest.approx(0.1), None, None, 0.0, pytest.approx(0.1)]
-    other = summarise(rows, LABELS, "corrected", samples=20)
+    other = summarise(frame(rows), LABELS, "corrected", samples=20)
     assert profile_table(other)[0]["profile"] == "corrected"
 
 
@@ -259,12 +265,14 @@ def test_cases_have_their_worst_organ_their_tumour_and_lesions():
         score("c", 3, 0.4),
         score("c", 14, None, "not_scored"),
     ]
-    one = student(rows=rows, lesions={"validation": [lesion("a", "reference", 1, 2, False)]})
-    table = case_table(rank_cases(rows, LABELS), one, "validation", LABELS)
+    one = student(
+        rows=rows, lesions={"validation": LESIONS.frame([lesion("a", "reference", 1, 2, False)])}
+    )
+    table = case_table(rank_cases(frame(rows), LABELS), one, "validation", LABELS)
     assert [row["case"] for row in table] == ["c", "a", "b"]
     c, a, b = table
     assert (a["dsc"], a["lowest"]["name"], a["tumour"]["status"]) == (0.7, "right_kidney", "missed")
-    assert a["lesions"] == {"reference": 1, "found": 0}
+    assert a["lesions"] == {"reference": 1, "found": 0, "false": 0}
     assert (b["dsc"], b["nsd"], b["lowest"], b["lesions"]) == (None, None, None, None)
     assert (c["dsc"], c["tumour"]) == (0.4, None)
 
@@ -279,27 +287,13 @@ def test_few_scores_keep_their_extremes():
     assert np.median(chosen) == pytest.approx(np.median(many), abs=0.01)
 
 
-def test_long_curves_are_means_that_leave_out_what_was_not_measured():
-    rows = [
-        {"epoch": epoch, "train_loss": float(epoch), "validation_loss": np.nan}
-        for epoch in range(1, 2 * MOST_POINTS + 2)
-    ]
-    rows[0]["validation_loss"] = 0.5
-    found = smoothed(rows)
-    assert len(found) <= MOST_POINTS
-    # 601 rows in blocks of three
-    assert found[0] == {"epoch": 3, "train_loss": 2.0, "validation_loss": 0.5}
-    assert np.isnan(found[1]["validation_loss"])
-    assert found[-1]["epoch"] == 2 * MOST_POINTS + 1
-    assert smoothed(rows[:1]) == rows[:1]
-
-
 def test_the_slowest_case_is_listed_first():
-    def row(case: str, total: str, gpu: str = "") -> dict[str, str]:
-        names = {"preprocess_s": "1", "network_s": "2", "export_s": "", "total_s": total}
-        return {"case": case, "device": "cpu", "peak_ram_mb": "500", "peak_gpu_mb": gpu} | names
+    def row(case: str, total: float, gpu: float | None = None) -> dict[str, object]:
+        names = {"preprocess_s": 1.0, "network_s": 2.0, "export_s": None, "total_s": total}
+        return {"case": case, "device": "cpu", "peak_ram_mb": 500.0, "peak_gpu_mb": gpu} | names
 
-    found = describe_efficiency(student(efficiency=[row("a", "3"), row("b", "4.5", "0")]))
+    rows = EFFICIENCY.frame([row("a", 3.0), row("b", 4.5, 0.0)])
+    found = describe_efficiency(student(efficiency=rows))
     assert found["cases"] == 2
     assert found["seconds"]["total"] == "3.75 (3.00 to 4.50)"
     assert (found["ram"], found["gpu"]) == ("500", "0")
@@ -337,30 +331,36 @@ def test_distributions_are_those_of_each_split():
 
 
 def decision(
-    case: str, name: str, action: str, reason: str, ml: str, component: str = "1"
-) -> dict[str, str]:
+    case: str, name: str, action: str, reason: str, ml: float, component: int = 1
+) -> dict[str, object]:
     """A row of the gate's."""
     found = {"case": case, "name": name, "action": action, "reason": reason, "ml": ml}
-    return found | {"component": component}
+    return found | {"component": component, "value": LABELS.by_name(name).value}
 
 
 def test_telling_pieces_are_the_largest_of_what_is_not_learnt_and_one_that_is():
     rows = [
-        decision("a", "tumour", "ignore", "mean probability 0.5, below 0.7", "2"),
-        decision("b", "tumour", "ignore", "mean probability 0.4, below 0.7", "3"),
-        decision("c", "tumour", "clean", "not used: annotators looked", "99"),
-        *(decision(case, "tumour", "keep", "", ml) for case, ml in zip("abc", "153", strict=True)),
-        decision("d", "tumour", "keep", "not used: annotators looked", "4"),
-        decision("d", "liver", "clean", "2 ml beside a piece of 900 ml, below 0.1 of it", "2"),
-        decision("d", "liver", "clean", "2 ml beside a piece of 900 ml, below 0.1 of it", "2", "2"),
+        decision("a", "tumour", "ignore", "mean probability 0.5, below 0.7", 2),
+        decision("b", "tumour", "ignore", "mean probability 0.4, below 0.7", 3),
+        decision("c", "tumour", "clean", "not used: annotators looked", 99),
+        *(
+            decision(case, "tumour", "keep", "", ml)
+            for case, ml in zip("abc", (1, 5, 3), strict=True)
+        ),
+        decision("d", "tumour", "keep", "not used: annotators looked", 4),
+        decision("d", "liver", "clean", "2 ml beside a piece of 900 ml, below 0.1 of it", 2),
+        decision("d", "liver", "clean", "2 ml beside a piece of 900 ml, below 0.1 of it", 2, 2),
     ]
-    chosen = [(title, row["case"], row["component"]) for title, row in telling_pieces(rows, LABELS)]
+    chosen = [
+        (title, row["case"], row["component"])
+        for title, row in telling_pieces(DECISIONS.frame(rows), LABELS)
+    ]
     assert chosen == [
-        ("Ignored tumour, the largest", "b", "1"),
-        ("Kept tumour, one of middle size", "c", "1"),
-        ("Removed organ, the largest", "d", "1"),
+        ("Ignored tumour, the largest", "b", 1),
+        ("Kept tumour, one of middle size", "c", 1),
+        ("Removed organ, the largest", "d", 1),
     ]
-    assert telling_pieces([], LABELS) == []
+    assert telling_pieces(DECISIONS.frame(), LABELS) == []
 
 
 def test_a_piece_is_that_of_its_number_in_ras_order():
@@ -398,6 +398,8 @@ def test_a_gallery_is_full_by_number_and_by_size():
     assert gallery.left_out == {"lesions": 2}
     jpeg = Gallery().add("plots", lambda: b"\xff\xd8\xff", "")
     assert jpeg.uri.startswith("data:image/jpeg;base64,")
+    png = Gallery().add("learning curves", lambda: b"\x89PNG", "")
+    assert png.uri.startswith("data:image/png;base64,")
 
 
 def test_what_was_left_out_has_its_reasons(tmp_path):
@@ -425,13 +427,13 @@ def test_what_was_left_out_has_its_reasons(tmp_path):
     ]
     main = student(Arm(1, "gated", "0"), [score("a", 14, None, "not_scored")])
     decisions = [
-        decision("a", "tumour", "clean", "0.03 ml, below 0.1", "0.03"),
-        decision("b", "tumour", "clean", "0.04 ml, below 0.1", "0.04"),
-        decision("b", "liver", "clean", "not used: annotators looked", "0.04"),
-        decision("b", "liver", "keep", "", "900"),
+        decision("a", "tumour", "clean", "0.03 ml, below 0.1", 0.03),
+        decision("b", "tumour", "clean", "0.04 ml, below 0.1", 0.04),
+        decision("b", "liver", "clean", "not used: annotators looked", 0.04),
+        decision("b", "liver", "keep", "", 900),
     ]
     cases = [{"case": "c", "status": "drop", "reason": "instability 3, above 1"}]
-    gate = Gate(1, "teacher", {}, cases, decisions, None)
+    gate = Gate(1, "teacher", {}, GATE_CASES.frame(cases), DECISIONS.frame(decisions), None)
     specks = [{"name": "Liver", "voxels": 7}, {"name": "Spleen", "voxels": 2}]
     rows = left_out(files, entries, main, [gate], specks, LABELS)
     found = {row["what"]: (row["count"], row["why"]) for row in rows}
@@ -467,6 +469,7 @@ def test_the_case_with_most_sources_is_shown(tmp_path):
         {"case": "c", "source": "ground_truth", "ml": 1},
         {"case": "c", "source": "tumour_pseudo", "ml": 2},
     ]
+    rows = [row | {"name": "liver", "voxels": 1} for row in rows]
     write_table(path, list(rows[0]), rows)
     assert telling_case([str(path)]) == "c"
 
@@ -480,10 +483,10 @@ def test_numbers_are_written_as_people_read_them():
 
 def test_composition_is_summed_over_cases():
     rows = [
-        {"case": "a", "name": "liver", "source": "ground_truth", "ml": "30"},
-        {"case": "b", "name": "liver", "source": "organ_pseudo", "ml": "10"},
+        {"case": "a", "name": "liver", "source": "ground_truth", "voxels": 3, "ml": 30},
+        {"case": "b", "name": "liver", "source": "organ_pseudo", "voxels": 1, "ml": 10},
     ]
-    table = composition_by_class(rows, ["ground_truth", "organ_pseudo"], LABELS)
+    table = composition_by_class(COMPOSITION.frame(rows), ["ground_truth", "organ_pseudo"], LABELS)
     assert [row["title"] for row in table] == [label.title for label in LABELS.labels]
     assert table[0]["ml"] == 40
     assert [part["share"] for part in table[0]["parts"]] == [0.75, 0.25]
@@ -500,7 +503,7 @@ def test_conflicts_are_summed_by_pair(tmp_path):
         ]
         tables.append(str(tmp_path / f"train-{shard}-{lost}.conflicts.tsv"))
         write_table(tables[-1], columns, rows)
-    found = conflicts_by_pair(tables, LABELS)
+    found = conflicts_by_pair(CONFLICTS.read(*tables), LABELS)
     assert (found["count"], found["ml"]) == (2, 10)
     assert found["rows"][0] == {
         "kept_name": "Tumour",
@@ -512,29 +515,54 @@ def test_conflicts_are_summed_by_pair(tmp_path):
     }
 
 
-def test_specks_are_counted_once(tmp_path):
-    row = {"case": "a", "value": 1, "name": "liver", "voxels": 4, "ml": 0.5}
-    tables = []
-    for labels in ("gated", "partial"):
-        for case in "ab":
-            tables.append(str(tmp_path / labels / f"train-{case}.specks.tsv"))
-            write_table(tables[-1], list(row), [row | {"case": case}])
-    assert count_specks(tables, LABELS) == [{"name": "Liver", "cases": 2, "voxels": 8, "ml": 1.0}]
+def test_specks_are_those_of_the_fusion_that_is_learnt(tmp_path):
+    row = {"value": 1, "name": "liver", "ml": 0.5}
+    files = {name: [] for name in ("composition", "conflicts", "specks", "fused", "fused_folders")}
+    fused = [
+        (1, "gated"),
+        (1, "partial"),
+        (1, "stage1"),
+        (1, "stage2"),
+        (2, "gated"),
+        (2, "stage2"),
+    ]
+    specks = {
+        (1, "gated-stage1"): 1, (1, "partial"): 2, (1, "stage1"): 4,
+        (2, "gated-stage1"): 8, (2, "stage2-stage1"): 16,
+    }  # fmt: skip
+    for case in "ab":
+        for number, labels in fused:
+            place = tmp_path / f"round-{number}" / "fusion" / labels / f"train-{case}"
+            files["composition"].append(f"{place}.composition.tsv")
+            files["fused"].append(f"{place}.tsv")
+            files["fused_folders"].append(str(place))
+            write_table(files["fused"][-1], ["case"], [])
+        for (number, labels), voxels in specks.items():
+            place = tmp_path / f"round-{number}" / "fusion" / labels / f"train-{case}"
+            files["specks"].append(f"{place}.specks.tsv")
+            found = row | {"case": case, "voxels": voxels}
+            write_table(files["specks"][-1], list(found), [found])
+    counted = {(one.round, one.labels): count_specks(one, LABELS) for one in read_fusions(files)}
+    assert counted[1, "stage2"] == [{"name": "Liver", "cases": 2, "voxels": 8, "ml": 1.0}]
+    assert {name: rows[0]["voxels"] for name, rows in counted.items()} == {
+        (1, "partial"): 4, (1, "stage1"): 8, (1, "stage2"): 8, (1, "gated"): 2,
+        (2, "stage2"): 32, (2, "gated"): 16,
+    }  # fmt: skip
 
 
 def test_decisions_with_other_numbers_are_of_one_reason():
     far = "{} mm from the nearest organ ({}), more than 10"
     swapped = "right_kidney lies to the left of left_kidney: sides swapped"
     rows = [
-        decision("a", "liver", "keep", "", "9"),
-        decision("a", "right_kidney", "ignore", swapped, "4"),
-        decision("a", "tumour", "ignore", far.format(12, "liver"), "1"),
-        decision("b", "tumour", "ignore", far.format(30.5, "left_kidney"), "2"),
-        decision("b", "tumour", "ignore", "mean probability 0.5, below 0.7", "2"),
-        decision("b", "tumour", "clean", "mean HU -45 is outside -20 to 200", "0.5"),
-        decision("b", "tumour", "clean", "mean HU 310 is outside -20 to 200", "0.25"),
+        decision("a", "liver", "keep", "", 9),
+        decision("a", "right_kidney", "ignore", swapped, 4),
+        decision("a", "tumour", "ignore", far.format(12, "liver"), 1),
+        decision("b", "tumour", "ignore", far.format(30.5, "left_kidney"), 2),
+        decision("b", "tumour", "ignore", "mean probability 0.5, below 0.7", 2),
+        decision("b", "tumour", "clean", "mean HU -45 is outside -20 to 200", 0.5),
+        decision("b", "tumour", "clean", "mean HU 310 is outside -20 to 200", 0.25),
     ]
-    table = [tuple(row.values()) for row in decisions_by_reason(rows, LABELS)]
+    table = [tuple(row.values()) for row in decisions_by_reason(DECISIONS.frame(rows), LABELS)]
     assert table == [
         ("tumour", "removed", "mean HU … is outside -20 to 200", 1, 2, 0.75),
         ("tumour", "ignored", far.format("…", "…"), 2, 2, 3.0),
@@ -545,12 +573,11 @@ def test_decisions_with_other_numbers_are_of_one_reason():
 
 
 def test_cross_fitted_rounds_say_so():
-    def gate(number: int, origin: str, changes: Sequence[str]) -> Gate:
-        return Gate(
-            number, origin, {"text": []}, [{"instability": text} for text in changes], [], None
-        )
+    def gate(number: int, origin: str, changes: Sequence[float | None]) -> Gate:
+        cases = GATE_CASES.frame([{"instability": change} for change in changes])
+        return Gate(number, origin, {"text": []}, cases, DECISIONS.frame(), None)
 
-    gates = [gate(1, "teacher", ["", ""]), gate(2, "stage2", ["0.1", "", "0.3"])]
+    gates = [gate(1, "teacher", [None, None]), gate(2, "stage2", [0.1, None, 0.3])]
     config = Config(rounds=2, folds=5)
     found = describe_rounds(config.model_dump(), gates)
     assert found["folds"] == 5
@@ -575,7 +602,8 @@ def test_cross_fitted_rounds_say_so():
 )
 def test_only_gated_students_learn_by_a_gate(variant, number, origin, used):
     cases = [{"status": "drop", "reason": f"instability {x}, above 1"} for x in ("1.2", "3.1")]
-    gate = Gate(2 if origin != "teacher" else 1, origin, {"text": ["x"]}, cases, [], None)
+    cases, decisions = GATE_CASES.frame(cases), DECISIONS.frame()
+    gate = Gate(2 if origin != "teacher" else 1, origin, {"text": ["x"]}, cases, decisions, None)
     arms = [Arm(number, variant, "0")]
     found = describe_gate(gate, arms, LABELS, Scans([]), Gallery())
     assert found["used"] is used

@@ -93,7 +93,7 @@ class TestCurve:
         """One that takes 2 s may come every 200 s, and at most every 30 s come what may."""
         now, drawn = [1000.0], []
 
-        def draw(rows, labels, kind):
+        def draw(rows, labels):
             drawn.append(now[0])
             now[0] += 2.0 if len(drawn) == 1 else 0.25
             return b"picture"
@@ -110,7 +110,7 @@ class TestCurve:
 
     def test_a_failing_picture_is_told_once_and_stops_nothing(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(watching, "DRAW_EVERY_S", 0.0)
-        monkeypatch.setattr(watching, "draw_curves", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(watching, "draw_curves", lambda *_: 1 / 0)
         seen = watch(tmp_path)
         for epoch in range(3):
             seen.epoch_done([row(epoch + 1)])

@@ -7,9 +7,11 @@ import pytest
 import yaml
 from running import REPOSITORY, Project
 
+from panorgan.frames import SCORES
 from panorgan.labels import load_labels
 from panorgan.manifest import read_manifest
-from panorgan.metrics import score_case, summarise
+from panorgan.metrics import score_case
+from panorgan.scores import summarise
 from panorgan.volumes import read_label
 
 pytestmark = [pytest.mark.workflow, pytest.mark.demo]
@@ -40,7 +42,7 @@ def fused_against_truth(project: Project, stage: str) -> dict:
         fused = read_label(folder / f"{entry.case}.nii.gz").array
         scores = score_case(fused, truth.array, truth.grid.spacing, LABELS, "corrected")
         rows += [{"case": entry.case} | row for row in scores]
-    return summarise(rows, LABELS, "corrected")
+    return summarise(SCORES.frame(rows), LABELS, "corrected")
 
 
 def test_the_student_has_learnt(demo):

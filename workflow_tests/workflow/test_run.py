@@ -14,7 +14,7 @@ from running import Project, hashes
 
 from panorgan.labels import load_labels
 from panorgan.manifest import read_manifest
-from panorgan.metrics import read_scores
+from panorgan.scores import read_scores
 from panorgan.tables import read_table
 from panorgan.volumes import read_label, write_label
 

@@ -85,7 +85,7 @@ class Watch:
         started = time.monotonic()
         try:
             with replacing(path) as temporary:
-                temporary.write_bytes(draw_curves(rows, self._labels, kind="png"))
+                temporary.write_bytes(draw_curves(rows, self._labels))
         except Exception as error:
             print(f"the learning curve cannot be drawn: {type(error).__name__}: {error}")
             self._draw_at = inf

@@ -65,9 +65,9 @@ def write_report(
         Of every round's gates, in ``round-R/gate/ORIGIN``: decisions, gate_cases, gate_summaries;
         and what they judged, in ``round-R/pseudo_labels/KIND``: pseudo_labels,
         pseudo_label_folders. Of all fused labels, in ``round-R/fusion/LABELS``: composition,
-        conflicts, specks (not of stage 2 in the first round), fused, fused_folders. Of the
-        students, in ``round-R/KIND/VARIANT/seed-S``: students, student_tables, scores, lesions,
-        summaries (in a folder a split), predictions, prediction_folders, efficiency.
+        conflicts, fused, fused_folders; and of the stage 1 of each: specks. Of the students, in
+        ``round-R/KIND/VARIANT/seed-S``: students, student_tables, scores, lesions, summaries (in a
+        folder a split), predictions, prediction_folders, efficiency.
     report, picture, summary
         The files to write: HTML, PNG, plain text.
     """
@@ -83,7 +83,7 @@ def write_report(
     )
     shown = main.shown
     ranking = rank_cases(main.scores[shown], labels)
-    specks = count_specks(files["specks"], labels)
+    specks = count_specks(learnt, labels)
     fused = telling_case(learnt.composition)
     scans, gallery = Scans(entries), Gallery()
     listed = {
@@ -95,9 +95,9 @@ def write_report(
         "plots": score_plots(main, shown, labels, gallery),
         "tumour_plot": tumour_plot(main, shown, labels, gallery),
         "data_plot": draw_distributions(entries, labels, gallery),
-        "teacher": describe_teacher(files, labels, gallery),
+        "teacher": describe_teacher(files, gallery),
         "models": [
-            describe_model(f"student {student.title}", student.model, labels, gallery)
+            describe_model(f"student {student.title}", student.model, gallery)
             for student in students
         ],
         "examples": draw_examples(main, ranking, labels, scans, gallery),

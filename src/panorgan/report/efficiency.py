@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from panorgan.frames import records
 from panorgan.pages import cut, spread
 from panorgan.report.inputs import Student
 
@@ -13,30 +14,28 @@ def describe_efficiency(student: Student) -> dict[str, Any]:
     rows = student.efficiency
 
     def over_cases(column: str, digits: int) -> str:
-        return spread((float(row[column]) for row in rows if row.get(column)), digits)
+        return spread(rows[column].dropna(), digits)
 
-    slowest = sorted(rows, key=lambda row: (-float(row["total_s"] or 0), row["case"]))
+    slowest = rows.fillna({"total_s": 0.0}).sort_values(
+        ["total_s", "case"], ascending=[False, True]
+    )
     listed = [
         {
             "case": row["case"],
             "device": row["device"],
             "numbers": [
-                *((_number(row.get(f"{name}_s")), 2) for name in PHASES),
-                *((_number(row.get(f"peak_{kind}_mb")), 0) for kind in ("ram", "gpu")),
+                *((row[f"{name}_s"], 2) for name in PHASES),
+                *((row[f"peak_{kind}_mb"], 0) for kind in ("ram", "gpu")),
             ],
         }
-        for row in slowest
+        for row in records(rows.loc[slowest.index])
     ]
     return {
         "title": student.title,
         "cases": len(rows),
-        "devices": ", ".join(sorted({row["device"] for row in rows})),
+        "devices": ", ".join(sorted(rows["device"].unique())),
         "seconds": {name: over_cases(f"{name}_s", 2) for name in PHASES},
         "ram": over_cases("peak_ram_mb", 0),
         "gpu": over_cases("peak_gpu_mb", 0),
         "listed": cut(listed, f"…/{student.arm.variant}/…/SHARD.efficiency.tsv"),
     }
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text else None

@@ -1,12 +1,12 @@
 """Which cases, structures and lesions are worth a look, and their pictures."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from panorgan import drawing
+from panorgan.frames import records
 from panorgan.labels import Labels
 from panorgan.lesions import REFERENCE
 from panorgan.metrics import BOTH_EMPTY, NOT_SCORED, Row
@@ -29,17 +29,13 @@ Links = dict[tuple[str, str], str]
 """Places of the page by case and class; the class is empty for a picture of all of them."""
 
 
-def rank_cases(rows: Sequence[Row], labels: Labels) -> dict[str, float]:
+def rank_cases(scores: pd.DataFrame, labels: Labels) -> dict[str, float]:
     """Mean organ DSC of every case, the worst case first; of all classes if no organ is scored."""
-    organs: dict[str, list[float]] = defaultdict(list)
-    every: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row["status"] != NOT_SCORED:
-            every[row["case"]].append(row["dsc"])
-            if row["value"] != labels.tumour.value:
-                organs[row["case"]].append(row["dsc"])
-    means = {case: float(np.mean(organs[case] or found)) for case, found in every.items()}
-    return dict(sorted(means.items(), key=lambda item: (item[1], item[0])))
+    known = scores[scores["status"] != NOT_SCORED]
+    every = known.groupby("case")["dsc"].mean()
+    organs = known[known["value"] != labels.tumour.value].groupby("case")["dsc"].mean()
+    # The groups are sorted by case.
+    return organs.reindex(every.index).fillna(every).sort_values(kind="stable").to_dict()
 
 
 def median_case(ranking: Mapping[str, float]) -> str:
@@ -60,37 +56,35 @@ def chosen_examples(ranking: Mapping[str, float]) -> dict[str, str]:
     return {case: chosen[case] for case in cases if case in chosen}
 
 
-def worst_by_class(rows: Iterable[Row]) -> dict[str, Row]:
+def worst_by_class(scores: pd.DataFrame) -> dict[str, Row]:
     """The row of the lowest DSC of each class, of equal ones that of the largest structure.
 
     Cases in which nobody sees the class, or nobody knows of it, do not count.
     """
-    worst: dict[str, Row] = {}
-    for row in rows:
-        if row["status"] not in (NOT_SCORED, BOTH_EMPTY):
-            before = worst.setdefault(row["name"], row)
-            worst[row["name"]] = min(before, row, key=_badness)
-    return worst
+    return {row["name"]: row for row in records(_worst_first(scores).drop_duplicates("name"))}
 
 
-def worst_structure(rows: Iterable[Row], case: str, labels: Labels) -> Row | None:
+def worst_structure(scores: pd.DataFrame, case: str, labels: Labels) -> Row | None:
     """The row of a case's worst organ; of its tumour, if no organ is scored."""
-    found = worst_by_class(row for row in rows if row["case"] == case)
-    tumour = found.pop(labels.tumour.name, None)
-    return min(found.values(), key=_badness, default=tumour)
+    found = records(_worst_first(scores[scores["case"] == case]))
+    organs = [row for row in found if row["name"] != labels.tumour.name]
+    return next(iter(organs or found), None)
 
 
-def _badness(row: Row) -> tuple[float, float, str]:
-    return row["dsc"], -max(row["ref_ml"], row["pred_ml"]), row["case"]
+def _worst_first(scores: pd.DataFrame) -> pd.DataFrame:
+    seen = scores[~scores["status"].isin((NOT_SCORED, BOTH_EMPTY))]
+    order = seen.assign(size=seen[["ref_ml", "pred_ml"]].max(axis=1))
+    order = order.sort_values(["dsc", "size", "case"], ascending=[True, False, True])
+    return seen.loc[order.index]
 
 
-def wrong_lesions(lesions: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def wrong_lesions(lesions: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """The largest lesions that were missed, and the largest predicted ones that are none."""
-    wrong: dict[str, list[Mapping[str, Any]]] = {"missed": [], "false": []}
-    for row in sorted(lesions, key=lambda row: (-row["ml"], row["case"], row["lesion"])):
-        if not row["hit"]:
-            wrong["missed" if row["side"] == REFERENCE else "false"].append(row)
-    return {what: found[:MOST_LESIONS] for what, found in wrong.items()}
+    wrong = lesions[~lesions["hit"]]
+    wrong = wrong.sort_values(["ml", "case", "lesion"], ascending=[False, True, True])
+    missed = wrong["side"] == REFERENCE
+    parts = {"missed": wrong[missed], "false": wrong[~missed]}
+    return {what: records(found.head(MOST_LESIONS)) for what, found in parts.items()}
 
 
 def place_of(case: str, name: str = "") -> str:

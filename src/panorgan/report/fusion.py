@@ -1,14 +1,15 @@
 """Fused labels: what each class is made of, what was in conflict, and the most doubtful cases."""
 
 import shlex
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from panorgan import drawing
+from panorgan.frames import COMPOSITION, CONFLICTS, SPECKS, records
 from panorgan.labels import Labels
-from panorgan.report.inputs import TEACHER, Fusion, Gate, Student, read_rows
+from panorgan.report.inputs import TEACHER, Fusion, Gate, Student
 from panorgan.report.pictures import MOST, Gallery, Scans, learnt_layers
 from panorgan.show import draw_scan
 from panorgan.stages import AUTOMATIC, LABEL, SOURCE
@@ -27,84 +28,73 @@ INPUT_TEXTS = {
 
 def describe_fusion(fusion: Fusion, labels: Labels) -> dict[str, Any]:
     """What fused labels were made of and what was in conflict."""
-    rows = read_rows(fusion.composition)
-    present = {row["source"] for row in rows}
-    sources = [source for source in SOURCES if source in present]
+    parts = COMPOSITION.read(*fusion.composition)
+    sources = [source for source in SOURCES if (parts["source"] == source).any()]
     return {
         "title": fusion.title,
         "cases": len(fusion.reader.cases),
         "sources": [drawing.SOURCE_COLOURS[SOURCES[source]] for source in sources],
-        "classes": composition_by_class(rows, sources, labels),
-        "conflicts": conflicts_by_pair(fusion.conflicts, labels),
+        "classes": composition_by_class(parts, sources, labels),
+        "conflicts": conflicts_by_pair(CONFLICTS.read(*fusion.conflicts), labels),
     }
 
 
-def count_specks(tables: Sequence[str], labels: Labels) -> list[dict[str, Any]]:
-    """Specks by class over all cases; every fusion finds the same ones, so one is counted."""
-    place = min(Path(table).parent for table in tables)
-    rows = read_rows(table for table in tables if Path(table).parent == place)
-    return _total(rows, ("name",), labels)
+def count_specks(fusion: Fusion, labels: Labels) -> list[dict[str, Any]]:
+    """Specks by class over all cases, as these labels were made without them."""
+    return records(_total(SPECKS.read(*fusion.specks), ["name"], labels))
 
 
 def composition_by_class(
-    rows: Iterable[Mapping[str, str]], sources: Sequence[str], labels: Labels
+    parts: pd.DataFrame, sources: Sequence[str], labels: Labels
 ) -> list[dict[str, Any]]:
     """Volume and share of every source in every class, over all cases."""
-    volumes: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        volumes[row["name"]][row["source"]] += float(row["ml"])
     colours = {source: drawing.SOURCE_COLOURS[SOURCES[source]][1] for source in sources}
     titles = {label.name: (label.title, label.colour) for label in labels.labels}
     if "ignored" in sources:
         titles["ignored"] = ("Ignored", colours["ignored"])
-    table = []
-    for name, (title, colour) in titles.items():
-        total = sum(volumes[name].values())
-        parts = [
-            {
-                "colour": colours[source],
-                "ml": volumes[name][source],
-                "share": volumes[name][source] / total if total else 0.0,
-            }
-            for source in sources
-        ]
-        table.append({"title": title, "colour": colour, "ml": total, "parts": parts})
-    return table
+    volumes = parts.groupby(["name", "source"])["ml"].sum().unstack()
+    volumes = volumes.reindex(index=list(titles), columns=list(sources)).fillna(0.0)
+    totals = volumes.sum(axis=1)
+    shares = volumes.div(totals.where(totals > 0, 1.0), axis=0)
+    return [
+        {"title": title, "colour": colour, "ml": totals[name]}
+        | {
+            "parts": [
+                {
+                    "colour": colours[source],
+                    "ml": volumes.at[name, source],
+                    "share": shares.at[name, source],
+                }
+                for source in sources
+            ]
+        }
+        for name, (title, colour) in titles.items()
+    ]
 
 
-def conflicts_by_pair(tables: Sequence[str], labels: Labels) -> dict[str, Any]:
+def conflicts_by_pair(conflicts: pd.DataFrame, labels: Labels) -> dict[str, Any]:
     """Conflicts summed over the cases, the largest volume first."""
-    rows = [row | {"lost_input": INPUT_TEXTS[row["lost_input"]]} for row in read_rows(tables)]
-    pairs = _total(rows, ("kept_name", "lost_name", "lost_input"), labels)
-    return {"rows": pairs[:MOST_CONFLICTS], "count": len(pairs), "ml": sum(p["ml"] for p in pairs)}
+    told = conflicts.assign(lost_input=conflicts["lost_input"].map(INPUT_TEXTS))
+    pairs = _total(told, ["kept_name", "lost_name", "lost_input"], labels)
+    first = records(pairs.head(MOST_CONFLICTS))
+    return {"rows": first, "count": len(pairs), "ml": sum(pairs["ml"])}
 
 
-def _total(
-    rows: Iterable[Mapping[str, str]], keys: Sequence[str], labels: Labels
-) -> list[dict[str, Any]]:
+def _total(rows: pd.DataFrame, keys: list[str], labels: Labels) -> pd.DataFrame:
     """Rows summed over the cases: cases, voxels, ml; the largest first."""
     titles = {label.name: label.title for label in labels.labels}
-    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = defaultdict(list)
-    for row in rows:
-        groups[tuple(row[key] for key in keys)].append(row)
-    totals = [
-        {key: titles.get(name, name) for key, name in zip(keys, names, strict=True)}
-        | {
-            "cases": len({row["case"] for row in found}),
-            "voxels": sum(int(row["voxels"]) for row in found),
-            "ml": sum(float(row["ml"]) for row in found),
-        }
-        for names, found in groups.items()
-    ]
-    return sorted(totals, key=lambda row: (-row["ml"], *(row[key] for key in keys)))
+    totals = rows.assign(**{key: rows[key].replace(titles) for key in keys}).groupby(keys)
+    totals = totals.agg(cases=("case", "nunique"), voxels=("voxels", "sum"), ml=("ml", "sum"))
+    # The groups are sorted by their keys.
+    return totals.sort_values("ml", ascending=False, kind="stable").reset_index()
 
 
 def telling_case(tables: Sequence[str]) -> str:
     """The training case whose label has most sources, and of those most pseudo-tumour."""
-    parts: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in read_rows(tables):
-        parts[row["case"]][row["source"]] += float(row["ml"])
-    return max(sorted(parts), key=lambda name: (len(parts[name]), parts[name]["tumour_pseudo"]))
+    volumes = COMPOSITION.read(*tables).groupby(["case", "source"])["ml"].sum().unstack()
+    tumour = volumes.reindex(columns=["tumour_pseudo"])["tumour_pseudo"].fillna(0.0)
+    ranks = pd.DataFrame({"sources": volumes.count(axis=1), "tumour": tumour})
+    return ranks.sort_values(["sources", "tumour"], ascending=False, kind="stable").index[0]
 
 
 def describe_doubtful(
@@ -124,14 +114,11 @@ def describe_doubtful(
     rows = next(
         gate.cases for gate in gates if (gate.round, gate.origin) == (main.arm.round, origin)
     )
-    rows = [row for row in rows if float(row["doubt"]) > 0]
-    corrected = {row["case"] for row in rows if _is_corrected(row["case"], learnt.reader)}
-    rows = sorted(
-        (row for row in rows if row["case"] not in corrected),
-        key=lambda row: (-float(row["doubt"]), row["case"]),
-    )
+    rows = rows[rows["doubt"] > 0].sort_values(["doubt", "case"], ascending=[False, True])
+    corrected = rows["case"].map(lambda case: _is_corrected(case, learnt.reader)).astype(bool)
+    rows = rows[~corrected]
     shown: list[dict[str, Any]] = []
-    for row in rows[:MOST_DOUBTFUL]:
+    for row in records(rows.head(MOST_DOUBTFUL)):
         case = row["case"]
         fused = case in learnt.reader
         files = [learnt.reader.file(case, end) for end in (LABEL, SOURCE)] if fused else []
@@ -153,7 +140,7 @@ def describe_doubtful(
         shown.append(
             {
                 "case": case,
-                "doubt": float(row["doubt"]),
+                "doubt": row["doubt"],
                 "why": row["why"],
                 "dropped": row["reason"] if row["status"] == "drop" else "",
                 "commands": [f"itksnap -g {image} -s {shlex.quote(str(path))}" for path in files]
@@ -166,7 +153,7 @@ def describe_doubtful(
     return {
         "cases": shown,
         "count": len(rows),
-        "corrected": len(corrected),
+        "corrected": int(corrected.sum()),
         "file": config["corrections"],
         "example": f"case\tlabel\tnote\n{example}\tcorrected/{example}.nii.gz\twhat was wrong",
     }

@@ -5,9 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import pandas as pd
+
 from panorgan import drawing
 from panorgan.components import CLEAN, IGNORE, KEEP
 from panorgan.config import Arm
+from panorgan.frames import DECISIONS, records
 from panorgan.gate import DROP
 from panorgan.labels import Labels
 from panorgan.manifest import Entry
@@ -21,7 +24,6 @@ from panorgan.volumes import Volume, read_label
 ACTION_TEXTS = {KEEP: "kept", CLEAN: "removed", IGNORE: "ignored"}
 NOT_USED = "not used"
 """How the reason begins for a piece of a class that annotators looked for in the case."""
-Decisions = Iterable[Mapping[str, str]]
 
 
 def describe_pseudo_tumours(
@@ -29,13 +31,11 @@ def describe_pseudo_tumours(
 ) -> dict[str, Any]:
     """In how many training cases the tumour is unknown, and in how many the teacher saw one."""
     unknown = {entry.case for entry in entries if needs_tumour(entry, labels)}
-    volumes: Counter[str] = Counter()
-    for gate in gates:
-        if gate.origin == TEACHER:
-            for row in gate.decisions:
-                if row["name"] == labels.tumour.name and row["case"] in unknown:
-                    volumes[row["case"]] += float(row["ml"])
-    return {"unknown": len(unknown), "found": len(volumes), "ml": spread(volumes.values())}
+    teacher = [gate.decisions for gate in gates if gate.origin == TEACHER]
+    found = pd.concat([DECISIONS.frame(), *teacher])
+    found = found[(found["name"] == labels.tumour.name) & found["case"].isin(unknown)]
+    volumes = found.groupby("case")["ml"].sum()
+    return {"unknown": len(unknown), "found": len(volumes), "ml": spread(volumes)}
 
 
 def describe_gate(
@@ -59,37 +59,33 @@ def describe_gate(
 
 def dropped(gate: Gate) -> list[str]:
     """Of each case that is not learnt from where the gate is obeyed, why."""
-    return [row["reason"] for row in gate.cases if row["status"] == DROP]
+    return gate.cases.loc[gate.cases["status"] == DROP, "reason"].tolist()
 
 
-def decisions_by_reason(decisions: Decisions, labels: Labels) -> list[dict[str, Any]]:
+def decisions_by_reason(decisions: pd.DataFrame, labels: Labels) -> list[dict[str, Any]]:
     """Pieces by kind, action and reason: cases, pieces, ml; the largest volume first of each."""
-    groups: dict[tuple[bool, str], dict[str, list[Mapping[str, str]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for row in decisions:
-        kind = row["name"] != labels.tumour.name, row["action"]
-        groups[kind][row["reason"]].append(row)
     table = []
-    order = list(ACTION_TEXTS)
-    for (organ, action), reasons in sorted(
-        groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))
-    ):
-        rows = []
-        for text, alike in _alike(reasons, labels):
-            found = [row for reason in alike for row in reasons[reason]]
-            rows.append(
-                {
-                    "kind": "organs" if organ else "tumour",
-                    "action": ACTION_TEXTS[action],
-                    "reason": text,
-                    "cases": len({row["case"] for row in found}),
-                    "pieces": len(found),
-                    "ml": sum(float(row["ml"]) for row in found),
-                }
-            )
-        table += sorted(rows, key=lambda row: (-row["ml"], row["reason"]))
+    for kind, action, found in _by_kind(decisions, ACTION_TEXTS, labels):
+        alike = _alike(found["reason"].unique(), labels)
+        texts = {reason: text for text, reasons in alike for reason in reasons}
+        rows = found.groupby(found["reason"].map(texts)).agg(
+            cases=("case", "nunique"), pieces=("case", "size"), ml=("ml", "sum")
+        )
+        # The groups are sorted by their reasons.
+        rows = rows.sort_values("ml", ascending=False, kind="stable").reset_index()
+        own = {"kind": kind, "action": ACTION_TEXTS[action]}
+        table += [own | row for row in records(rows)]
     return table
+
+
+def _by_kind(
+    decisions: pd.DataFrame, actions: Iterable[str], labels: Labels
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Pieces of tumours, then of organs, by action."""
+    tumour = decisions["name"] == labels.tumour.name
+    for kind, own in (("tumour", decisions[tumour]), ("organs", decisions[~tumour])):
+        for action in actions:
+            yield kind, action, own[own["action"] == action]
 
 
 def by_template(counts: Mapping[str, int], labels: Labels) -> list[tuple[str, int]]:
@@ -114,29 +110,22 @@ def _alike(reasons: Iterable[str], labels: Labels) -> Iterator[tuple[str, list[s
         yield "".join(part[0] if len({*part}) == 1 else "…" for part in parts), alike
 
 
-def telling_pieces(decisions: Decisions, labels: Labels) -> list[tuple[str, Mapping[str, str]]]:
+def telling_pieces(decisions: pd.DataFrame, labels: Labels) -> list[tuple[str, dict[str, Any]]]:
     """Pieces that show what the gate does, and what each is: first those of tumours.
 
     Of tumours and of organs the largest piece that is ignored, the largest that is removed, and of
     those kept the one in the middle by volume. Pieces that nothing is filled from do not count.
     """
-    groups: dict[tuple[bool, str], list[Mapping[str, str]]] = defaultdict(list)
-    for row in decisions:
-        if not row["reason"].startswith(NOT_USED):
-            groups[row["name"] != labels.tumour.name, row["action"]].append(row)
+    used = decisions[~decisions["reason"].str.startswith(NOT_USED)]
+    used = used.sort_values(["ml", "case", "component"], ascending=[False, True, True])
     chosen = []
-    for organ in (False, True):
-        for action in (IGNORE, CLEAN, KEEP):
-            pieces = sorted(
-                groups[organ, action],
-                key=lambda row: (-float(row["ml"]), row["case"], int(row["component"])),
-            )
-            if pieces:
-                what = "organ" if organ else "tumour"
-                largest = action != KEEP
-                title = f"{ACTION_TEXTS[action]} {what}".capitalize()
-                title += ", the largest" if largest else ", one of middle size"
-                chosen.append((title, pieces[0 if largest else len(pieces) // 2]))
+    for kind, action, found in _by_kind(used, (IGNORE, CLEAN, KEEP), labels):
+        if len(found):
+            largest = action != KEEP
+            title = f"{ACTION_TEXTS[action]} {kind.removesuffix('s')}".capitalize()
+            title += ", the largest" if largest else ", one of middle size"
+            at = 0 if largest else len(found) // 2
+            chosen += [(title, row) for row in records(found.iloc[[at]])]
     return chosen
 
 
@@ -144,15 +133,15 @@ def draw_pieces(gate: Gate, labels: Labels, scans: Scans, gallery: Gallery) -> l
     """The pictures of `telling_pieces`, those for which there is room."""
     drawn = []
     for title, row in telling_pieces(gate.decisions, labels):
-        label = labels.by_value(int(row["value"]))
+        label = labels.by_value(row["value"])
         about = f"{label.title}, {number(float(row['ml']), 2)} ml"
 
         def draw(row: Mapping[str, str] = row, about: str = about) -> bytes:
             scan = scans[row["case"]]
-            value, volume = judged_map(gate, scans.entry(row["case"]), int(row["value"]), labels)
-            mask = piece_of(volume, value, int(row["component"]))
+            value, volume = judged_map(gate, scans.entry(row["case"]), row["value"], labels)
+            mask = piece_of(volume, value, row["component"])
             title = f"{row['case']}: {about}"
-            colour = labels.by_value(int(row["value"])).colour
+            colour = labels.by_value(row["value"]).colour
             return drawing.draw_piece(scan.image, scan.spacing, mask, title, colour=colour)
 
         alt = f"{title}: {about}, training case {row['case']}, outlined on CT"
@@ -185,8 +174,8 @@ def describe_rounds(config: Mapping[str, Any], gates: Iterable[Gate]) -> dict[st
         return None
     rows = []
     for gate in gates:
-        changes = [float(row["instability"]) for row in gate.cases if row["instability"]]
-        if changes:
+        changes = gate.cases["instability"].dropna()
+        if len(changes):
             rows.append(
                 {
                     "round": gate.round,

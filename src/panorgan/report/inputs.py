@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from panorgan.config import Arm, load_config, main_arm, students
+from panorgan.frames import DECISIONS, EFFICIENCY, GATE_CASES
 from panorgan.labels import Labels
-from panorgan.lesions import read_lesions
-from panorgan.metrics import Row, read_scores
-from panorgan.registry import GATED, TEACHER, VARIANTS
+from panorgan.registry import GATED, TEACHER, VARIANTS, first_stage
+from panorgan.scores import read_lesions, read_scores
 from panorgan.selection import TUMOUR
 from panorgan.stages.gate import Round
 from panorgan.store import ShardReader
@@ -28,11 +30,11 @@ class Student:
     arm: Arm
     model: Path
     table: Path
-    scores: Mapping[str, list[Row]]
+    scores: Mapping[str, pd.DataFrame]
     summaries: Mapping[str, dict[str, Any]]
-    lesions: Mapping[str, list[dict[str, Any]]]
+    lesions: Mapping[str, pd.DataFrame]
     predictions: ShardReader
-    efficiency: list[dict[str, str]]
+    efficiency: pd.DataFrame
 
     @property
     def title(self) -> str:
@@ -60,8 +62,8 @@ class Gate:
     round: int
     origin: str
     summary: Mapping[str, Any]
-    cases: list[dict[str, str]]
-    decisions: list[dict[str, str]]
+    cases: pd.DataFrame
+    decisions: pd.DataFrame
     pseudo_labels: Round = field(repr=False)
 
     @property
@@ -83,6 +85,7 @@ class Fusion:
     labels: str
     composition: list[str]
     conflicts: list[str]
+    specks: list[str]
     reader: ShardReader
 
     @property
@@ -116,7 +119,7 @@ def read_students(config: Mapping[str, Any], files: Mapping[str, Any]) -> list[S
                 predictions=ShardReader(
                     own("predictions", "predictions"), own("prediction_folders", "predictions")
                 ),
-                efficiency=read_rows(own("efficiency", "predictions")),
+                efficiency=EFFICIENCY.read(*own("efficiency", "predictions")),
             )
         )
     return found
@@ -144,8 +147,8 @@ def read_gates(files: Mapping[str, Any], labels: Labels) -> list[Gate]:
                 round=number,
                 origin=origin,
                 summary=read_json(path),
-                cases=read_table(tables["gate_cases", folder]),
-                decisions=read_table(tables["decisions", folder]),
+                cases=GATE_CASES.read(tables["gate_cases", folder]),
+                decisions=DECISIONS.read(tables["decisions", folder]),
                 pseudo_labels=_pseudo_labels(files, number, origin, labels),
             )
         )
@@ -183,6 +186,8 @@ def read_fusions(files: Mapping[str, Any]) -> list[Fusion]:
             labels=place.name,
             composition=own("composition", place),
             conflicts=own("conflicts", place),
+            # Stage 2 goes on from stage 1, which has set them to background.
+            specks=own("specks", place.with_name(first_stage(place.name, round_of(place)))),
             reader=ShardReader(own("fused", place), own("fused_folders", place)),
         )
         for place in places

@@ -66,7 +66,8 @@ class Gallery:
 
 
 def _kind_of(content: bytes) -> str:
-    return "image/jpeg" if content.startswith(b"\xff\xd8") else "image/svg+xml"
+    kinds = {b"\xff\xd8": "image/jpeg", b"\x89PNG": "image/png"}
+    return next((kinds[start] for start in kinds if content.startswith(start)), "image/svg+xml")
 
 
 class Scans:

@@ -1,16 +1,17 @@
 """Scores: beside published ones, by class and by case, by other rules, and of single lesions."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from panorgan import plots
+from panorgan.frames import records
 from panorgan.labels import Labels
 from panorgan.lesions import REFERENCE
-from panorgan.metrics import MISSED, NOT_SCORED, SCORED, Row
-from panorgan.pages import score_rows
+from panorgan.metrics import MISSED, NOT_SCORED, SCORED
+from panorgan.pages import count, score_rows
 from panorgan.registry import PROFILES
 from panorgan.report.examples import worst_by_class
 from panorgan.report.inputs import Student
@@ -43,7 +44,7 @@ def compared_results(
     own = [
         {
             "title": f"This run, student {student.title}",
-            "split": f"this run's {split}, {_cases(student.summaries[split]['cases'])}",
+            "split": f"this run's {split}, {count(student.summaries[split]['cases'], 'case')}",
             "cells": _headline(student.summaries[split]),
             "own": True,
         }
@@ -60,10 +61,6 @@ def compared_results(
         for title, split, values in published
     ]
     return own + others
-
-
-def _cases(count: int) -> str:
-    return f"{count} case" if count == 1 else f"{count} cases"
 
 
 def _headline(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -140,55 +137,38 @@ def case_table(
     ranking: Mapping[str, float], student: Student, split: str, labels: Labels
 ) -> list[dict[str, Any]]:
     """A row a case in the ranking's order: mean organ scores, the worst organ, the tumour."""
-    by_case: dict[str, list[Row]] = defaultdict(list)
-    for row in student.scores[split]:
-        if row["status"] != NOT_SCORED:
-            by_case[row["case"]].append(row)
-    lesions = lesions_by_case(student.lesions[split])
-    table = []
-    for case in ranking:
-        organs = [row for row in by_case[case] if row["value"] != labels.tumour.value]
-        tumour = [row for row in by_case[case] if row["value"] == labels.tumour.value]
-        table.append(
-            {
-                "case": case,
-                "dsc": _mean(row["dsc"] for row in organs),
-                "nsd": _mean(row["nsd"] for row in organs),
-                "lowest": min(organs, key=lambda row: row["dsc"], default=None),
-                "tumour": tumour[0] if tumour else None,
-                "lesions": lesions.get(case),
-            }
-        )
-    return table
+    scores = student.scores[split]
+    scores = scores[scores["status"] != NOT_SCORED]
+    tumour = scores["value"] == labels.tumour.value
+    organs = scores[~tumour]
+    lowest = organs.sort_values("dsc", kind="stable").drop_duplicates("case")
+    found = {
+        "lowest": {row["case"]: row for row in records(lowest)},
+        "tumour": {row["case"]: row for row in records(scores[tumour])},
+        "lesions": lesions_by_case(student.lesions[split]),
+    }
+    means = organs.groupby("case")[["dsc", "nsd"]].mean().reindex(list(ranking))
+    return [
+        row | {name: of.get(row["case"]) for name, of in found.items()}
+        for row in records(means.rename_axis("case").reset_index())
+    ]
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return float(np.mean(values)) if values else None
-
-
-def lesions_by_case(rows: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]]:
+def lesions_by_case(lesions: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Of every case with any: how many lesions it has, how many were found, how many are false."""
-    found: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        if row["side"] == REFERENCE:
-            found[row["case"]].update(reference=1, found=int(row["hit"]))
-        else:
-            found[row["case"]].update(false=int(not row["hit"]))
-    return dict(found)
+    reference, hit = lesions["side"] == REFERENCE, lesions["hit"]
+    flags = {"reference": reference, "found": reference & hit, "false": ~reference & ~hit}
+    return pd.DataFrame(flags).groupby(lesions["case"]).sum().to_dict("index")
 
 
 def score_plots(student: Student, split: str, labels: Labels, gallery: Gallery) -> list[Picture]:
     """Scores of the cases by class, as pictures."""
     drawn = []
+    scores = student.scores[split]
     colours = {label.title: label.colour for label in labels.labels}
     for score in ("dsc", "nsd"):
         values = {
-            label.title: few(
-                row[score]
-                for row in student.scores[split]
-                if row["value"] == label.value and row["status"] != NOT_SCORED
-            )
+            label.title: few(scores.loc[scores["value"] == label.value, score].dropna())
             for label in labels.labels
         }
         values = {title: found for title, found in values.items() if found}
@@ -216,16 +196,15 @@ def few(values: Iterable[float]) -> list[float]:
 
 def tumour_plot(student: Student, split: str, labels: Labels, gallery: Gallery) -> Picture | None:
     """The size of each case's tumour against its DSC; None where no case has one."""
-    points = [
-        (row["ref_ml"], row["dsc"], row["case"])
-        for row in student.scores[split]
-        if row["value"] == labels.tumour.value and row["status"] in (SCORED, MISSED)
-    ]
+    scores = student.scores[split]
+    tumours = scores[scores["value"] == labels.tumour.value]
+    tumours = tumours[tumours["status"].isin((SCORED, MISSED))]
+    points = list(tumours[["ref_ml", "dsc", "case"]].itertuples(index=False, name=None))
     if not points:
         return None
     return gallery.add(
         "plots",
         lambda: plots.draw_tumour_sizes(points),
-        f"Volume of the tumour in each of {_cases(len(points))} of {split} with one, against its "
-        "DSC",
+        f"Volume of the tumour in each of {count(len(points), 'case')} of {split} with one, "
+        "against its DSC",
     )

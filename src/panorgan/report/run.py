@@ -124,7 +124,7 @@ def left_out(
     """
     selection = [row for row in read_rows(files["selection"]) if row["status"] != "ok"]
     without = [entry for entry in entries if entry.split in SPLITS and not entry.label]
-    unknown = [row for split in SPLITS for row in main.scores[split] if row["status"] == NOT_SCORED]
+    unknown = sum(int((main.scores[split]["status"] == NOT_SCORED).sum()) for split in SPLITS)
     rows = [
         _row("Cases excluded", "#excluded", _column(files["excluded"], "cause"), labels),
         _row("Cases with something suspicious", "#suspects", _suspects(files), labels),
@@ -147,7 +147,7 @@ def left_out(
         _row(
             "Classes of labelled cases that are not scored",
             "#results",
-            ["unknown in the case: in no mean"] * len(unknown),
+            ["unknown in the case: in no mean"] * unknown,
             labels,
         ),
     ]
@@ -178,16 +178,13 @@ def _specks_row(specks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _gate_rows(gate: Gate, labels: Labels) -> list[dict[str, Any]]:
     """Pieces of pseudo-labels that are not learnt, and cases that are not."""
     link, of = f"#gate-{gate.name}", f", round {gate.round}" if gate.round > 1 else ""
+    used = gate.decisions[~gate.decisions["reason"].str.startswith(NOT_USED)]
     return [
         *(
             _row(
                 f"Pieces of pseudo-labels {ACTION_TEXTS[action]} by the gate{of}",
                 link,
-                [
-                    row["reason"]
-                    for row in gate.decisions
-                    if row["action"] == action and not row["reason"].startswith(NOT_USED)
-                ],
+                used.loc[used["action"] == action, "reason"].tolist(),
                 labels,
             )
             for action in (CLEAN, IGNORE)

@@ -1,23 +1,18 @@
 """How the networks were trained: who teaches, the teacher's own scores, learning curves."""
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from panorgan import plots
-from panorgan.labels import Labels
+from panorgan.frames import records
 from panorgan.lesions import detection_text
-from panorgan.metrics import read_scores
 from panorgan.pages import cut, duration, spread
 from panorgan.report.inputs import read_json, read_rows
 from panorgan.report.pictures import Gallery
-
-MOST_POINTS = 300
-"""Of a learning curve; of longer trainings each is the mean of some epochs."""
+from panorgan.scores import read_scores
 
 
 def describe_selection(tables: Sequence[str]) -> dict[str, Any]:
@@ -40,21 +35,22 @@ def describe_selection(tables: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def describe_teacher(files: Mapping[str, Any], labels: Labels, gallery: Gallery) -> dict[str, Any]:
+def describe_teacher(files: Mapping[str, Any], gallery: Gallery) -> dict[str, Any]:
     """The teacher's model and its own scores on the validation cases."""
     summary = read_json(files["teacher_summary"])
     return {
-        "model": describe_model("the teacher", Path(files["teacher"]), labels, gallery),
+        "model": describe_model("the teacher", Path(files["teacher"]), gallery),
         "summary": summary,
         "lesions": detection_text(summary["lesions"]) if summary["lesions"] else "",
-        "cases": cut(read_scores(files["teacher_scores"]), files["teacher_scores"]),
+        "cases": cut(records(read_scores(files["teacher_scores"])), files["teacher_scores"]),
     }
 
 
-def describe_model(title: str, model: Path, labels: Labels, gallery: Gallery) -> dict[str, Any]:
-    """What a model's card says and its learning curves."""
+def describe_model(title: str, model: Path, gallery: Gallery) -> dict[str, Any]:
+    """What a model's card says, and the learning curves that its training drew."""
     card = read_json(model / "card.json")
-    rows = read_progress(model / "progress.csv")
+    progress, curves = model / "progress.csv", model / "curve.png"
+    rows = pd.read_csv(progress) if progress.exists() else pd.DataFrame()
     facts = {
         "parameters": f"{card['parameters']:,}" if "parameters" in card else None,
         "training cases": card.get("cases"),
@@ -62,49 +58,19 @@ def describe_model(title: str, model: Path, labels: Labels, gallery: Gallery) ->
         "training time": duration(card["hours"]) if "hours" in card else None,
         "precision": card.get("precision"),
         "device": card.get("device"),
-        "seconds an epoch, median": f"{np.median([r['seconds'] for r in rows]):.1f}"
-        if rows and "seconds" in rows[0]
+        "seconds an epoch, median": f"{rows['seconds'].median():.1f}"
+        if "seconds" in rows
         else None,
     }
     return {
         "title": title,
         "facts": {name: value for name, value in facts.items() if value is not None},
-        "recorded": bool(rows),
+        "recorded": curves.exists(),
         "curves": gallery.add(
             "learning curves",
-            lambda: plots.draw_curves(smoothed(rows), labels),
+            curves.read_bytes,
             f"Learning curves of {title}: losses and pseudo-Dice over the epochs",
         )
-        if rows
+        if curves.exists()
         else None,
     }
-
-
-def smoothed(rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """A training's rows, of more than `MOST_POINTS` the means of equally many each.
-
-    A mean leaves out what was not measured, and stands at its last epoch.
-    """
-    step = -(-len(rows) // MOST_POINTS)
-    blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
-    return [
-        {name: _mean([row[name] for row in block]) for name in block[0]}
-        | {"epoch": block[-1]["epoch"]}
-        for block in blocks
-    ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else np.nan
-
-
-def read_progress(path: Path) -> list[dict[str, float]]:
-    """A training's rows as numbers, NaN for empty fields; none where there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [
-            {name: float(value) if value else np.nan for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from panorgan.ablation import COLUMNS, compare, measure_cases, page_text, table_rows
+import pandas as pd
+
+from panorgan.ablation import compare, measure_cases, page_text, table_of
+from panorgan.frames import ABLATION
 from panorgan.labels import Labels, load_labels
-from panorgan.metrics import read_scores
 from panorgan.problems import Problem, Problems
-from panorgan.tables import write_table, write_text
+from panorgan.scores import read_scores
+from panorgan.tables import write_text
 
 
 def write_ablation(
@@ -44,13 +47,13 @@ def write_ablation(
     measured = {arm: [_measure(path, labels) for path in files] for arm, files in arms.items()}
     result = compare(measured, samples=samples, seed=seed)
     text = page_text(result, split)
-    write_table(table, COLUMNS, table_rows(result))
+    ABLATION.write(table, table_of(result))
     write_text(page, text)
     write_text(details, json.dumps({"split": split, "seed": seed, **result}, indent=2) + "\n")
     print(text)
 
 
-def _measure(path: str, labels: Labels) -> dict[str, dict[str, float]]:
+def _measure(path: str, labels: Labels) -> pd.DataFrame:
     try:
         return measure_cases(read_scores(path), labels)
     except ValueError as error:

@@ -10,12 +10,10 @@ import numpy as np
 
 from panorgan.components import COLUMNS
 from panorgan.config import Member
-from panorgan.evaluation import Evaluation
 from panorgan.labels import Labels, load_labels
 from panorgan.lesions import DETAILS, as_text, find_lesions
-from panorgan.lesions import parse_row as parse_lesion
 from panorgan.manifest import Entry, read_manifest
-from panorgan.metrics import SCORES, parse_row, score_case
+from panorgan.metrics import SCORES, score_case
 from panorgan.problems import Problems
 from panorgan.selection import needs_tumour, shows_tumours, wants_organs
 from panorgan.stages import CLASSES, LABEL, LEFT_OUT, VERSIONS
@@ -299,15 +297,14 @@ def summarise_scores(
     folder: Path,
 ) -> None:
     """Collect a split's scores from its shards: `cases.csv`, `lesions.csv` and `summary.json`."""
+    from panorgan import frames  # loads pandas
+    from panorgan.evaluation import Evaluation
+
     labels = load_labels(labels_file)
-
-    def collect(tables: Sequence[str], parse: Callable) -> list[dict]:
-        rows = [row for table in tables for row in read_table(table)]
-        # Shards come in any order, the rows of a case in one that means something.
-        return sorted(map(parse, rows), key=itemgetter("case"))
-
+    scores, lesions = frames.SCORES.read(*score_tables), frames.LESIONS.read(*lesion_tables)
+    # Shards come in any order, the rows of a case in one that means something.
     found = Evaluation(
-        profile, collect(score_tables, parse_row), collect(lesion_tables, parse_lesion)
+        profile, *(rows.sort_values("case", kind="stable") for rows in (scores, lesions))
     )
     found.summarise(labels, samples=samples, overlap=overlap, sizes_mm=sizes_mm)
     found.write(folder)

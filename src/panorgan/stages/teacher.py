@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from panorgan.evaluation import Evaluation
+from panorgan.frames import LESIONS, SCORES
 from panorgan.labels import Labels, load_labels
 from panorgan.lesions import find_lesions
 from panorgan.manifest import read_manifest
@@ -96,18 +97,19 @@ def score_teacher(
         tumour=labels.tumour_name,
         ignore=TUMOUR + 1,
     )
-    scored = Evaluation(profile)
+    scores, lesions = [], []
     for entry in read_manifest(manifests, labels):
         if entry.case not in predictions:
             continue
         prediction = read_label(predictions.file(entry.case, LABEL))
         reference = read_label(truth.file(entry.case, LABEL))
         spacing = reference.grid.spacing
-        scores = score_case(prediction.array, reference.array, spacing, tumour, profile)
-        scored.scores += [{"case": entry.case} | score for score in scores]
+        found = score_case(prediction.array, reference.array, spacing, tumour, profile)
+        scores += [{"case": entry.case} | row for row in found]
         found = find_lesions(
             prediction.array, reference.array, reference.grid, TUMOUR, overlap=overlap
         )
-        scored.lesions += [{"case": entry.case} | lesion for lesion in found]
+        lesions += [{"case": entry.case} | row for row in found]
+    scored = Evaluation(profile, SCORES.frame(scores), LESIONS.frame(lesions))
     scored.summarise(tumour, samples=samples, overlap=overlap, sizes_mm=sizes_mm)
     scored.write(folder)
