@@ -49,8 +49,8 @@ lint: env ## check the style of the code and look for mistakes in it
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
-docs: env ## write config/config.yaml, the documented defaults, from src/panorgan/config.py
-	$(BIN)/python -m panorgan.config
+docs: env ## write config/config.yaml, the documented defaults, from src/panorgan/config/settings.py
+	$(BIN)/python -m panorgan.config.settings
 
 benchmarks: env ## run workflow_tests/benchmarks
 	@for file in $(sort $(wildcard workflow_tests/benchmarks/[a-z]*.py)); do \

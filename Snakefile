@@ -8,10 +8,10 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.cases import KINDS
-from panorgan.config import MEMBER, fused_labels, labels_of
-from panorgan.job import report_problems
-from panorgan.registry import (
+from panorgan.cases.table import KINDS
+from panorgan.config.settings import MEMBER, fused_labels, labels_of
+from panorgan.run.job import report_problems
+from panorgan.config.registry import (
     FILLED,
     FIRST_STAGES,
     FUSED,
@@ -21,7 +21,7 @@ from panorgan.registry import (
     pattern,
 )
 from panorgan.stages import VERSIONS
-from panorgan.workflow import EVALUATED, Run, see_all_reasons
+from panorgan.run.inputs import EVALUATED, Run, see_all_reasons
 
 min_version("9.27")
 see_all_reasons()

@@ -1,6 +1,6 @@
 """Decide which cases are used and write what is annotated in each."""
 
-from panorgan.job import job
+from panorgan.run.job import job
 from panorgan.stages.cases import check_cases
 
 with job(snakemake):

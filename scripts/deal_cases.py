@@ -1,6 +1,6 @@
 """Take a shard's part of the manifest."""
 
-from panorgan.job import job
+from panorgan.run.job import job
 from panorgan.stages.cases import deal_cases
 
 with job(snakemake):

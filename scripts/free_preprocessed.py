@@ -1,6 +1,6 @@
 """Remove preprocessed data that no training needs any more."""
 
-from panorgan.job import job
+from panorgan.run.job import job
 from panorgan.stages.cleaning import free_preprocessed
 
 with job(snakemake):

@@ -1,8 +1,8 @@
 """Fill a shard's stage-1 labels with organ pseudo-labels."""
 
-from panorgan.job import job, shard_output
+from panorgan.run.job import job, shard_output
+from panorgan.run.store import ShardReader
 from panorgan.stages.fusion import fuse_organs
-from panorgan.store import ShardReader
 
 with job(snakemake) as this:
     files, settings = snakemake.input, snakemake.params

@@ -1,6 +1,6 @@
 """Take over the model that makes organ pseudo-labels."""
 
-from panorgan.job import job
+from panorgan.run.job import job
 from panorgan.stages.prediction import import_model
 
 with job(snakemake):

@@ -1,6 +1,6 @@
 """Check and describe the volumes of a shard's cases."""
 
-from panorgan.job import job, shard_output
+from panorgan.run.job import job, shard_output
 from panorgan.stages.cases import index_cases
 
 with job(snakemake) as this:

@@ -1,7 +1,7 @@
 """Decide what of a round's pseudo-labels is trusted."""
 
-from panorgan.job import job
-from panorgan.stages.gating import judge_components
+from panorgan.run.job import job
+from panorgan.stages.judging import judge_components
 
 with job(snakemake):
     files = snakemake.input

@@ -2,8 +2,8 @@
 
 from itertools import zip_longest
 
-from panorgan.job import job, shard_output
-from panorgan.stages.gate import Round, measure_components
+from panorgan.run.job import job, shard_output
+from panorgan.stages.components import Round, measure_components
 
 with job(snakemake) as this:
     files, settings = snakemake.input, snakemake.params

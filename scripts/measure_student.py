@@ -1,8 +1,8 @@
 """Histogram the intensities of a shard's fused classes."""
 
-from panorgan.job import job, shard_output
+from panorgan.run.job import job, shard_output
+from panorgan.run.store import ShardReader
 from panorgan.stages.training import measure_intensities
-from panorgan.store import ShardReader
 
 with job(snakemake) as this:
     this.computed = measure_intensities(

@@ -1,11 +1,11 @@
 """Plan the teacher: its foreground is tumour."""
 
-from panorgan.job import job
-from panorgan.labels import load_labels
-from panorgan.layout import beside
+from panorgan.config.labels import load_labels
+from panorgan.run.job import job
+from panorgan.run.layout import beside
+from panorgan.run.store import ShardReader
 from panorgan.stages.teacher import selected_cases
 from panorgan.stages.training import plan_network
-from panorgan.store import ShardReader
 
 with job(snakemake):
     files, labels = snakemake.input, snakemake.params.labels

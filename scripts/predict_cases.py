@@ -1,9 +1,9 @@
 """Predict a shard's cases with a teacher, students or a model that was given."""
 
-from panorgan.config import Member
-from panorgan.job import job, shard_output
+from panorgan.config.settings import Member
+from panorgan.io.tables import read_table
+from panorgan.run.job import job, shard_output
 from panorgan.stages.prediction import WANTED, predict_cases
-from panorgan.tables import read_table
 
 with job(snakemake) as this:
     files, settings = snakemake.input, snakemake.params

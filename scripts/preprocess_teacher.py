@@ -1,8 +1,8 @@
 """Preprocess a shard's cases for the teacher."""
 
-from panorgan.job import job, shard_output
+from panorgan.run.job import job, shard_output
+from panorgan.run.store import ShardReader
 from panorgan.stages.training import preprocess_cases
-from panorgan.store import ShardReader
 
 with job(snakemake) as this:
     this.computed = preprocess_cases(

@@ -1,8 +1,8 @@
 """Score a shard's predictions."""
 
-from panorgan.job import job, shard_output
+from panorgan.run.job import job, shard_output
+from panorgan.run.store import ShardReader
 from panorgan.stages.prediction import score_cases
-from panorgan.store import ShardReader
 
 with job(snakemake) as this:
     this.computed = score_cases(

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from panorgan.job import job
+from panorgan.run.job import job
+from panorgan.run.store import ShardReader
 from panorgan.stages.teacher import score_teacher
-from panorgan.store import ShardReader
 
 with job(snakemake):
     files = snakemake.input

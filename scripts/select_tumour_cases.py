@@ -1,6 +1,6 @@
 """Choose a shard's teacher cases and write their labels."""
 
-from panorgan.job import job, shard_output
+from panorgan.run.job import job, shard_output
 from panorgan.stages.teacher import select_tumour_cases
 
 with job(snakemake) as this:

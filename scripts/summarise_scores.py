@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from panorgan.job import job
+from panorgan.run.job import job
 from panorgan.stages.prediction import summarise_scores
 
 with job(snakemake):

@@ -1,10 +1,10 @@
 """Train a teacher or a student, or go on with it."""
 
-from panorgan.config import Member
-from panorgan.job import job
-from panorgan.layout import beside
+from panorgan.config.settings import Member
+from panorgan.run.job import job
+from panorgan.run.layout import beside
+from panorgan.run.store import ShardReader
 from panorgan.stages.training import train_network
-from panorgan.store import ShardReader
 
 with job(snakemake) as this:
     files = snakemake.input

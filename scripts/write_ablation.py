@@ -1,6 +1,6 @@
 """Compare students that differ in the labels that they learnt from."""
 
-from panorgan.job import job
+from panorgan.run.job import job
 from panorgan.stages.ablation import write_ablation
 
 with job(snakemake):

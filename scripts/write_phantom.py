@@ -3,10 +3,10 @@
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from panorgan.cases import read_cases
-from panorgan.job import job
-from panorgan.labels import load_labels
-from panorgan.phantom import write_case
+from panorgan.cases.phantom import write_case
+from panorgan.cases.table import read_cases
+from panorgan.config.labels import load_labels
+from panorgan.run.job import job
 
 with job(snakemake):
     cases = read_cases(snakemake.input.cases, load_labels(snakemake.params.labels))

@@ -1,8 +1,8 @@
 """Write the page that says what is in the data and what the run will need."""
 
-from panorgan.config import load_config
-from panorgan.job import job
-from panorgan.preflight import write_preflight
+from panorgan.config.settings import load_config
+from panorgan.report.preflight import write_preflight
+from panorgan.run.job import job
 
 with job(snakemake):
     essentials = write_preflight(

@@ -1,7 +1,7 @@
 """Write the report, the picture and the summary of a run."""
 
-from panorgan.job import job
-from panorgan.report import write_report
+from panorgan.report.page import write_report
+from panorgan.run.job import job
 
 with job(snakemake):
     write_report(

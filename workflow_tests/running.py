@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from panorgan.cases import read_cases, write_cases
-from panorgan.labels import load_labels
-from panorgan.phantom import phantom_cases, write_case
+from panorgan.cases.phantom import phantom_cases, write_case
+from panorgan.cases.table import read_cases, write_cases
+from panorgan.config.labels import load_labels
 
 REPOSITORY = Path(__file__).parents[1]
 TOP_LEVEL = ("Snakefile", "config", "rules", "scripts", "envs", "profiles")

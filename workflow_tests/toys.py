@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from panorgan.config import Network, Optimizer, Student, Teacher, Training
-from panorgan.labels import load_labels
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Network, Optimizer, Student, Teacher, Training
 from panorgan.nnunet.plans import make_dataset_json, make_plan
 from panorgan.nnunet.preprocess import Preprocessed, save
-from panorgan.nnunet.train import train
+from panorgan.nnunet.training.train import train
 
 CLASSES = ["liver", "tumour"]
 INTENSITY = {"mean": 0, "std": 1, "median": 0, "min": -1, "max": 1} | {

@@ -9,9 +9,9 @@ from pathlib import Path
 from textwrap import fill
 
 from panorgan import __version__
-from panorgan.labels import load_labels
+from panorgan.config.labels import load_labels
+from panorgan.config.registry import CHALLENGE, ORDERS, PROFILES, REFERENCE
 from panorgan.problems import Problem, Problems
-from panorgan.registry import CHALLENGE, ORDERS, PROFILES, REFERENCE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -240,8 +240,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from panorgan.cases import Case, read_cases, write_cases
-    from panorgan.checks import find_flare_cases
+    from panorgan.cases.checks import find_flare_cases
+    from panorgan.cases.table import Case, read_cases, write_cases
 
     if options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
@@ -298,7 +298,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from panorgan.checks import check_paths
+    from panorgan.cases.checks import check_paths
 
     checked, problems = check_paths(options.paths, load_labels(options.labels))
     for problem in problems:
@@ -308,7 +308,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _fuse(options: argparse.Namespace) -> int:
-    from panorgan.fusion import fuse_paths
+    from panorgan.fusing.fusion import fuse_paths
 
     fused = fuse_paths(
         partial=options.partial,
@@ -332,7 +332,7 @@ def _fuse(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from panorgan.predict import Predictor, predict_files
+    from panorgan.inference.predict import Predictor, predict_files
 
     if options.output.name.endswith((".nii", ".nii.gz")):
         cure = "name a folder with -o: a label map gets its CT's name there"
@@ -344,7 +344,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from panorgan.evaluation import evaluate_folders, summary_lines
+    from panorgan.scoring.evaluation import evaluate_folders, summary_lines
 
     if options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
@@ -360,7 +360,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from panorgan.comparison import compare_paths, comparison_text, write_comparison
+    from panorgan.scoring.comparison import compare_paths, comparison_text, write_comparison
 
     if options.output and options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
@@ -375,7 +375,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from panorgan.show import show_cases, show_files
+    from panorgan.report.show import show_cases, show_files
 
     of_run = options.cases and options.run
     loose = options.image and options.output
@@ -400,7 +400,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _describe(options: argparse.Namespace) -> int:
-    from panorgan.describe import as_json, describe_model, describe_recipe
+    from panorgan.inference.describe import as_json, describe_model, describe_recipe
 
     if options.recipe:
         facts = describe_recipe(options.recipe, options.config)
@@ -414,7 +414,7 @@ def _describe(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from panorgan.nnunet.convert import convert
+    from panorgan.nnunet.models.convert import convert
 
     classes = options.classes and [name.strip() for name in options.classes.split(",")]
     lines = convert(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from panorgan.phantom import draw_patient, phantom_cases
-from panorgan.volumes import new_volume, write_image, write_label
+from panorgan.cases.phantom import draw_patient, phantom_cases
+from panorgan.io.volumes import new_volume, write_image, write_label
 
 
 def write_scan(

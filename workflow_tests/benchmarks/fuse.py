@@ -90,9 +90,9 @@ def run_one_thread(paths: list[Path], out: Path) -> dict[str, float]:
 
 
 def fuse_ours(paths: list[Path], out: Path, threads: int) -> dict[str, float]:
-    from panorgan.fusion import fuse, read_together
-    from panorgan.labels import load_labels
-    from panorgan.volumes import write_label
+    from panorgan.config.labels import load_labels
+    from panorgan.fusing.fusion import fuse, read_together
+    from panorgan.io.volumes import write_label
 
     labels = load_labels()
     start = time.perf_counter()
@@ -140,7 +140,7 @@ def main() -> None:
         measure(arguments.measure[0], Path(arguments.measure[1]), arguments.repeats)
         return
 
-    from panorgan.volumes import new_volume, read_label, write_label
+    from panorgan.io.volumes import new_volume, read_label, write_label
 
     with tempfile.TemporaryDirectory() as folder:
         for name, array in synthetic().items():

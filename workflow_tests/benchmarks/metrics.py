@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from panorgan.labels import Labels, load_labels
-from panorgan.metrics import PROFILES, score_case
+from panorgan.config.labels import Labels, load_labels
+from panorgan.scoring.metrics import PROFILES, score_case
 
 PROFILE = "flare23-2024"
 OFFICIAL = "PANORGAN_OFFICIAL_METRICS"

@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 from _scans import write_scan
 
-from panorgan.config import Config, load_config, merge
-from panorgan.labels import load_labels
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Config, load_config, merge
 from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
 
 WAYS = ("panorgan", "stock")
@@ -42,7 +42,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     """A CT and a model folder."""
     import torch
 
-    from panorgan.nnunet.model import network_of, save_model
+    from panorgan.nnunet.models.model import network_of, save_model
 
     write_scan(
         folder,
@@ -68,8 +68,8 @@ def panorgan(folder: Path, arguments: argparse.Namespace) -> list[dict[str, floa
     """Seconds and memory of each run, by stage."""
     import torch
 
-    from panorgan.predict import Predictor
-    from panorgan.volumes import read_image, write_label
+    from panorgan.inference.predict import Predictor
+    from panorgan.io.volumes import read_image, write_label
 
     torch.set_num_threads(arguments.threads)
     predictor = Predictor(folder / MODEL, arguments.device, arguments.precision)
@@ -101,8 +101,8 @@ def stock(folder: Path, arguments: argparse.Namespace) -> list[dict[str, float]]
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     import panorgan.nnunet  # stands in for what nnU-Net imports and nobody needs  # noqa: F401
-    from panorgan.nnunet.model import network_of
-    from panorgan.nnunet.stock import plain_unet
+    from panorgan.nnunet.models.model import network_of
+    from panorgan.nnunet.models.stock import plain_unet
 
     torch.set_num_threads(arguments.threads)
     plan, dataset_json = (

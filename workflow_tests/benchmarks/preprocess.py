@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from panorgan.config import Config
-from panorgan.labels import load_labels
-from panorgan.manifest import FACTS, Entry, write_manifest
-from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
-from panorgan.volumes import (
+from panorgan.cases.manifest import FACTS, Entry, write_manifest
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Config
+from panorgan.io.volumes import (
     geometry_hash,
     new_volume,
     read_image,
@@ -30,6 +29,7 @@ from panorgan.volumes import (
     write_image,
     write_label,
 )
+from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
 
 SPACING = (2.5, 0.78, 0.78)
 SHARD = "evaluation-0"
@@ -130,8 +130,8 @@ def arrange(folder: Path, files: list[tuple[Path, Path]], network: str) -> dict:
 
 def run_ours(folder: Path) -> None:
     """A shard job, in this process."""
+    from panorgan.run.store import ShardOutput
     from panorgan.stages.training import preprocess_cases
-    from panorgan.store import ShardOutput
 
     preprocess_cases(
         str(folder / "manifest.tsv"),

@@ -42,8 +42,8 @@ from typing import Any
 import yaml
 from _scans import write_scan
 
-from panorgan.config import Config, load_config
-from panorgan.labels import load_labels
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Config, load_config
 from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
 
 STOCK, WORKERS, DEVICE = "stock", "workers", "device"
@@ -84,8 +84,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     """Plan and preprocessed cases, laid out as nnU-Net wants them."""
+    from panorgan.io.volumes import read_image, read_label
     from panorgan.nnunet.preprocess import preprocess_image, save
-    from panorgan.volumes import read_image, read_label
 
     labels = load_labels()
     teacher = arguments.network == "teacher"
@@ -124,7 +124,7 @@ def stock_steps(folder: Path, device) -> tuple[Iterator, dict[str, Any], str]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     import panorgan.nnunet  # stands in for what nnU-Net imports and nobody needs  # noqa: F401
-    from panorgan.nnunet.stock import plain_unet
+    from panorgan.nnunet.models.stock import plain_unet
 
     plan = json.loads((folder / DATASET / "plans.json").read_text())
     dataset_json = json.loads((folder / DATASET / "dataset.json").read_text())
@@ -152,9 +152,9 @@ def our_steps(
     folder: Path, device, augment_on: str, settings: Sequence[str], precision: str
 ) -> tuple[Iterator, dict[str, Step], str]:
     """Loader and step of ours, one a setting, each with a network of its own."""
-    from panorgan.nnunet.batches import in_order
     from panorgan.nnunet.devices import resolve_precision
-    from panorgan.nnunet.trainer import Setting, make_trainer
+    from panorgan.nnunet.training.batches import in_order
+    from panorgan.nnunet.training.trainer import Setting, make_trainer
 
     base = folder / DATASET
     plan = json.loads((base / "plans.json").read_text())
@@ -435,7 +435,7 @@ class Race:
 
     def chosen(self) -> str:
         """The setting with the fastest steps on the device; plain unless the gain is clear."""
-        from panorgan.nnunet.speed import GAIN
+        from panorgan.nnunet.training.speed import GAIN
 
         paces = {setting: self.pace(DEVICE, setting) for setting in self.arguments.settings}
         best = max(paces, key=paces.__getitem__)
@@ -526,9 +526,9 @@ def augmenting(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Mean milliseconds of augmenting a batch, on one thread or on the device."""
     import torch
 
-    from panorgan.nnunet.augmentation import training_transforms
-    from panorgan.nnunet.batches import own_random_numbers
-    from panorgan.nnunet.trainer import make_trainer
+    from panorgan.nnunet.training.augmentation import training_transforms
+    from panorgan.nnunet.training.batches import own_random_numbers
+    from panorgan.nnunet.training.trainer import make_trainer
 
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
@@ -567,7 +567,7 @@ def augmenting(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 def traced_mb(folder: Path, precision: str) -> float:
     """What `panorgan describe --recipe` says that a step needs, with its allowance."""
-    from panorgan.nnunet.memory import training_memory
+    from panorgan.nnunet.training.memory import training_memory
 
     base = folder / DATASET
     plan, dataset_json = (

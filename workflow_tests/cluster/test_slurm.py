@@ -51,7 +51,7 @@ use rule fuse_stage1 as broken with:
 
 SCRIPT = """
 import json, os
-from panorgan.job import job
+from panorgan.run.job import job
 from panorgan.problems import Problem, Problems
 
 with job(snakemake):

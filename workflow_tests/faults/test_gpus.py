@@ -29,7 +29,7 @@ use rule train as predict with:
 SCRIPT = """
 import os, time
 from pathlib import Path
-from panorgan.job import job
+from panorgan.run.job import job
 
 with job(snakemake):
     gpu = os.environ["CUDA_VISIBLE_DEVICES"]

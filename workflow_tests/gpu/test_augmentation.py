@@ -21,15 +21,15 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import kstest
 
-from panorgan.config import Augmentation
-from panorgan.nnunet.augmentation import (
+from panorgan.config.settings import Augmentation
+from panorgan.nnunet.training.augmentation import (
     OUTSIDE,
     LowResolution,
     Spatial,
     initial_patch_size,
     validation_transforms,
 )
-from panorgan.nnunet.device_augmentation import (
+from panorgan.nnunet.training.device_augmentation import (
     BatchAugmentation,
     Hits,
     along,

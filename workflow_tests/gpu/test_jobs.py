@@ -22,7 +22,7 @@ SCRIPT = """
 import os, time
 from pathlib import Path
 import torch
-from panorgan.job import job
+from panorgan.run.job import job
 from panorgan.nnunet.devices import pick_device
 
 with job(snakemake):

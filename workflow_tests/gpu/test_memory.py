@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from panorgan.config import read_config_file
-from panorgan.describe import describe_recipe
+from panorgan.config.settings import read_config_file
+from panorgan.inference.describe import describe_recipe
 
 pytestmark = pytest.mark.gpu
 
@@ -14,11 +14,11 @@ STEPS = """
 import json, sys
 from pathlib import Path
 import torch
-from panorgan.config import Config, load_config, merge, read_config_file
-from panorgan.describe import NO_INTENSITY
-from panorgan.labels import load_labels
+from panorgan.config.settings import Config, load_config, merge, read_config_file
+from panorgan.inference.describe import NO_INTENSITY
+from panorgan.config.labels import load_labels
 from panorgan.nnunet.plans import deep_supervision_sizes, make_dataset_json, make_plan
-from panorgan.nnunet.trainer import make_trainer
+from panorgan.nnunet.training.trainer import make_trainer
 
 config, device, folder = sys.argv[1:]
 torch.set_num_threads(1)

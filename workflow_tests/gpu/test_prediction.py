@@ -7,14 +7,14 @@ import pytest
 import torch
 from toys import CLASSES, INTENSITY, student, teacher
 
-from panorgan import predict
-from panorgan.config import Augmentation, Optimizer
-from panorgan.labels import load_labels
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Augmentation, Optimizer
+from panorgan.inference import predict
+from panorgan.inference.predict import Predictor
+from panorgan.io.volumes import Volume, new_volume
 from panorgan.nnunet.plans import make_dataset_json, make_plan
 from panorgan.nnunet.preprocess import preprocess_image, save
-from panorgan.nnunet.train import train
-from panorgan.predict import Predictor
-from panorgan.volumes import Volume, new_volume
+from panorgan.nnunet.training.train import train
 
 pytestmark = pytest.mark.gpu
 

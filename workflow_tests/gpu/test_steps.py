@@ -7,9 +7,9 @@ import pytest
 import torch
 from toys import plan_of, student, teacher
 
-from panorgan.nnunet import speed
-from panorgan.nnunet.speed import fastest
-from panorgan.nnunet.trainer import Setting, Trainer, make_trainer
+from panorgan.nnunet.training import speed
+from panorgan.nnunet.training.speed import fastest
+from panorgan.nnunet.training.trainer import Setting, Trainer, make_trainer
 
 pytestmark = pytest.mark.gpu
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from toys import curve, plan_of, run, student, teacher
 
-from panorgan.config import Optimizer
-from panorgan.nnunet import speed
-from panorgan.nnunet import train as train_module
-from panorgan.nnunet.checkpoints import load_checkpoint
-from panorgan.nnunet.trainer import learning_rate, make_trainer
+from panorgan.config.settings import Optimizer
+from panorgan.nnunet.training import speed
+from panorgan.nnunet.training import train as train_module
+from panorgan.nnunet.training.checkpoints import load_checkpoint
+from panorgan.nnunet.training.trainer import learning_rate, make_trainer
 from panorgan.problems import Problems
 
 pytestmark = pytest.mark.gpu

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panorgan.cases import Case, write_cases
-from panorgan.config import Arm, Config, load_config, students
-from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import read_manifest, write_manifest
-from panorgan.plots import draw_curves
-from panorgan.registry import first_stage
-from panorgan.report import write_report
-from panorgan.selection import needs_tumour, shows_tumours
+from panorgan.cases.manifest import read_manifest, write_manifest
+from panorgan.cases.selection import needs_tumour, shows_tumours
+from panorgan.cases.table import Case, write_cases
+from panorgan.config.labels import config_folder, load_labels
+from panorgan.config.registry import first_stage
+from panorgan.config.settings import Arm, Config, load_config, students
+from panorgan.io.tables import write_table, write_text
+from panorgan.io.volumes import new_volume, write_image, write_label
+from panorgan.report.page import write_report
+from panorgan.report.plots import draw_curves
+from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.stages.cases import check_cases, index_cases
 from panorgan.stages.fusion import fuse_organs, fuse_tumours
 from panorgan.stages.prediction import EFFICIENCY, score_cases, summarise_scores
 from panorgan.stages.teacher import score_teacher, select_tumour_cases
-from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.tables import write_table, write_text
-from panorgan.volumes import new_volume, write_image, write_label
 
 LABELS_FILE = str(config_folder() / "labels.yaml")
 LABELS = load_labels(LABELS_FILE)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from panorgan.frames import SCORES
-from panorgan.labels import load_labels
-from panorgan.metrics import PROFILES
+from panorgan.config.labels import load_labels
+from panorgan.scoring.frames import SCORES
+from panorgan.scoring.metrics import PROFILES
 
 LABELS = load_labels()
 

@@ -5,7 +5,7 @@ from itertools import permutations, product
 import numpy as np
 from hypothesis import strategies as st
 
-from panorgan.volumes import Volume, new_volume
+from panorgan.io.volumes import Volume, new_volume
 
 ORIENTATIONS = [
     "".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)

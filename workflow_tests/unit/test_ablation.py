@@ -9,12 +9,12 @@ import pytest
 from scipy.stats import bootstrap
 from score_rows import frame, score_row
 
-from panorgan.ablation import MEASURES, compare, measure_cases, page_text
-from panorgan.labels import config_folder, load_labels
+from panorgan.config.labels import config_folder, load_labels
+from panorgan.io.tables import read_table
 from panorgan.problems import Problems
-from panorgan.scores import write_scores
+from panorgan.scoring.ablation import MEASURES, compare, measure_cases, page_text
+from panorgan.scoring.scores import write_scores
 from panorgan.stages.ablation import write_ablation
-from panorgan.tables import read_table
 
 LABELS_FILE = str(config_folder() / "labels.yaml")
 LABELS = load_labels(LABELS_FILE)

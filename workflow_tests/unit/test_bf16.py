@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from toys import plan_of, run, student, teacher, write_case
 
+from panorgan.inference.predict import Predictor
 from panorgan.nnunet.bf16 import TOLERANCE, _convolutions, _largest_error, usable_precision
-from panorgan.nnunet.model import load_model, network_of
-from panorgan.predict import Predictor
+from panorgan.nnunet.models.model import load_model, network_of
 
 NARROW = {"patch_size": [4, 16, 4]}
 """The student's deepest convolutions make one voxel along the last axis."""

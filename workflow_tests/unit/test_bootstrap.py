@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from panorgan import bootstrap as own
-from panorgan.bootstrap import drawn_means, interval
+from panorgan.scoring import bootstrap as own
+from panorgan.scoring.bootstrap import drawn_means, interval
 
 
 def test_interval_is_that_of_scipy():

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panorgan.cases import KINDS, Case, read_cases, shard_names, shard_of, write_cases
-from panorgan.labels import load_labels
+from panorgan.cases.table import KINDS, Case, read_cases, shard_names, shard_of, write_cases
+from panorgan.config.labels import load_labels
 from panorgan.problems import Problems
 
 LABELS = load_labels()

@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 from strategies import affine_of
 
-from panorgan.cases import Case, write_cases
-from panorgan.checks import FoundCase, check_paths, find_flare_cases, find_repeats, inspect_case
-from panorgan.labels import load_labels
+from panorgan.cases.checks import (
+    FoundCase,
+    check_paths,
+    find_flare_cases,
+    find_repeats,
+    inspect_case,
+)
+from panorgan.cases.table import Case, write_cases
+from panorgan.config.labels import load_labels
+from panorgan.io.volumes import new_volume, voxel_hash, write_image, write_label
 from panorgan.problems import Problems
-from panorgan.volumes import new_volume, voxel_hash, write_image, write_label
 
 LABELS = load_labels()
 SHAPE = (3, 4, 5)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from panorgan.layout import beside
 from panorgan.problems import Problems
+from panorgan.run.layout import beside
+from panorgan.run.store import Result, ShardOutput, Work, exclusive, run_shard
 from panorgan.stages.cleaning import free_preprocessed
-from panorgan.store import Result, ShardOutput, Work, exclusive, run_shard
 
 ROOT = Path("results/r")
 DATA, OTHER, MODEL = ROOT / "net/data", ROOT / "net/labels", ROOT / "net/seed-0/model"

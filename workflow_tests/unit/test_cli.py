@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import yaml
 
-from panorgan.cases import read_cases
+from panorgan.cases.table import read_cases
 from panorgan.cli import main
-from panorgan.labels import config_folder, load_labels
-from panorgan.scores import read_scores
-from panorgan.volumes import new_volume, read_label, write_image, write_label
+from panorgan.config.labels import config_folder, load_labels
+from panorgan.io.volumes import new_volume, read_label, write_image, write_label
+from panorgan.scoring.scores import read_scores
 
 LABELS = load_labels()
 
@@ -202,7 +202,7 @@ def test_a_surprise_is_a_line_unless_asked_for(monkeypatch, capsys):
     def explode(*_):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("panorgan.checks.check_paths", explode)
+    monkeypatch.setattr("panorgan.cases.checks.check_paths", explode)
     assert main(["check", "x"]) == 1
     assert "unexpected RuntimeError: surprise" in capsys.readouterr().err
     monkeypatch.setenv("PANORGAN_TRACEBACK", "1")

@@ -13,19 +13,19 @@ from scipy.stats import bootstrap
 from score_rows import frame, score_row
 
 from panorgan.cli import main
-from panorgan.comparison import (
+from panorgan.config.labels import load_labels
+from panorgan.io.tables import read_table
+from panorgan.problems import Problems
+from panorgan.scoring.comparison import (
     compare_paths,
     comparison_text,
     holm,
     least_cases,
     wilcoxon_p,
 )
-from panorgan.frames import COMPARED_CASES, COMPARED_CLASSES, SCORES
-from panorgan.labels import load_labels
-from panorgan.metrics import PROFILES
-from panorgan.problems import Problems
-from panorgan.scores import summarise, write_scores
-from panorgan.tables import read_table
+from panorgan.scoring.frames import COMPARED_CASES, COMPARED_CLASSES, SCORES
+from panorgan.scoring.metrics import PROFILES
+from panorgan.scoring.scores import summarise, write_scores
 
 LABELS = load_labels()
 ORGANS = [label.name for label in LABELS.organs]

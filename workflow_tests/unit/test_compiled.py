@@ -10,7 +10,7 @@ import numba
 import pytest
 from llvmlite.binding import FeatureMap
 
-from panorgan.compiled import cache_folder, kernel
+from panorgan.io.compiled import cache_folder, kernel
 
 SIGNATURE = numba.int64(numba.int64)
 
@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_written_to(folder, monkeypatch):
     def full(**options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("panorgan.compiled.TemporaryFile", full)
+    monkeypatch.setattr("panorgan.io.compiled.TemporaryFile", full)
     assert not compiled()
     assert names(folder) == []
     assert not list(Path(__file__).parent.rglob("test_compiled.add_three*"))  # nor elsewhere
@@ -123,7 +123,7 @@ def test_what_cannot_be_compiled_says_why(folder):
 
 SCRIPT = """
 import numpy as np
-from panorgan import surface
+from panorgan.scoring import surface
 
 first = np.zeros((3, 4, 5), np.uint8)
 first[1, 1:3, 1:4] = 1

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from test_preprocess import all_orientations, stored_as
 
-from panorgan.components import (
+from panorgan.fusing.components import (
     COLUMNS,
     Piece,
     _surface,
@@ -17,7 +17,7 @@ from panorgan.components import (
     nearest_organs,
     overlaps_ml,
 )
-from panorgan.volumes import new_volume
+from panorgan.io.volumes import new_volume
 
 
 @st.composite

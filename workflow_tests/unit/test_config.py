@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from panorgan.config import default_yaml, load_config
+from panorgan.config.settings import default_yaml, load_config
 from panorgan.problems import Problems
 
 CONFIG = Path(__file__).parents[2] / "config"

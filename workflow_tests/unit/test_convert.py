@@ -22,16 +22,16 @@ from test_networks import STUDENT, randomise
 from test_preprocess import CLASSES, plan_for, random_volume, stored_as
 
 from panorgan.cli import main
-from panorgan.labels import load_labels
-from panorgan.nnunet.convert import convert
-from panorgan.nnunet.model import load_model, network_of, save_model, tensor_checksum
-from panorgan.nnunet.pickles import load_pickle, load_tensors
+from panorgan.config.labels import load_labels
+from panorgan.inference.predict import Predictor
+from panorgan.io.volumes import from_canonical, read_image, read_label, write_image
+from panorgan.nnunet.models.convert import convert
+from panorgan.nnunet.models.model import load_model, network_of, save_model, tensor_checksum
+from panorgan.nnunet.models.pickles import load_pickle, load_tensors
+from panorgan.nnunet.models.stock import stock_network
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
 from panorgan.nnunet.preprocess import preprocess_image
-from panorgan.nnunet.stock import stock_network
-from panorgan.predict import Predictor
 from panorgan.problems import Problems
-from panorgan.volumes import from_canonical, read_image, read_label, write_image
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE.parents[1] / "envs" / "nnunet1.txt"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from panorgan.corrections import ABSENT, ANNOTATED, UNKNOWN, Correction, read_corrections
-from panorgan.labels import load_labels
+from panorgan.cases.corrections import ABSENT, ANNOTATED, UNKNOWN, Correction, read_corrections
+from panorgan.config.labels import load_labels
 from panorgan.problems import Problems
 
 LABELS = load_labels()

@@ -12,9 +12,9 @@ from test_preprocess import plan_for
 from toys import plan_of, teacher
 
 from panorgan.cli import main
-from panorgan.config import Config, load_config, merge, read_config_file
-from panorgan.describe import as_json
-from panorgan.nnunet.model import network_of, save_model
+from panorgan.config.settings import Config, load_config, merge, read_config_file
+from panorgan.inference.describe import as_json
+from panorgan.nnunet.models.model import network_of, save_model
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
 
 CONFIG = Path(__file__).parents[2] / "config"

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from panorgan.drawing import (
+from panorgan.config.labels import load_labels
+from panorgan.io.volumes import canonical_spacing, from_canonical, new_volume, to_canonical
+from panorgan.report.drawing import (
     CAPTION_INCHES,
     CELL_INCHES,
     PANEL_INCHES,
@@ -22,8 +24,6 @@ from panorgan.drawing import (
     telling_position,
     windowed,
 )
-from panorgan.labels import load_labels
-from panorgan.volumes import canonical_spacing, from_canonical, new_volume, to_canonical
 
 LABELS = load_labels()
 AIR, TISSUE = -1000, 240

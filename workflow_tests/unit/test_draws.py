@@ -5,9 +5,9 @@ import pytest
 from batchgenerators.augmentations import color_augmentations
 from scipy.stats import ks_2samp, kstest, uniform
 
-from panorgan.config import Augmentation
-from panorgan.nnunet.device_augmentation import Hits, draw
+from panorgan.config.settings import Augmentation
 from panorgan.nnunet.devices import resolve_augmentation
+from panorgan.nnunet.training.device_augmentation import Hits, draw
 
 DEFAULT = Augmentation(mirror_axes=[0, 1]).model_dump()
 SAMPLES = 4000

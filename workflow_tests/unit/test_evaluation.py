@@ -6,14 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panorgan.evaluation import evaluate_folders, summary_lines
-from panorgan.frames import SCORES, records
-from panorgan.labels import load_labels
-from panorgan.metrics import DECIMALS
-from panorgan.pages import DASH
+from panorgan.config.labels import load_labels
+from panorgan.io.formats import DASH
+from panorgan.io.frames import records
+from panorgan.io.volumes import new_volume, write_image, write_label
 from panorgan.problems import Problems
-from panorgan.scores import read_lesions, read_scores, summarise, write_scores
-from panorgan.volumes import new_volume, write_image, write_label
+from panorgan.scoring.evaluation import evaluate_folders, summary_lines
+from panorgan.scoring.frames import SCORES
+from panorgan.scoring.metrics import DECIMALS
+from panorgan.scoring.scores import read_lesions, read_scores, summarise, write_scores
 
 LABELS = load_labels()
 LIVER, TUMOUR = 1, 14

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from panorgan.frames import COMPARED_CASES, LESIONS, records
+from panorgan.io.frames import records
 from panorgan.problems import Problems
+from panorgan.scoring.frames import COMPARED_CASES, LESIONS
 
 ROW = {"case": "a", "side": "reference", "lesion": 1, "ml": 0.1, "diameter_mm": 2.5, "overlap": 1.0}
 ROW |= {"hit": True, "centre_mm": "1 2 3", "centre_zyx": "1 2 3"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from strategies import affine_of
 
 from panorgan.cli import main
-from panorgan.fusion import (
+from panorgan.config.labels import load_labels
+from panorgan.fusing.fusion import (
     ORDERS,
     Source,
     UnexpectedValues,
@@ -22,10 +23,9 @@ from panorgan.fusion import (
     fuse_stage2,
     specks,
 )
-from panorgan.labels import load_labels
+from panorgan.io.tables import write_table
+from panorgan.io.volumes import geometry_hash, new_volume, read_frame, read_label, write_label
 from panorgan.problems import Problems
-from panorgan.tables import write_table
-from panorgan.volumes import geometry_hash, new_volume, read_frame, read_label, write_label
 
 LABELS = load_labels()
 LIVER, RIGHT_KIDNEY, SPLEEN, LEFT_KIDNEY, TUMOUR, IGNORE = 1, 2, 3, 13, 14, 15
@@ -410,7 +410,7 @@ def test_thousands_of_volumes_equal_the_loop_over_voxels(monkeypatch):
     random = np.random.default_rng(3)
     outside = Counter()
     for number in range(2000):
-        monkeypatch.setattr("panorgan.fusion.BLOCK", (8, 16, 64, 1 << 19)[number % 4])
+        monkeypatch.setattr("panorgan.fusing.fusion.BLOCK", (8, 16, 64, 1 << 19)[number % 4])
         case = random_case(random)
         fused = fused_of(case)
         label, source, removed, lost, left_out = naive(*case)
@@ -1002,7 +1002,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, failure, raised):
             raise failure
         write_label(path, array, like)
 
-    monkeypatch.setattr("panorgan.fusion.write_label", failing)
+    monkeypatch.setattr("panorgan.fusing.fusion.write_label", failing)
     with pytest.raises(raised):
         run(tmp_path / "out", organs=tmp_path / "o", source_map=tmp_path / "s")
     assert len(calls) == 4

@@ -3,17 +3,12 @@
 import numpy as np
 import pytest
 
-from panorgan.fusion import fuse
-from panorgan.gate import read_decisions
-from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import FACTS, Entry, read_manifest, write_manifest
-from panorgan.problems import Problems
-from panorgan.stages import AUTOMATIC, LABEL
-from panorgan.stages.fusion import SOURCE, fuse_organs, fuse_tumours, shuffled
-from panorgan.stages.training import measure_intensities
-from panorgan.store import ShardOutput, ShardReader, file_checksum
-from panorgan.tables import read_table, write_table
-from panorgan.volumes import (
+from panorgan.cases.manifest import FACTS, Entry, read_manifest, write_manifest
+from panorgan.config.labels import config_folder, load_labels
+from panorgan.fusing.fusion import fuse
+from panorgan.fusing.gate import read_decisions
+from panorgan.io.tables import read_table, write_table
+from panorgan.io.volumes import (
     geometry_hash,
     new_volume,
     read_label,
@@ -21,6 +16,11 @@ from panorgan.volumes import (
     write_image,
     write_label,
 )
+from panorgan.problems import Problems
+from panorgan.run.store import ShardOutput, ShardReader, file_checksum
+from panorgan.stages import AUTOMATIC, LABEL
+from panorgan.stages.fusion import SOURCE, fuse_organs, fuse_tumours, shuffled
+from panorgan.stages.training import measure_intensities
 
 LABELS = load_labels()
 FILE = str(config_folder() / "labels.yaml")

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panorgan.config import Gate, OrganGate, TumourGate
-from panorgan.gate import (
+from panorgan.cases.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
+from panorgan.config.labels import Labels, load_labels
+from panorgan.config.settings import Gate, OrganGate, TumourGate
+from panorgan.fusing.gate import (
     CLEAN,
     DROP,
     IGNORE,
@@ -33,12 +35,10 @@ from panorgan.gate import (
     write_cases,
     write_decisions,
 )
-from panorgan.labels import Labels, load_labels
-from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
+from panorgan.io.tables import read_table, write_table
 from panorgan.problems import Problems
-from panorgan.stages import gating
-from panorgan.stages.gating import judge_components
-from panorgan.tables import read_table, write_table
+from panorgan.stages import judging
+from panorgan.stages.judging import judge_components
 
 LABELS = load_labels()
 TUMOUR = LABELS.tumour.value
@@ -805,7 +805,7 @@ def test_eight_cases_are_enough_for_an_organ_to_be_judged(run):
 
 
 def test_a_tumour_that_fusion_takes_beside_annotated_ones_is_judged(run, monkeypatch):
-    monkeypatch.setattr(gating, "needs_tumour", lambda entry, labels: entry.case == "sick")
+    monkeypatch.setattr(judging, "needs_tumour", lambda entry, labels: entry.case == "sick")
     run.cases["sick"] = None
     run.pieces.append(tumour("sick", 1, mean=0.1))
     run.decide()
@@ -816,7 +816,7 @@ def test_swapped_kidneys_are_found_by_the_class_tables_pairs(run, monkeypatch):
     pair = (LABELS.by_name("right_kidney"), LABELS.by_name("left_kidney"))
     sided = type("Sided", (Labels,), {"pairs": property(lambda labels: [pair])})
     labels = sided.model_validate(LABELS.model_dump(by_alias=True))
-    monkeypatch.setattr(gating, "load_labels", lambda path: labels)
+    monkeypatch.setattr(judging, "load_labels", lambda path: labels)
     run.pieces = [
         organ("u1", RIGHT, centre=(-50.0, 0.0, 0.0)),
         organ("u1", LEFT, centre=(50.0, 0.0, 0.0)),
@@ -846,7 +846,7 @@ def test_a_case_in_which_annotators_looked_in_some_organs_only_is_not_called_tum
             if one.split == split
         ]
 
-    monkeypatch.setattr(gating, "read_manifest", read)
+    monkeypatch.setattr(judging, "read_manifest", read)
     run.decide()
     assert run.summary()["tumour_free_cases"] == run.summary()["false_positives"]["cases"] == 1
 

@@ -8,16 +8,16 @@ import pytest
 import SimpleITK as sitk
 from strategies import affine_of
 
-from panorgan.cases import Case, write_cases
-from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import read_manifest, write_manifest
+from panorgan.cases.manifest import read_manifest, write_manifest
+from panorgan.cases.selection import needs_tumour, reason_against, wants_organs
+from panorgan.cases.table import Case, write_cases
+from panorgan.config.labels import config_folder, load_labels
+from panorgan.io.tables import read_table
+from panorgan.io.volumes import new_volume, read_label, write_image, write_label
 from panorgan.problems import Problems
-from panorgan.selection import needs_tumour, reason_against, wants_organs
+from panorgan.run.store import ShardOutput
 from panorgan.stages.cases import check_cases, index_cases
 from panorgan.stages.teacher import select_tumour_cases
-from panorgan.store import ShardOutput
-from panorgan.tables import read_table
-from panorgan.volumes import new_volume, read_label, write_image, write_label
 
 LABELS = load_labels()
 LABELS_FILE = str(config_folder() / "labels.yaml")

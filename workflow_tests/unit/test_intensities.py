@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from panorgan.intensities import (
+from panorgan.cases.intensities import (
     add_histograms,
     class_histograms,
     load_histograms,

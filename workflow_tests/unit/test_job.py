@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from panorgan.job import report_problems
-from panorgan.tables import read_table
+from panorgan.io.tables import read_table
+from panorgan.run.job import report_problems
 
 
 def run_script(tmp_path, body, gpu=0, **environment):
@@ -18,7 +18,7 @@ def run_script(tmp_path, body, gpu=0, **environment):
         textwrap.dedent(
             f"""
             from types import SimpleNamespace
-            from panorgan.job import job
+            from panorgan.run.job import job
             from panorgan.problems import Problem, Problems
             snakemake = SimpleNamespace(
                 rule="a_rule", resources=dict(gpu={gpu}), log=["results/r/logs/a.log"],
@@ -120,7 +120,7 @@ def test_the_job_ends_with_its_parent(tmp_path, asks):
     wait = ["print('ready', flush=True)", "while os.getppid() == PARENT: time.sleep(0.01)"]
     lines = [
         "import os, time",
-        "from panorgan.job import PARENT, _die_with_parent",
+        "from panorgan.run.job import PARENT, _die_with_parent",
         *(ask + wait if asks == "before" else wait + ask),
         "time.sleep(60)",
     ]

@@ -12,9 +12,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from panorgan import lease
-from panorgan.lease import exclusive, this_process
 from panorgan.problems import Problems
+from panorgan.run import lease
+from panorgan.run.lease import exclusive, this_process
 
 FORK = multiprocessing.get_context("fork")
 HERE = this_process()
@@ -47,7 +47,7 @@ def names(folder):
 def holder(tmp_path):
     """A process that holds the folder until it is killed."""
     code = (
-        "import sys, time; from pathlib import Path; from panorgan.lease import exclusive\n"
+        "import sys, time; from pathlib import Path; from panorgan.run.lease import exclusive\n"
         "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, tmp_path]

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from panorgan.frames import LESIONS, SCORES, records
-from panorgan.labels import load_labels
-from panorgan.lesions import find_lesions
-from panorgan.metrics import score_case
+from panorgan.config.labels import load_labels
+from panorgan.io.frames import records
+from panorgan.io.volumes import new_volume
 from panorgan.problems import Problems
-from panorgan.scores import read_lesions, summarise_lesions
-from panorgan.volumes import new_volume
+from panorgan.scoring.frames import LESIONS, SCORES
+from panorgan.scoring.lesions import find_lesions
+from panorgan.scoring.metrics import score_case
+from panorgan.scoring.scores import read_lesions, summarise_lesions
 
 LABELS = load_labels()
 TUMOUR = LABELS.tumour.value

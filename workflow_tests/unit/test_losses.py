@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from panorgan.nnunet.losses import (
+from panorgan.nnunet.training.losses import (
     SMOOTH,
     DiceAndCrossEntropy,
     deep_supervision_weights,

@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panorgan.cases import Case
-from panorgan.corrections import Correction
-from panorgan.labels import ABSENT, ANNOTATED, UNKNOWN, load_labels
-from panorgan.manifest import (
+from panorgan.cases.corrections import Correction
+from panorgan.cases.manifest import (
     FACTS,
     WHEREABOUTS,
     Rule,
@@ -21,9 +19,11 @@ from panorgan.manifest import (
     same_images,
     write_manifest,
 )
+from panorgan.cases.selection import needs_tumour, reason_against, shows_tumours, teacher_label
+from panorgan.cases.table import Case
+from panorgan.config.labels import ABSENT, ANNOTATED, UNKNOWN, load_labels
+from panorgan.io.volumes import geometry_hash, new_volume, read_label, voxel_hash, write_label
 from panorgan.problems import Problems
-from panorgan.selection import needs_tumour, reason_against, shows_tumours, teacher_label
-from panorgan.volumes import geometry_hash, new_volume, read_label, voxel_hash, write_label
 
 LABELS = load_labels()
 KIDNEYS = (2, 13)

@@ -5,10 +5,10 @@ import re
 import pytest
 import yaml
 
-from panorgan import registry
-from panorgan.config import Config, load_config, merge
-from panorgan.labels import config_folder
-from panorgan.methods import REFERENCES, Facts, Trained, methods_text
+from panorgan.config import registry
+from panorgan.config.labels import config_folder
+from panorgan.config.settings import Config, load_config, merge
+from panorgan.report.methods_text import REFERENCES, Facts, Trained, methods_text
 
 DEMO = yaml.safe_load((config_folder() / "demo.yaml").read_text())
 BASE = {**Config().model_dump(mode="json"), "labels": str(config_folder() / "labels.yaml")}

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from score_rows import frame, score_row
 
-from panorgan import metrics, scores, surface
-from panorgan.labels import load_labels
-from panorgan.metrics import PROFILES, score_case
+from panorgan.config.labels import load_labels
+from panorgan.scoring import metrics, scores, surface
+from panorgan.scoring.metrics import PROFILES, score_case
 
 LABELS = load_labels()
 LIVER, AORTA, TUMOUR = 1, 5, 14
@@ -500,7 +500,7 @@ def test_any_memory_layout_gives_the_same_and_compiles_nothing_new():
 
 
 def test_importing_the_module_loads_no_numba():
-    code = "import sys, panorgan.metrics; sys.exit('numba' in sys.modules)"
+    code = "import sys, panorgan.scoring.metrics; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

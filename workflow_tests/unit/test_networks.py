@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panorgan.config.registry import ATTENTION_UNET, NETWORKS
 from panorgan.networks import AttentionUNet, SmallUNet, build_network, count_parameters
 from panorgan.networks.attention_unet import AttentionStage
 from panorgan.networks.blocks import AdditiveGate, ChannelAttention, DualGate, NonLocal, crop_to
-from panorgan.registry import ATTENTION_UNET, NETWORKS
 
 TEACHER = {
     "features": [32, 64, 128, 256, 480, 480, 480, 480],

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panorgan.cases import read_cases, write_cases
-from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import load_sources
-from panorgan.phantom import (
+from panorgan.cases.manifest import load_sources
+from panorgan.cases.phantom import (
     GROUPS,
     KIDNEYS,
     ORGAN_HU,
@@ -22,8 +20,10 @@ from panorgan.phantom import (
     plans,
     write_case,
 )
+from panorgan.cases.table import read_cases, write_cases
+from panorgan.config.labels import config_folder, load_labels
+from panorgan.io.volumes import read_image, read_label, to_canonical
 from panorgan.problems import Problems
-from panorgan.volumes import read_image, read_label, to_canonical
 
 TINY = {"seed": 0, "shape": (12, 24, 32), "spacing_mm": (14.0, 10.0, 10.0)}
 DEMO = {"seed": 0, "shape": (28, 56, 80), "spacing_mm": (6.0, 4.0, 4.0)}

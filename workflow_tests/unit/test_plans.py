@@ -9,10 +9,10 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from panorgan.config import Config
-from panorgan.labels import load_labels
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Config
 from panorgan.networks import count_parameters
-from panorgan.nnunet.model import network_of
+from panorgan.nnunet.models.model import network_of
 from panorgan.nnunet.plans import check_plan, configuration_of, make_dataset_json, make_plan
 from panorgan.problems import Problems
 

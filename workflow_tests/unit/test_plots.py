@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panorgan import plots
-from panorgan.labels import load_labels
-from panorgan.plots import (
+from panorgan.config.labels import load_labels
+from panorgan.report import plots
+from panorgan.report.plots import (
     BINS,
     bin_edges,
     draw_curves,

@@ -13,16 +13,16 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from test_preprocess import CLASSES, PLANS, all_orientations, plan_for, random_volume, stored_as
 from torch import nn
 
-from panorgan import predict
 from panorgan.cli import main
-from panorgan.components import component_rows, find_components
+from panorgan.fusing.components import component_rows, find_components
+from panorgan.inference import predict
+from panorgan.inference.predict import Predictor, predict_files, sliding_window_logits
+from panorgan.io.volumes import from_canonical, new_volume, read_image, read_label, write_image
 from panorgan.nnunet import devices
-from panorgan.nnunet.model import load_model, network_of, save_model, tensor_checksum
+from panorgan.nnunet.models.model import load_model, network_of, save_model, tensor_checksum
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
 from panorgan.nnunet.preprocess import network_grid, preprocess_image, save
-from panorgan.predict import Predictor, predict_files, sliding_window_logits
 from panorgan.problems import Problems
-from panorgan.volumes import from_canonical, new_volume, read_image, read_label, write_image
 
 CPU = torch.device("cpu")
 HU = np.array([-250, -50, 100, 250])

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from panorgan.config import Config, load_config, read_config_file
-from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
-from panorgan.pages import describe_data, duration, number, percent, size, spread
-from panorgan.preflight import (
+from panorgan.cases.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
+from panorgan.config.labels import config_folder, load_labels
+from panorgan.config.settings import Config, load_config, read_config_file
+from panorgan.io.formats import duration, number, percent, size, spread
+from panorgan.io.tables import write_table
+from panorgan.report.pages import describe_data
+from panorgan.report.preflight import (
     disk_needs,
     memory_needs,
     training_hours,
     what_is_missing,
     write_preflight,
 )
-from panorgan.tables import write_table
 
 LABELS = load_labels()
 

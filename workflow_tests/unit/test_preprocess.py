@@ -11,9 +11,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
-from panorgan.nnunet.preprocess import preprocess_image, sample_locations, save
-from panorgan.volumes import (
+from panorgan.io.volumes import (
     Volume,
     canonical_spacing,
     new_volume,
@@ -21,6 +19,8 @@ from panorgan.volumes import (
     write_image,
     write_label,
 )
+from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
+from panorgan.nnunet.preprocess import preprocess_image, sample_locations, save
 
 INTENSITY = {
     "mean": 50.0,

@@ -7,19 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from panorgan.cases import Case, fold_of, shard_of
-from panorgan.components import COLUMNS, component_rows, find_components
-from panorgan.config import Member, members
-from panorgan.labels import load_labels
-from panorgan.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
-from panorgan.problems import Problems
-from panorgan.stages import LEFT_OUT, gate
-from panorgan.stages.gate import Round, measure_components
-from panorgan.stages.prediction import WANTED, predict_cases
-from panorgan.stages.training import train_network
-from panorgan.store import ShardOutput, ShardReader, file_checksum
-from panorgan.tables import read_table, write_table
-from panorgan.volumes import (
+from panorgan.cases.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
+from panorgan.cases.table import Case, fold_of, shard_of
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Member, members
+from panorgan.fusing.components import COLUMNS, component_rows, find_components
+from panorgan.io.tables import read_table, write_table
+from panorgan.io.volumes import (
     geometry_hash,
     new_volume,
     read_label,
@@ -27,6 +21,12 @@ from panorgan.volumes import (
     write_image,
     write_label,
 )
+from panorgan.problems import Problems
+from panorgan.run.store import ShardOutput, ShardReader, file_checksum
+from panorgan.stages import LEFT_OUT, components
+from panorgan.stages.components import Round, measure_components
+from panorgan.stages.prediction import WANTED, predict_cases
+from panorgan.stages.training import train_network
 
 LABELS = load_labels()
 LIVER, SPLEEN, PANCREAS = (LABELS.by_name(n).value for n in ("liver", "spleen", "pancreas"))
@@ -144,7 +144,7 @@ def trained(tmp_path, monkeypatch):
         (model / "card.json").write_text(json.dumps(card | {"checksum": number, "seed": seed}))
         return model
 
-    monkeypatch.setattr("panorgan.nnunet.train.train", train)
+    monkeypatch.setattr("panorgan.nnunet.training.train.train", train)
 
     def run(member: Member) -> tuple[Member, str, str]:
         model = tmp_path / "models" / str(member)
@@ -194,7 +194,7 @@ def predicted(trained, monkeypatch):
             rows = component_rows(pieces, volume.array, volume.grid, {1: "tumour"}, chances)
             return label, rows
 
-    monkeypatch.setattr("panorgan.predict.Predictor", Stub)
+    monkeypatch.setattr("panorgan.inference.predict.Predictor", Stub)
 
     def run(models, wanted=WANTED["all"], name="p", **options) -> ShardReader:
         calls.clear()
@@ -456,7 +456,7 @@ def test_instability_compares_what_all_rounds_could_tell(tmp_path, measure, monk
         compared.append([one.copy() for one in found])
         return 0.25
 
-    monkeypatch.setattr(gate, "instability", instability)
+    monkeypatch.setattr(components, "instability", instability)
     entries = [
         add_case(tmp_path / "data", "a", label=box((0, 1), (0, 1), (0, 1), LIVER), liver=ANNOTATED),
         add_case(tmp_path / "data", "b"),

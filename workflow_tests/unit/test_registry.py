@@ -8,9 +8,18 @@ from pkgutil import resolve_name
 
 import pytest
 
-from panorgan.methods import REFERENCES
+from panorgan.config.registry import (
+    ARMS,
+    FUSED,
+    NETWORKS,
+    ORDERS,
+    ORIGINS,
+    PROFILES,
+    VARIANTS,
+    pattern,
+)
 from panorgan.networks import UNet
-from panorgan.registry import ARMS, FUSED, NETWORKS, ORDERS, ORIGINS, PROFILES, VARIANTS, pattern
+from panorgan.report.methods_text import REFERENCES
 
 CHOICES = [*ARMS.values(), *ORDERS.values(), *PROFILES.values(), *NETWORKS.values()]
 
@@ -45,7 +54,7 @@ def test_patterns_match_names_and_nothing_else():
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys, panorgan.registry; "
+        "import sys, panorgan.config.registry; "
         "print(*({'torch', 'numpy', 'scipy', 'pandas'} & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from results_tree import FALSE, STRANGE, TRAIN, Tree
 
-from panorgan import report
-from panorgan.labels import load_labels
-from panorgan.pages import DASH, MISSING
+from panorgan.config.labels import load_labels
+from panorgan.io.formats import DASH, MISSING
+from panorgan.report import page as report
 from panorgan.report.pictures import Gallery
 
 

@@ -10,7 +10,7 @@ from conftest import cannot_run
 from PIL import Image
 from results_tree import Tree
 
-from panorgan.pages import MISSING
+from panorgan.io.formats import MISSING
 
 WIDTHS = (1280, 800)
 CLASSES = "document.querySelector('#classes ~ .scroll table')"

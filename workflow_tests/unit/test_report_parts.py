@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 from score_rows import frame, score_row
 
-from panorgan.config import Arm, Config
-from panorgan.frames import (
-    COMPOSITION,
-    CONFLICTS,
-    DECISIONS,
-    EFFICIENCY,
-    GATE_CASES,
-    LESIONS,
-)
-from panorgan.labels import load_labels
-from panorgan.lesions import detection_text
-from panorgan.pages import DASH, MISSING, interval, percent, signed
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Arm, Config
+from panorgan.io.formats import DASH, MISSING, interval, percent, signed
+from panorgan.io.tables import write_table
+from panorgan.io.volumes import new_volume
 from panorgan.report.data import distributions
 from panorgan.report.efficiency import describe_efficiency
 from panorgan.report.examples import (
@@ -31,6 +24,7 @@ from panorgan.report.examples import (
     worst_structure,
     wrong_lesions,
 )
+from panorgan.report.frames import COMPOSITION, CONFLICTS, DECISIONS, EFFICIENCY, GATE_CASES
 from panorgan.report.fusion import (
     composition_by_class,
     conflicts_by_pair,
@@ -57,9 +51,9 @@ from panorgan.report.results import (
     student_table,
 )
 from panorgan.report.run import left_out, training_time
-from panorgan.scores import summarise
-from panorgan.tables import write_table
-from panorgan.volumes import new_volume
+from panorgan.scoring.frames import LESIONS
+from panorgan.scoring.lesions import detection_text
+from panorgan.scoring.scores import summarise
 
 LABELS = load_labels()
 STAGE2 = Arm(1, "stage2", "0")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panorgan.cases import Case, write_cases
+from panorgan.cases.manifest import read_manifest
+from panorgan.cases.table import Case, write_cases
 from panorgan.cli import main
-from panorgan.config import Arm, Config, main_arm
-from panorgan.labels import config_folder, load_labels
-from panorgan.manifest import read_manifest
-from panorgan.show import canonical, compared_layers, draw_scan, scan_of
+from panorgan.config.labels import config_folder, load_labels
+from panorgan.config.settings import Arm, Config, main_arm
+from panorgan.io.volumes import new_volume, read_image, read_label, write_image, write_label
+from panorgan.report.show import canonical, compared_layers, draw_scan, scan_of
+from panorgan.run.store import Result, ShardOutput, Work, run_shard
 from panorgan.stages.cases import check_cases, index_cases
-from panorgan.store import Result, ShardOutput, Work, run_shard
-from panorgan.volumes import new_volume, read_image, read_label, write_image, write_label
 
 LABELS_FILE = str(config_folder() / "labels.yaml")
 LABELS = load_labels(LABELS_FILE)

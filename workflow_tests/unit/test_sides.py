@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import ORIENTATIONS, affine_of, volumes
 
-from panorgan.labels import load_labels
-from panorgan.sides import MARGIN_MM, body_midline, class_centres, doubtful_sides
-from panorgan.volumes import from_canonical, new_volume, read_image, read_label
+from panorgan.cases.sides import MARGIN_MM, body_midline, class_centres, doubtful_sides
+from panorgan.config.labels import load_labels
+from panorgan.io.volumes import from_canonical, new_volume, read_image, read_label
 
 LABELS = load_labels()
 SPACING = (4.0, 2.0, 3.0)  # stored (z, y, x)

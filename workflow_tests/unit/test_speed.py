@@ -9,10 +9,10 @@ import pytest
 import torch
 from toys import checksum, plan_of, run, student, teacher, write_case
 
-from panorgan.nnunet import speed
-from panorgan.nnunet import train as train_module
-from panorgan.nnunet.speed import fastest, measure
-from panorgan.nnunet.trainer import Setting, Trainer, make_trainer
+from panorgan.nnunet.training import speed
+from panorgan.nnunet.training import train as train_module
+from panorgan.nnunet.training.speed import fastest, measure
+from panorgan.nnunet.training.trainer import Setting, Trainer, make_trainer
 
 CPU = torch.device("cpu")
 PLAIN, LAST, COMPILED, BOTH = (

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from panorgan import stamps as module
-from panorgan.stamps import read_stamps, stamp, stamps, write_stamps
+from panorgan.run import stamps as module
+from panorgan.run.stamps import read_stamps, stamp, stamps, write_stamps
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from panorgan.io.tables import read_table
 from panorgan.problems import Problem, Problems
-from panorgan.store import (
+from panorgan.run.store import (
     Result,
     ShardOutput,
     ShardReader,
@@ -17,7 +18,6 @@ from panorgan.store import (
     run_shard,
     run_training,
 )
-from panorgan.tables import read_table
 
 
 @pytest.fixture

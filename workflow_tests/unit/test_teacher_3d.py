@@ -8,17 +8,17 @@ from test_preprocess import INTENSITY
 from torch._subclasses.fake_tensor import FakeTensorMode
 from toys import training
 
-from panorgan.config import Config, Network, Teacher, load_config, merge, read_config_file
-from panorgan.labels import load_labels
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Config, Network, Teacher, load_config, merge, read_config_file
+from panorgan.inference.predict import Predictor
+from panorgan.io.volumes import new_volume
 from panorgan.networks import count_parameters
-from panorgan.nnunet.memory import training_memory
-from panorgan.nnunet.model import load_model, network_of
+from panorgan.nnunet.models.model import load_model, network_of
 from panorgan.nnunet.plans import deep_supervision_sizes, make_dataset_json, make_plan
 from panorgan.nnunet.preprocess import preprocess_image, save
-from panorgan.nnunet.train import train
-from panorgan.predict import Predictor
-from panorgan.resources import gb
-from panorgan.volumes import new_volume
+from panorgan.nnunet.training.memory import training_memory
+from panorgan.nnunet.training.train import train
+from panorgan.run.resources import gb
 
 CONFIG = Path(__file__).parents[2] / "config" / "teacher_3d.yaml"
 

@@ -26,10 +26,10 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy.ndimage import map_coordinates, spline_filter
 from toys import EPOCHS, ITERATIONS, checksum, curve, plan_of, run, student, teacher, write_case
 
-from panorgan.config import Augmentation, Optimizer
-from panorgan.nnunet import checkpoints
-from panorgan.nnunet import train as train_module
-from panorgan.nnunet.augmentation import (
+from panorgan.config.settings import Augmentation, Optimizer
+from panorgan.nnunet.training import checkpoints
+from panorgan.nnunet.training import train as train_module
+from panorgan.nnunet.training.augmentation import (
     LowResolution,
     Spatial,
     acts_in_plane,
@@ -38,9 +38,9 @@ from panorgan.nnunet.augmentation import (
     spline_matrix,
     training_transforms,
 )
-from panorgan.nnunet.batches import Batches, in_order, own_random_numbers
-from panorgan.nnunet.train import TrainingInterrupted
-from panorgan.nnunet.trainer import Trainer, learning_rate, make_trainer
+from panorgan.nnunet.training.batches import Batches, in_order, own_random_numbers
+from panorgan.nnunet.training.train import TrainingInterrupted
+from panorgan.nnunet.training.trainer import Trainer, learning_rate, make_trainer
 from panorgan.problems import Problems
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import ORIENTATIONS, affine_of, affines, rotation, volumes
 
-from panorgan.volumes import (
+from panorgan.io.volumes import (
     GRID_TOLERANCE_MM,
     Volume,
     VolumeError,

@@ -11,10 +11,10 @@ from types import ModuleType
 
 import pytest
 
-from panorgan.config import Training
-from panorgan.labels import Labels
-from panorgan.nnunet import watching
-from panorgan.nnunet.watching import Watch, line_of
+from panorgan.config.labels import Labels
+from panorgan.config.settings import Training
+from panorgan.nnunet.training import watching
+from panorgan.nnunet.training.watching import Watch, line_of
 
 LOOKS = {"tolerance_mm": 1, "crop_slices": False, "colour": "#ff0000"}
 LABELS = Labels.model_validate(

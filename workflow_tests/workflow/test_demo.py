@@ -7,12 +7,12 @@ import pytest
 import yaml
 from running import REPOSITORY, Project
 
-from panorgan.frames import SCORES
-from panorgan.labels import load_labels
-from panorgan.manifest import read_manifest
-from panorgan.metrics import score_case
-from panorgan.scores import summarise
-from panorgan.volumes import read_label
+from panorgan.cases.manifest import read_manifest
+from panorgan.config.labels import load_labels
+from panorgan.io.volumes import read_label
+from panorgan.scoring.frames import SCORES
+from panorgan.scoring.metrics import score_case
+from panorgan.scoring.scores import summarise
 
 pytestmark = [pytest.mark.workflow, pytest.mark.demo]
 LABELS = load_labels()

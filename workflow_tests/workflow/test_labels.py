@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from running import Project, hashes, tiny_project
 
-from panorgan.cases import fold_of
-from panorgan.config import Member, members
-from panorgan.labels import load_labels
-from panorgan.manifest import read_manifest
-from panorgan.predict import Predictor
-from panorgan.store import ShardReader, key_of
-from panorgan.tables import read_table
-from panorgan.volumes import read_image, read_label, write_label
+from panorgan.cases.manifest import read_manifest
+from panorgan.cases.table import fold_of
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Member, members
+from panorgan.inference.predict import Predictor
+from panorgan.io.tables import read_table
+from panorgan.io.volumes import read_image, read_label, write_label
+from panorgan.run.store import ShardReader, key_of
 
 pytestmark = pytest.mark.workflow
 LABELS = load_labels()

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from running import Project
 
-from panorgan.cases import read_cases, write_cases
-from panorgan.labels import load_labels
-from panorgan.phantom import phantom_cases, write_case
-from panorgan.volumes import read_label, write_label
+from panorgan.cases.phantom import phantom_cases, write_case
+from panorgan.cases.table import read_cases, write_cases
+from panorgan.config.labels import load_labels
+from panorgan.io.volumes import read_label, write_label
 
 pytestmark = pytest.mark.workflow
 

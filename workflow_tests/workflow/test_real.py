@@ -10,14 +10,14 @@ import pytest
 import SimpleITK as sitk
 from running import TINY, Project
 
+from panorgan.cases.manifest import read_manifest
+from panorgan.cases.phantom import store_as
 from panorgan.cli import main
-from panorgan.fusion import fuse_stage1, fuse_stage2
-from panorgan.labels import load_labels
-from panorgan.manifest import read_manifest
-from panorgan.phantom import store_as
-from panorgan.predict import Predictor
-from panorgan.tables import read_table
-from panorgan.volumes import (
+from panorgan.config.labels import load_labels
+from panorgan.fusing.fusion import fuse_stage1, fuse_stage2
+from panorgan.inference.predict import Predictor
+from panorgan.io.tables import read_table
+from panorgan.io.volumes import (
     Volume,
     canonical_spacing,
     from_canonical,

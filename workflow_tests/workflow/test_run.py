@@ -12,11 +12,11 @@ import pytest
 import SimpleITK as sitk
 from running import Project, hashes
 
-from panorgan.labels import load_labels
-from panorgan.manifest import read_manifest
-from panorgan.scores import read_scores
-from panorgan.tables import read_table
-from panorgan.volumes import read_label, write_label
+from panorgan.cases.manifest import read_manifest
+from panorgan.config.labels import load_labels
+from panorgan.io.tables import read_table
+from panorgan.io.volumes import read_label, write_label
+from panorgan.scoring.scores import read_scores
 
 pytestmark = pytest.mark.workflow
 LABELS = load_labels()

@@ -4,10 +4,10 @@ from pkgutil import resolve_name
 
 from torch import nn
 
+from panorgan.config.registry import NETWORKS
 from panorgan.networks.attention_unet import AttentionUNet
 from panorgan.networks.small_unet import SmallUNet
 from panorgan.networks.unet import UNet
-from panorgan.registry import NETWORKS
 
 __all__ = ["AttentionUNet", "SmallUNet", "UNet", "build_network", "count_parameters"]
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from panorgan.config.registry import ATTENTION_UNET, NETWORKS
 from panorgan.networks.blocks import OPS, ChannelAttention, DualGate, NonLocal, crop_to
 from panorgan.networks.unet import PlainStage, UNet
-from panorgan.registry import ATTENTION_UNET, NETWORKS
 
 
 class AttentionStage(nn.Module):

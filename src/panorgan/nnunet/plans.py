@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from panorgan.config import Recipe
+from panorgan.config.registry import NETWORKS
+from panorgan.config.settings import Recipe
 from panorgan.problems import Problems
-from panorgan.registry import NETWORKS
 
 ORIENTATION = "RAS"
 """The order in which networks see the axes: x to the right, y forwards, z to the head."""
@@ -38,11 +38,11 @@ def make_plan(
     Parameters
     ----------
     recipe
-        A `panorgan.config.Recipe` as a dict.
+        A `panorgan.config.settings.Recipe` as a dict.
     classes
         Names of the network's outputs 1, 2, …; output 0 is background.
     intensity
-        HU statistics of the foreground, as `panorgan.intensities.statistics` gives them.
+        HU statistics of the foreground, as `panorgan.cases.intensities.statistics` gives them.
     median_shape, median_spacing
         Medians over the training cases, (z, y, x) voxels and mm; they only inform.
 

@@ -14,9 +14,9 @@ import numpy as np
 from nnunetv2.preprocessing.normalization import default_normalization_schemes
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
+from panorgan.io.volumes import Grid, Volume, canonical_spacing, to_canonical
 from panorgan.nnunet.plans import RESAMPLING, STORED, configuration_of, make_dataset_json
 from panorgan.nnunet.resampling import OUTSIDE, mark_outside, resample_image, resample_label
-from panorgan.volumes import Grid, Volume, canonical_spacing, to_canonical
 
 
 @dataclass(frozen=True)

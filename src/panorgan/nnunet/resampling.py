@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 from scipy import ndimage
 
-from panorgan.compiled import kernel
+from panorgan.io.compiled import kernel
 
 ROWS = 64
 """Rows that are filtered along x together: many for vector registers, few for the cache."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from panorgan import plots
-from panorgan.cases import SPLITS
-from panorgan.labels import ANNOTATED, Labels
-from panorgan.manifest import Entry
+from panorgan.cases.manifest import Entry
+from panorgan.cases.table import SPLITS
+from panorgan.config.labels import ANNOTATED, Labels
+from panorgan.report import plots
 from panorgan.report.pictures import Gallery, Picture
 
 UNITS = {

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from panorgan.frames import records
-from panorgan.pages import cut, spread
+from panorgan.io.formats import spread
+from panorgan.io.frames import records
 from panorgan.report.inputs import Student
+from panorgan.report.pages import cut
 
 PHASES = ("preprocess", "network", "export", "total")
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from panorgan import drawing
-from panorgan.frames import records
-from panorgan.labels import Labels
-from panorgan.lesions import REFERENCE
-from panorgan.metrics import BOTH_EMPTY, NOT_SCORED, Row
-from panorgan.pages import number, percent
+from panorgan.config.labels import Labels
+from panorgan.io.formats import number, percent
+from panorgan.io.frames import records
+from panorgan.io.volumes import read_label
+from panorgan.report import drawing
 from panorgan.report.inputs import Student
 from panorgan.report.pictures import (
     Gallery,
@@ -19,9 +18,10 @@ from panorgan.report.pictures import (
     piece_of,
     prediction_of,
 )
-from panorgan.show import compared_layers, draw_scan
+from panorgan.report.show import compared_layers, draw_scan
+from panorgan.scoring.lesions import REFERENCE
+from panorgan.scoring.metrics import BOTH_EMPTY, NOT_SCORED, Row
 from panorgan.stages import LABEL
-from panorgan.volumes import read_label
 
 MOST_LESIONS = 3
 """Drawn of the missed and of the false ones each."""

@@ -6,14 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from panorgan import drawing
-from panorgan.frames import COMPOSITION, CONFLICTS, SPECKS, records
-from panorgan.labels import Labels
+from panorgan.config.labels import Labels
+from panorgan.io.frames import records
+from panorgan.report import drawing
+from panorgan.report.frames import COMPOSITION, CONFLICTS, SPECKS
 from panorgan.report.inputs import TEACHER, Fusion, Gate, Student
 from panorgan.report.pictures import MOST, Gallery, Scans, learnt_layers
-from panorgan.show import draw_scan
+from panorgan.report.show import draw_scan
+from panorgan.run.store import ShardReader
 from panorgan.stages import AUTOMATIC, LABEL, SOURCE
-from panorgan.store import ShardReader
 
 MOST_CONFLICTS = 15
 MOST_DOUBTFUL = 10

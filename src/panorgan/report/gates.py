@@ -7,19 +7,20 @@ from typing import Any
 
 import pandas as pd
 
-from panorgan import drawing
-from panorgan.components import CLEAN, IGNORE, KEEP
-from panorgan.config import Arm
-from panorgan.frames import DECISIONS, records
-from panorgan.gate import DROP
-from panorgan.labels import Labels
-from panorgan.manifest import Entry
-from panorgan.pages import number, spread
+from panorgan.cases.manifest import Entry
+from panorgan.cases.selection import needs_tumour
+from panorgan.config.labels import Labels
+from panorgan.config.settings import Arm
+from panorgan.fusing.components import CLEAN, IGNORE, KEEP
+from panorgan.fusing.gate import DROP
+from panorgan.io.formats import number, spread
+from panorgan.io.frames import records
+from panorgan.io.volumes import Volume, read_label
+from panorgan.report import drawing
+from panorgan.report.frames import DECISIONS
 from panorgan.report.inputs import TEACHER, Gate
 from panorgan.report.pictures import Gallery, Scans, piece_of
-from panorgan.selection import needs_tumour
 from panorgan.stages import LABEL
-from panorgan.volumes import Volume, read_label
 
 ACTION_TEXTS = {KEEP: "kept", CLEAN: "removed", IGNORE: "ignored"}
 NOT_USED = "not used"

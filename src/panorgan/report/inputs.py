@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from panorgan.config import Arm, load_config, main_arm, students
-from panorgan.frames import DECISIONS, EFFICIENCY, GATE_CASES
-from panorgan.labels import Labels
-from panorgan.registry import GATED, TEACHER, VARIANTS, first_stage
-from panorgan.scores import read_lesions, read_scores
-from panorgan.selection import TUMOUR
-from panorgan.stages.gate import Round
-from panorgan.store import ShardReader
-from panorgan.tables import read_table
+from panorgan.cases.selection import TUMOUR
+from panorgan.config.labels import Labels
+from panorgan.config.registry import GATED, TEACHER, VARIANTS, first_stage
+from panorgan.config.settings import Arm, load_config, main_arm, students
+from panorgan.io.tables import read_table
+from panorgan.report.frames import DECISIONS, EFFICIENCY, GATE_CASES
+from panorgan.run.store import ShardReader
+from panorgan.scoring.scores import read_lesions, read_scores
+from panorgan.stages.components import Round
 
 SPLITS = ("validation", "test")
 """Those that are scored."""

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from panorgan.config import load_config
-from panorgan.labels import Labels
-from panorgan.manifest import Entry
-from panorgan.methods import Facts, Methods, Trained, methods_text
+from panorgan.cases.manifest import Entry
+from panorgan.cases.selection import needs_tumour
+from panorgan.config.labels import Labels
+from panorgan.config.settings import load_config
+from panorgan.io.tables import read_table
 from panorgan.report.inputs import Student, read_json, read_rows
+from panorgan.report.methods_text import Facts, Methods, Trained, methods_text
 from panorgan.report.run import model_cards
-from panorgan.selection import needs_tumour
-from panorgan.tables import read_table
 
 
 def describe_methods(

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panorgan.components import find_components
-from panorgan.drawing import Layer
-from panorgan.labels import Labels
-from panorgan.manifest import Entry
-from panorgan.pages import data_uri
+from panorgan.cases.manifest import Entry
+from panorgan.config.labels import Labels
+from panorgan.fusing.components import find_components
+from panorgan.io.volumes import Volume, read_label, to_canonical
+from panorgan.report.drawing import Layer
 from panorgan.report.inputs import Student
-from panorgan.show import Scan, canonical, fused_layers, scan_of
+from panorgan.report.pages import data_uri
+from panorgan.report.show import Scan, canonical, fused_layers, scan_of
+from panorgan.run.store import ShardReader
 from panorgan.stages import LABEL, SOURCE
-from panorgan.store import ShardReader
-from panorgan.volumes import Volume, read_label, to_canonical
 
 MOST = {
     "plots": 6,

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from panorgan import plots
-from panorgan.frames import records
-from panorgan.labels import Labels
-from panorgan.lesions import REFERENCE
-from panorgan.metrics import MISSED, NOT_SCORED, SCORED
-from panorgan.pages import count, score_rows
-from panorgan.registry import PROFILES
+from panorgan.config.labels import Labels
+from panorgan.config.registry import PROFILES
+from panorgan.io.formats import count
+from panorgan.io.frames import records
+from panorgan.report import plots
 from panorgan.report.examples import worst_by_class
 from panorgan.report.inputs import Student
 from panorgan.report.pictures import Gallery, Picture
+from panorgan.scoring.lesions import REFERENCE
+from panorgan.scoring.metrics import MISSED, NOT_SCORED, SCORED
+from panorgan.scoring.scores import score_rows
 
 STATUS_TEXTS = {
     "scored": "in both",

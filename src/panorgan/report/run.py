@@ -5,17 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from panorgan.components import CLEAN, IGNORE
-from panorgan.config import load_config, students, teachers, trained_students
-from panorgan.labels import Labels
-from panorgan.manifest import Entry
-from panorgan.metrics import NOT_SCORED
-from panorgan.pages import duration
-from panorgan.registry import MARGINAL
+from panorgan.cases.manifest import Entry
+from panorgan.config.labels import Labels
+from panorgan.config.registry import MARGINAL
+from panorgan.config.settings import load_config, students, teachers, trained_students
+from panorgan.fusing.components import CLEAN, IGNORE
+from panorgan.io.formats import duration
+from panorgan.io.tables import read_table
 from panorgan.report.gates import ACTION_TEXTS, NOT_USED, by_template, dropped
 from panorgan.report.inputs import SPLITS, Gate, Student, read_json, read_rows
-from panorgan.store import file_checksum
-from panorgan.tables import read_table
+from panorgan.run.store import file_checksum
+from panorgan.scoring.metrics import NOT_SCORED
 
 ORGANS_FROM = {
     "cases": "those of the case table",

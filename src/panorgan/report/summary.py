@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from panorgan.labels import Labels
-from panorgan.lesions import detection_text
-from panorgan.pages import interval, percent, score_rows
+from panorgan.config.labels import Labels
+from panorgan.io.formats import interval, percent
 from panorgan.report.inputs import SYNTHETIC, TEACHER, Gate, Student
+from panorgan.scoring.lesions import detection_text
+from panorgan.scoring.scores import score_rows
 
 FREE_NOTE = "a tumour-free case counts 100 for the tumour if none is predicted, else 0"
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from panorgan.frames import records
-from panorgan.lesions import detection_text
-from panorgan.pages import cut, duration, spread
+from panorgan.io.formats import duration, spread
+from panorgan.io.frames import records
 from panorgan.report.inputs import read_json, read_rows
+from panorgan.report.pages import cut
 from panorgan.report.pictures import Gallery
-from panorgan.scores import read_scores
+from panorgan.scoring.lesions import detection_text
+from panorgan.scoring.scores import read_scores
 
 
 def describe_selection(tables: Sequence[str]) -> dict[str, Any]:

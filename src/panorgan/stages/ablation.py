@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from panorgan.ablation import compare, measure_cases, page_text, table_of
-from panorgan.frames import ABLATION
-from panorgan.labels import Labels, load_labels
+from panorgan.config.labels import Labels, load_labels
+from panorgan.io.tables import write_text
 from panorgan.problems import Problem, Problems
-from panorgan.scores import read_scores
-from panorgan.tables import write_text
+from panorgan.scoring.ablation import compare, measure_cases, page_text, table_of
+from panorgan.scoring.frames import ABLATION
+from panorgan.scoring.scores import read_scores
 
 
 def write_ablation(

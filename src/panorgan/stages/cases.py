@@ -5,12 +5,10 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from panorgan.cases import Case, check_names, read_cases, shard_of
-from panorgan.checks import inspect_case
-from panorgan.corrections import CORRECTED_COLUMNS, read_corrections
-from panorgan.intensities import class_histograms, save_histograms
-from panorgan.labels import load_labels
-from panorgan.manifest import (
+from panorgan.cases.checks import inspect_case
+from panorgan.cases.corrections import CORRECTED_COLUMNS, read_corrections
+from panorgan.cases.intensities import class_histograms, save_histograms
+from panorgan.cases.manifest import (
     FACTS,
     SUSPECT_COLUMNS,
     WHEREABOUTS,
@@ -24,13 +22,11 @@ from panorgan.manifest import (
     values_text,
     write_manifest,
 )
-from panorgan.problems import Problem, Problems
-from panorgan.sides import body_midline, class_centres
-from panorgan.stages import HISTOGRAMS, LABEL, STAMPS, VERSIONS
-from panorgan.stamps import stamp, write_stamps
-from panorgan.store import BAD, Result, ShardOutput, ShardReader, Work, key_of, run_shard
-from panorgan.tables import read_table, write_table, write_text
-from panorgan.volumes import (
+from panorgan.cases.sides import body_midline, class_centres
+from panorgan.cases.table import Case, check_names, read_cases, shard_of
+from panorgan.config.labels import load_labels
+from panorgan.io.tables import read_table, write_table, write_text
+from panorgan.io.volumes import (
     Volume,
     canonical_shape,
     canonical_spacing,
@@ -38,6 +34,10 @@ from panorgan.volumes import (
     write_image,
     write_label,
 )
+from panorgan.problems import Problem, Problems
+from panorgan.run.stamps import stamp, write_stamps
+from panorgan.run.store import BAD, Result, ShardOutput, ShardReader, Work, key_of, run_shard
+from panorgan.stages import HISTOGRAMS, LABEL, STAMPS, VERSIONS
 
 PROBLEM_COLUMNS = ("file", "cause", "cure")
 REPAIRED_COLUMNS = ("case", "file", "shift_mm")

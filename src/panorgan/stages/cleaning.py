@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from panorgan.layout import beside
 from panorgan.problems import Problem, Problems
-from panorgan.store import exclusive
+from panorgan.run.layout import beside
+from panorgan.run.store import exclusive
 
 
 def free_preprocessed(

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from panorgan.fusion import (
+from panorgan.cases.manifest import Entry, read_manifest
+from panorgan.cases.selection import TUMOUR, needs_tumour
+from panorgan.config.labels import Labels, load_labels
+from panorgan.fusing.fusion import (
     IGNORED_TUMOUR,
     ORDERS,
     REFERENCE,
@@ -21,13 +24,7 @@ from panorgan.fusion import (
     fuse_stage2,
     specks,
 )
-from panorgan.labels import Labels, load_labels
-from panorgan.manifest import Entry, read_manifest
-from panorgan.problems import Problems
-from panorgan.selection import TUMOUR, needs_tumour
-from panorgan.stages import AUTOMATIC, CLASSES, LABEL, SOURCE, UNKNOWNS, VERSIONS
-from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.volumes import (
+from panorgan.io.volumes import (
     Volume,
     VolumeError,
     geometry_hash,
@@ -35,6 +32,9 @@ from panorgan.volumes import (
     voxel_hash,
     write_label,
 )
+from panorgan.problems import Problems
+from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
+from panorgan.stages import AUTOMATIC, CLASSES, LABEL, SOURCE, UNKNOWNS, VERSIONS
 
 CONFLICTS = ("kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
 DETAILS = {"composition": ("value", "name", "source", "voxels", "ml"), "conflicts": CONFLICTS}
@@ -62,7 +62,7 @@ def fuse_tumours(
         Maps in which `tumour_value` is tumour; they may hold other classes. None: there are no
         pseudo-labels, and only cases with a partial label are taken.
     order
-        Who wins: a name of `panorgan.fusion.ORDERS`.
+        Who wins: a name of `panorgan.fusing.fusion.ORDERS`.
     organs
         Organ pseudo-labels that a model made; None takes those that the case table names. They
         only tell where organs are, for cases in which that decides where tumours may be.
@@ -296,7 +296,7 @@ class _Gate:
         self.labels = labels
         self.cases: dict[str, tuple[str, str, dict[tuple[int, int], str]]] = {}
         if decisions:
-            from panorgan.gate import read_decisions
+            from panorgan.fusing.gate import read_decisions
 
             self.cases = read_decisions(decisions)
 
@@ -332,7 +332,7 @@ class _Gate:
 def _apply(label: np.ndarray, actions: dict[tuple[int, int], str], ignore: int) -> np.ndarray:
     if not actions:
         return label
-    from panorgan.components import apply_decisions
+    from panorgan.fusing.components import apply_decisions
 
     return apply_decisions(label, actions, ignore)
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from panorgan.components import COLUMNS
-from panorgan.config import Member
-from panorgan.labels import Labels, load_labels
-from panorgan.lesions import DETAILS, as_text, find_lesions
-from panorgan.manifest import Entry, read_manifest
-from panorgan.metrics import SCORES, score_case
+from panorgan.cases.manifest import Entry, read_manifest
+from panorgan.cases.selection import needs_tumour, shows_tumours, wants_organs
+from panorgan.config.labels import Labels, load_labels
+from panorgan.config.settings import Member
+from panorgan.fusing.components import COLUMNS
+from panorgan.io.tables import read_table, write_table
+from panorgan.io.volumes import read_label, write_label
 from panorgan.problems import Problems
-from panorgan.selection import needs_tumour, shows_tumours, wants_organs
+from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
+from panorgan.scoring.lesions import DETAILS, as_text, find_lesions
+from panorgan.scoring.metrics import SCORES, score_case
 from panorgan.stages import CLASSES, LABEL, LEFT_OUT, VERSIONS
-from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.tables import read_table, write_table
-from panorgan.volumes import read_label, write_label
 
 EFFICIENCY = (
     "device",
@@ -97,8 +97,8 @@ def predict_cases(
     Problems
         If a model is not what its training wrote, or did not leave out the fold that it predicts.
     """
+    from panorgan.inference.predict import Predictor
     from panorgan.nnunet.devices import pick_device, resolve_precision
-    from panorgan.predict import Predictor
 
     labels = load_labels(labels_file)
     by_fold = _by_fold(models)
@@ -181,7 +181,7 @@ def _by_fold(models: Sequence[Model]) -> dict[int, Model]:
 
 def _translation(model: str, labels: Labels) -> np.ndarray:
     """uint8 array: the class table's value of each of a model's outputs, by the class's name."""
-    from panorgan.nnunet.model import load_model
+    from panorgan.nnunet.models.model import load_model
 
     names = load_model(model).plan["panorgan"]["classes"]
     if foreign := [name for name in names if name not in labels.names]:
@@ -204,8 +204,8 @@ def import_model(source: str, model: str, table: str) -> None:
     model, table
         The declared outputs: the model's folder and its one-row table.
     """
-    from panorgan.nnunet.convert import convert
-    from panorgan.nnunet.model import WEIGHTS, load_model
+    from panorgan.nnunet.models.convert import convert
+    from panorgan.nnunet.models.model import WEIGHTS, load_model
 
     folder = Path(model)
     shutil.rmtree(folder, ignore_errors=True)
@@ -297,8 +297,8 @@ def summarise_scores(
     folder: Path,
 ) -> None:
     """Collect a split's scores from its shards: `cases.csv`, `lesions.csv` and `summary.json`."""
-    from panorgan import frames  # loads pandas
-    from panorgan.evaluation import Evaluation
+    from panorgan.scoring import frames  # loads pandas
+    from panorgan.scoring.evaluation import Evaluation
 
     labels = load_labels(labels_file)
     scores, lesions = frames.SCORES.read(*score_tables), frames.LESIONS.read(*lesion_tables)

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from panorgan.evaluation import Evaluation
-from panorgan.frames import LESIONS, SCORES
-from panorgan.labels import Labels, load_labels
-from panorgan.lesions import find_lesions
-from panorgan.manifest import read_manifest
-from panorgan.metrics import score_case
-from panorgan.selection import TUMOUR, reason_against, shows_tumours, teacher_label
+from panorgan.cases.manifest import read_manifest
+from panorgan.cases.selection import TUMOUR, reason_against, shows_tumours, teacher_label
+from panorgan.config.labels import Labels, load_labels
+from panorgan.io.tables import read_table
+from panorgan.io.volumes import read_label, write_label
+from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
+from panorgan.scoring.evaluation import Evaluation
+from panorgan.scoring.frames import LESIONS, SCORES
+from panorgan.scoring.lesions import find_lesions
+from panorgan.scoring.metrics import score_case
 from panorgan.stages import LABEL, VERSIONS
-from panorgan.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.tables import read_table
-from panorgan.volumes import read_label, write_label
 
 
 def select_tumour_cases(

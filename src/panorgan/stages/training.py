@@ -8,25 +8,26 @@ from typing import IO, Any
 
 import numpy as np
 
-from panorgan.config import Member
-from panorgan.intensities import (
+from panorgan.cases.intensities import (
     add_histograms,
     class_histograms,
     load_histograms,
     save_histograms,
     statistics,
 )
-from panorgan.labels import load_labels
-from panorgan.manifest import Entry, read_manifest
+from panorgan.cases.manifest import Entry, read_manifest
+from panorgan.config.labels import load_labels
+from panorgan.config.settings import Member
+from panorgan.io.tables import write_text
+from panorgan.io.volumes import Volume, read_label
 from panorgan.problems import Problems
-from panorgan.resources import (
+from panorgan.run.resources import (
     PREPROCESSED_SHARE,
     check_disk,
     held_bytes,
     preprocessed_bytes,
 )
-from panorgan.stages import AUTOMATIC, HISTOGRAMS, LABEL, LEFT_OUT, UNKNOWNS, VERSIONS
-from panorgan.store import (
+from panorgan.run.store import (
     Result,
     ShardOutput,
     ShardReader,
@@ -36,8 +37,7 @@ from panorgan.store import (
     run_shard,
     run_training,
 )
-from panorgan.tables import write_text
-from panorgan.volumes import Volume, read_label
+from panorgan.stages import AUTOMATIC, HISTOGRAMS, LABEL, LEFT_OUT, UNKNOWNS, VERSIONS
 
 NOT_RESULTS = ("checkpoint_every_s", "compute", "tensorboard", "threads", "workers")
 """Settings of a training that change nothing of the network but the rounding."""
@@ -281,8 +281,8 @@ def train_network(
     -------
     1, or 0 if the network was trained before.
     """
-    from panorgan.nnunet.model import load_model
-    from panorgan.nnunet.train import TrainingInterrupted, train
+    from panorgan.nnunet.models.model import load_model
+    from panorgan.nnunet.training.train import TrainingInterrupted, train
 
     plan = json.loads(Path(plans).read_text())
     plan["panorgan"]["unknown"] = "marginal" if marginal else "background"

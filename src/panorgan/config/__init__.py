@@ -1,0 +1,1 @@
+"""What the user chooses: typed settings, the class table, the registry of what has a name."""

@@ -1,0 +1,1 @@
+"""The only readers and writers of volumes and tables, and how numbers are written."""

@@ -1,0 +1,1 @@
+"""A run of the workflow: the map of its files, inputs of its rules, jobs, kept work."""

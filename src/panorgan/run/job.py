@@ -1,0 +1,214 @@
+"""What every rule's script needs around its one function call: log, problems, GPU, a clean end."""
+
+import ctypes
+import faulthandler
+import fcntl
+import glob
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from panorgan.io.tables import read_table, write_table, write_text
+from panorgan.problems import Problem, Problems
+from panorgan.run.layout import benchmark_of, beside
+from panorgan.run.store import ShardOutput
+
+PROBLEMS = ".problems.tsv"
+"""What a job's problems have instead of its log's ending; there is no such file without any."""
+PROBLEM_COLUMNS = ("case", "file", "cause", "cure")
+SCHEDULER_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+PARENT = os.getppid()
+"""Asked early: of a parent that is dead when `_die_with_parent` is called no signal comes."""
+
+
+@dataclass
+class Job:
+    """What a script's body gets, and says of what it did.
+
+    Attributes
+    ----------
+    console
+        Where Snakemake itself writes.
+    computed
+        How many cases, or models, were made; 0 if all that the job does is to publish finished
+        ones. Then the log and the benchmark of the job that made them stay.
+    """
+
+    console: IO[str]
+    computed: int = 1
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[Job]:
+    """Run a script's body with everything that it prints, C-level output too, in the rule's log.
+
+    A user's mistake ends as a table of problems beside the log and one line on the console;
+    anything unexpected leaves its traceback in the log. What the job took stands in ``benchmarks``.
+    The process ends when its parent dies.
+    """
+    log = Path(snakemake.log[0])
+    problems_file = log.with_suffix(PROBLEMS)
+    # Stands until the job ends well or says why not: a killed job cannot say anything.
+    killed = f"{snakemake.rule} was killed: out of memory or time?"
+    cure = "see its log and the scheduler's; finished work is kept"
+    write_table(problems_file, PROBLEM_COLUMNS, [vars(Problem("", "", killed, cure))])
+    started = time.monotonic()
+    _die_with_parent()
+    with _output_to(log) as console:
+        faulthandler.enable()
+        gpu = _claim_gpu() if snakemake.resources.get("gpu") else None
+        this = Job(console)
+        try:
+            yield this
+            _leave_records(log, time.monotonic() - started, this.computed)
+            problems_file.unlink(missing_ok=True)
+            return
+        except Problems as error:
+            problems = error.problems
+        except Exception as error:
+            traceback.print_exc()
+            cause = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
+            problems = [Problem("", "", cause, "the log has the traceback")]
+        finally:
+            if gpu:
+                gpu.close()
+        for problem in problems:
+            print(problem, flush=True)
+        write_table(problems_file, PROBLEM_COLUMNS, (vars(problem) for problem in problems))
+        count = f"{len(problems)} problems, the first: " if len(problems) > 1 else ""
+        print(f"{snakemake.rule}: {count}{problems[0]}", file=console, flush=True)
+        sys.exit(1)
+
+
+def _leave_records(log: Path, seconds: float, computed: int) -> None:
+    """Say what the job took; or, where it made nothing, leave what the job that did has said.
+
+    The store keeps logs too: Snakemake deletes them before a job.
+    """
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    memory = usage.ru_maxrss / 1024
+    print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB", flush=True)
+    records = [log, benchmark_of(log)]
+    kept = [beside(path, ".store") for path in records]
+    if not computed and all(path.exists() for path in kept):
+        kept, records = records, kept
+    else:
+        cpu = usage.ru_utime + usage.ru_stime
+        row = {"s": f"{seconds:.1f}", "cpu_s": f"{cpu:.1f}", "peak_mb": f"{memory:.0f}"}
+        write_table(records[1], list(row), [row])
+    for source, target in zip(records, kept, strict=True):
+        write_text(target, source.read_text())
+
+
+@contextmanager
+def _output_to(log: str) -> Iterator[IO[str]]:
+    """Send standard output and error, of this process and its children, into a file."""
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w") as console, open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout.reconfigure(line_buffering=True)
+        yield console
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent dies, so that a killed run leaves no orphan."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != PARENT:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def shard_output(snakemake: Any) -> ShardOutput:
+    """A shard rule's declared outputs, and its place in the run's store."""
+    outputs = {name: Path(path) for name, path in snakemake.output.items()}
+    table, folder = outputs.pop("table"), outputs.pop("folder", None)
+    return ShardOutput(beside(table.with_suffix(""), ".store"), table, folder, outputs)
+
+
+def gpu_files() -> list[str]:
+    """What the driver shows of the machine's NVIDIA GPUs, one file each."""
+    return glob.glob("/dev/nvidia[0-9]*")
+
+
+def visible_gpus() -> list[str]:
+    """Ids of the NVIDIA GPUs that this process may use."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        named = [gpu.strip() for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        return [gpu for gpu in named if gpu not in ("", "-1", "NoDevFiles")]
+    return [str(index) for index, _ in enumerate(gpu_files())]
+
+
+def _claim_gpu() -> IO[str] | None:
+    """Take a GPU that no other job of this machine uses; freed when the process ends.
+
+    Under a scheduler, which hands out GPUs itself and may call each job's first one 0, the locks
+    are those of the scheduler's job.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        print("no GPU: running on the CPU")
+        return None
+    scheduled = "".join(
+        f"-{os.environ[name]}" for name in SCHEDULER_VARIABLES if name in os.environ
+    )
+    print(f"waiting for one of the GPUs {', '.join(gpus)}")
+    while True:
+        for gpu in gpus:
+            lock = _open_shared(Path(tempfile.gettempdir()) / f"panorgan-gpu{scheduled}-{gpu}.lock")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            print(f"running on GPU {gpu}")
+            return lock
+        time.sleep(1)
+
+
+def _open_shared(path: Path) -> IO[str]:
+    """Open a lock file that other users of the machine can lock too."""
+    mask = os.umask(0)
+    try:
+        # Linux refuses O_CREAT on another user's file in /tmp, but not a plain opening.
+        flags = os.O_RDWR if path.exists() else os.O_RDWR | os.O_CREAT
+        return os.fdopen(os.open(path, flags, 0o666), "r+")
+    finally:
+        os.umask(mask)
+
+
+def report_problems(logs: str | Path, since: float, most: int = 20) -> str:
+    """The problems that jobs recorded after a moment, as the last lines of a failed run.
+
+    Parameters
+    ----------
+    logs
+        The run's folder of logs.
+    since
+        Seconds since the epoch.
+    most
+        At most so many problems are listed.
+    """
+    files = [
+        path for path in sorted(Path(logs).rglob("*" + PROBLEMS)) if path.stat().st_mtime >= since
+    ]
+    lines = [str(Problem(**row)) for path in files for row in read_table(path)]
+    lines = list(dict.fromkeys(lines))
+    shown = lines[:most]
+    if len(lines) > most:
+        shown.append(f"… and {len(lines) - most} more")
+    where = [str(path).removesuffix(PROBLEMS) + ".log" for path in files]
+    shown.append(f"logs: {', '.join(where[:most])}" if where else f"logs: {logs}")
+    return "\n".join(shown)

@@ -1,0 +1,63 @@
+"""What tells that a volume's file has changed, without reading all of it.
+
+A gzip file ends with a checksum and the length of what it holds: a file that was only touched, or
+copied, keeps its stamp. Of other files size and date count.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from panorgan.io.tables import write_text
+
+Stamp = list[object]
+TRAILER = 8
+"""Bytes: CRC32 and length modulo 2^32."""
+
+
+def stamp(path: str) -> Stamp:
+    """The stamp of a file; empty where there is none that can be read."""
+    try:
+        status = os.stat(path)
+        if path.endswith(".gz") and status.st_size > TRAILER:
+            with open(path, "rb") as file:
+                file.seek(-TRAILER, os.SEEK_END)
+                end = file.read()
+            if any(end[4:]):  # files in several parts end with an empty one
+                return [status.st_size, end.hex()]
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def stamps(paths: Iterable[str], known: Mapping[str, Stamp]) -> dict[str, Stamp]:
+    """The stamps of files by path; those that `known` has are taken from it while date and size
+    stay."""
+
+    def of(path: str) -> Stamp:
+        before = known.get(path)
+        return before[2:] if before and before[:2] == _dated(path) else stamp(path)
+
+    return {path: of(path) for path in paths}
+
+
+def write_stamps(table: Path, paths: Iterable[str]) -> None:
+    """Write down the stamps of files, for later `stamps`."""
+    write_text(table, json.dumps({path: [*_dated(path), *stamp(path)] for path in paths}))
+
+
+def read_stamps(table: Path) -> dict[str, Stamp]:
+    """What `write_stamps` wrote; nothing where it is not there or not whole."""
+    try:
+        return json.loads(table.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _dated(path: str) -> Stamp:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,440 @@
+"""Finished work that a failed or killed job does not lose.
+
+Snakemake deletes the declared outputs of a job that failed, so every finished case and every
+training checkpoint lives in a *store* beside them, under a name that carries a key: the hash of
+all that the result depends on. A job links from the store what is there and computes the rest.
+Publishing (hard links into a temporary folder, a rename, the tables last) can be repeated at any
+moment.
+"""
+
+import errno
+import json
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from socket import gethostname
+
+from panorgan.io.tables import read_table, write_table, write_text
+from panorgan.problems import Problem, Problems
+from panorgan.run.lease import exclusive
+
+ENTRY = "entry.json"
+KEY = "key.json"
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without hard links say."""
+BAD = "bad"
+"""Status of a case that cannot be used; such an entry is never taken from the store."""
+CASE_COLUMNS = ("case", "status", "reason", "files")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A case that a shard job has to produce: its name and all that the result depends on."""
+
+    case: str
+    inputs: Mapping[str, object]
+
+
+@dataclass
+class Result:
+    """What computing a case gave beside its files: its row, and rows for further tables."""
+
+    row: dict[str, object] = field(default_factory=dict)
+    details: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardOutput:
+    """Where a shard job keeps and publishes its work.
+
+    Parameters
+    ----------
+    store
+        Folder of this shard's finished cases.
+    table, folder
+        The declared outputs: a table with a row per case, and a folder with every case's files
+        (None where a stage has only rows).
+    details
+        Further declared tables, by name: tidy rows, any number per case.
+    """
+
+    store: Path
+    table: Path
+    folder: Path | None
+    details: Mapping[str, Path] = field(default_factory=dict)
+
+
+def key_of(content: object) -> str:
+    """A short hash of anything that JSON can hold."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def file_checksum(path: str | Path) -> str:
+    """blake2b (16 bytes, hex) of a file's bytes."""
+    digest = blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def entry_of(store: Path, item: Work, parameters: object) -> Path:
+    """The folder that holds a case when it is finished; arguments as those of `run_shard`."""
+    return store / f"{item.case}.{key_of([parameters, item.inputs])}"
+
+
+def run_shard(
+    work: Sequence[Work],
+    compute: Callable[[str, Path], Result],
+    out: ShardOutput,
+    *,
+    parameters: object,
+    columns: Sequence[str] = (),
+    details: Mapping[str, Sequence[str]] | None = None,
+    others: Iterable[Mapping[str, object]] = (),
+    say: Callable[[str], None] = print,
+) -> int:
+    """Produce every case of a shard and publish the shard's folder and tables.
+
+    Parameters
+    ----------
+    work
+        The cases to be produced.
+    compute
+        Makes one case: gets its name and an empty folder for its files.
+    out
+        Where finished cases are kept and published.
+    parameters
+        All that every case's result depends on: stage version, settings, models.
+    columns, details
+        Columns of the table after `CASE_COLUMNS`, and those of each further table after `case`.
+    others
+        Rows of cases that need no work (skipped or excluded, with the reason).
+
+    Returns
+    -------
+    How many cases were computed: the others are finished work that was published again.
+
+    Raises
+    ------
+    Problems
+        The problems of all failing cases, after every other case has been tried; finished ones
+        stay in the store. A full disk ends the job at once.
+    """
+    store = out.store
+    store.mkdir(parents=True, exist_ok=True)
+    entries: dict[str, Path] = {}
+    problems: list[Problem] = []
+    reused = 0
+    for item in work:
+        entry = entry_of(store, item, parameters)
+        if _is_whole(entry, say):
+            reused += 1
+        else:
+            try:
+                _fill(entry, item.case, compute)
+            except Problems as error:
+                problems += (replace(p, case=p.case or item.case) for p in error.problems)
+                say(f"{item.case}: {error}")
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise disk_full(store) from None
+                problems.append(_unexpected(item.case, error, say))
+                continue
+            except Exception as error:
+                problems.append(_unexpected(item.case, error, say))
+                continue
+            say(f"{item.case}: computed")
+        entries[item.case] = entry
+    say(f"{len(entries) - reused} computed, {reused} reused, {len(problems)} problems")
+    if problems:
+        raise Problems(problems)
+    try:
+        _publish(entries, out, columns, details or {}, others)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(store) from None
+        raise
+    _prune(store, entries)
+    return len(entries) - reused
+
+
+def disk_full(path: Path) -> Problems:
+    """The problem of a full disk."""
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free / 1e9
+    cure = "free some space and run the same command again: finished work is kept"
+    return Problems.one(f"no space left on the disk ({free:.1f} GB free)", cure, file=path)
+
+
+def _unexpected(case: str, error: Exception, say: Callable[[str], None]) -> Problem:
+    say("".join(traceback.format_exception(error)))
+    cause = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
+    return Problem(case, "", cause, "the log has the traceback")
+
+
+def _fill(entry: Path, case: str, compute: Callable[[str, Path], Result]) -> None:
+    """Compute a case into the store; the entry appears whole or not at all."""
+    temporary = entry.parent / f".tmp-{gethostname()}-{os.getpid()}-{entry.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        result = compute(case, temporary)
+        files = {}
+        for path in sorted(temporary.iterdir()):
+            path.chmod(0o444)
+            files[path.name] = [path.stat().st_size, file_checksum(path)]
+        content = {"row": result.row, "details": result.details, "files": files}
+        write_text(temporary / ENTRY, json.dumps(content, indent=1))
+        _to_disk(temporary)
+        shutil.rmtree(entry, ignore_errors=True)
+        os.rename(temporary, entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _to_disk(folder: Path) -> None:
+    """Have a folder's files on the disk before its name says that they are whole."""
+    for path in (*folder.iterdir(), folder):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _read_entry(entry: Path) -> dict:
+    return json.loads((entry / ENTRY).read_text())
+
+
+def _is_whole(entry: Path, say: Callable[[str], None]) -> bool:
+    """Whether a finished case is in the store with every file as it was written."""
+    try:
+        content = _read_entry(entry)
+    except (OSError, ValueError):
+        return False
+    if content["row"].get("status") == BAD:
+        return False
+    for name, (size, checksum) in content["files"].items():
+        path = entry / name
+        if not path.exists() or path.stat().st_size != size or file_checksum(path) != checksum:
+            say(f"{path} was changed after it was written: it is made again")
+            return False
+    os.utime(entry)
+    return True
+
+
+def _publish(
+    entries: Mapping[str, Path],
+    out: ShardOutput,
+    columns: Sequence[str],
+    details: Mapping[str, Sequence[str]],
+    others: Iterable[Mapping[str, object]],
+) -> None:
+    contents = {case: _read_entry(entry) for case, entry in entries.items()}
+    if out.folder:
+        files = (
+            entries[case] / name for case, content in contents.items() for name in content["files"]
+        )
+        link_folder(out.folder, files)
+    for name, detail_columns in details.items():
+        rows = [
+            {"case": case} | row
+            for case, content in sorted(contents.items())
+            for row in content["details"].get(name, [])
+        ]
+        write_table(out.details[name], ("case", *detail_columns), rows)
+    rows = [
+        {"case": case, "status": "ok", "files": _files_text(content["files"])} | content["row"]
+        for case, content in contents.items()
+    ]
+    rows = sorted([*rows, *map(dict, others)], key=lambda row: row["case"])
+    write_table(out.table, (*CASE_COLUMNS, *columns), rows)
+
+
+def _files_text(files: Mapping[str, Sequence]) -> str:
+    return " ".join(f"{name}:{checksum}" for name, (_, checksum) in sorted(files.items()))
+
+
+def link_folder(folder: Path, files: Iterable[Path]) -> None:
+    """Make `folder` hold exactly these files, as hard links (copies where links don't exist)."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for file in files:
+        try:
+            os.link(file, temporary / file.name)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            shutil.copy2(file, temporary / file.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(temporary, folder)
+
+
+def _prune(store: Path, entries: Mapping[str, Path]) -> None:
+    """Drop what no table lists but each case's newest, so that changing back is free."""
+    older: dict[str, list[Path]] = {}
+    for path in store.iterdir():
+        if path.name.startswith(".tmp-"):
+            if not _maker_lives(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+            continue
+        case = path.name.rpartition(".")[0]
+        if entries.get(case) != path:
+            older.setdefault(case, []).append(path)
+    for paths in older.values():
+        paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in paths[1:]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _maker_lives(name: str) -> bool:
+    """Whether the process that made a temporary folder may still be writing into it."""
+    maker = name.removeprefix(".tmp-").removeprefix(gethostname() + "-")
+    if maker == name.removeprefix(".tmp-"):
+        return True
+    try:
+        os.kill(int(maker.split("-")[0]), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        return True
+    return True
+
+
+class ShardReader:
+    """Published shards read back: rows of their tables, and files checked against them."""
+
+    def __init__(self, tables: Iterable[str | Path], folders: Iterable[str | Path]):
+        self._rows: dict[str, tuple[dict[str, str], Path]] = {}
+        for table, folder in zip(tables, folders, strict=True):
+            for row in read_table(table):
+                self._rows[row["case"]] = (row, Path(folder))
+
+    @classmethod
+    def of(
+        cls, tables: Sequence[str | Path], folders: Sequence[str | Path]
+    ) -> "ShardReader | None":
+        """A reader of some shards, or None where there are no tables."""
+        return cls(tables, folders) if tables else None
+
+    def __contains__(self, case: str) -> bool:
+        return case in self._rows and self._rows[case][0]["status"] == "ok"
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of the cases that were produced, sorted."""
+        return sorted(case for case in self._rows if case in self)
+
+    def row(self, case: str) -> dict[str, str]:
+        """A case's row; KeyError if the tables don't have it."""
+        return self._rows[case][0]
+
+    def checksums(self, case: str) -> dict[str, str]:
+        """Checksum of each of the case's files by name."""
+        pairs = (pair.rpartition(":") for pair in self.row(case)["files"].split())
+        return {name: checksum for name, _, checksum in pairs}
+
+    def checked_folder(self, case: str) -> Path:
+        """The folder that holds the case's files, after comparing all of them with its row."""
+        for name in self.checksums(case):
+            self._checked(case, name)
+        return self._rows[case][1]
+
+    def file(self, case: str, suffix: str) -> Path:
+        """Path of the file ``CASE`` + suffix, after comparing it with its row.
+
+        Raises
+        ------
+        Problems
+            If it is gone or no longer what its job wrote.
+        """
+        return self._checked(case, case + suffix)
+
+    def _checked(self, case: str, name: str) -> Path:
+        path = self._rows[case][1] / name
+        checksum = self.checksums(case)[name]
+        cure = f"make it again: delete {path.parent} and run the same command"
+        if not path.exists():
+            raise Problems.one("is gone", cure, case=case, file=path)
+        if file_checksum(path) != checksum:
+            raise Problems.one("is not what its job wrote", cure, case=case, file=path)
+        return path
+
+
+def run_training(
+    slot: str | Path,
+    key: Mapping[str, object],
+    train: Callable[[Path, Callable[[], None]], tuple[Path, bool]],
+    *,
+    model: str | Path,
+    table: str | Path,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Train in the store under a key, then publish the model.
+
+    Parameters
+    ----------
+    slot
+        Where this training's states are kept, one folder a key.
+    key
+        All that the weights depend on, by name: another value of any of them starts anew.
+    train
+        Gets the state folder, resumes what lies in it, returns the finished model's folder and
+        whether there was anything left to train. It also gets a function that it has to call before
+        it writes: this raises Problems once another process has taken over the folder.
+    model, table
+        The declared outputs: the model's folder and its one-row table.
+
+    Returns
+    -------
+    1, or 0 if the model was finished before.
+    """
+    slot = Path(slot)
+    state = slot / key_of(key)
+    with exclusive(state, say) as lease:
+        if not (state / KEY).exists():
+            _say_changes(slot, key, say)
+            write_text(state / KEY, json.dumps(key, indent=1, sort_keys=True))
+        try:
+            finished, trained = train(state, lease.check)
+            lease.check()
+            for path in finished.iterdir():
+                path.chmod(0o444)
+            link_folder(Path(model), sorted(finished.iterdir()))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise disk_full(state) from None
+            raise
+        card = json.loads((finished / "card.json").read_text())
+        row = {"model": str(model), "checksum": card["checksum"], "key": state.name}
+        write_table(table, list(row), [row])
+    others = sorted(
+        (path for path in slot.iterdir() if path != state),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    for path in others[1:]:
+        shutil.rmtree(path, ignore_errors=True)
+    return int(trained)
+
+
+def _say_changes(slot: Path, key: Mapping[str, object], say: Callable[[str], None]) -> None:
+    """Tell why a training starts anew where another one was begun."""
+    before = sorted(slot.glob(f"*/{KEY}"), key=lambda path: path.stat().st_mtime)
+    if before:
+        try:
+            old = json.loads(before[-1].read_text())
+        except ValueError:
+            return
+        changed = [name for name in sorted({*old, *key}) if old.get(name) != key.get(name)]
+        say(f"training starts anew, because this changed: {', '.join(changed)}")
+        say(f"the earlier state stays in {before[-1].parent} until this one has finished")

@@ -1,0 +1,1 @@
+"""Scores of label maps: metrics, lesions, intervals over cases, comparisons of runs."""
