@@ -42,7 +42,7 @@ def test_other_values_are_refused(tmp_path, changes):
 
 
 def test_what_plans_predicts_or_fuses_loads_no_pandas():
-    modules = "workflow, cli, preflight, fusion, stages.fusion, stages.gating, stages.prediction"
+    modules = "run.inputs, cli, report.preflight, fusing.fusion, stages.fusion, stages.judging"
     imports = "; ".join(f"import panorgan.{name}" for name in modules.split(", "))
     code = f"import sys; {imports}; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
