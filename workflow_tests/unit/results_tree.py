@@ -14,10 +14,10 @@ from panorgan.cases.table import Case, write_cases
 from panorgan.config.labels import config_folder, load_labels
 from panorgan.config.registry import first_stage
 from panorgan.config.settings import Arm, Config, load_config, students
+from panorgan.io.plots import draw_curves
 from panorgan.io.tables import write_table, write_text
 from panorgan.io.volumes import new_volume, write_image, write_label
 from panorgan.report.page import write_report
-from panorgan.report.plots import draw_curves
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.stages.cases import check_cases, index_cases
 from panorgan.stages.fusion import fuse_organs, fuse_tumours

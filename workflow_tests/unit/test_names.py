@@ -28,8 +28,8 @@ def test_arrows_between_packages_point_down():
     from pathlib import Path
     from re import MULTILINE, findall
 
-    order = ["cli", "report", "stages", "run", "inference", "nnunet", "networks", "fusing"]
-    order += ["scoring", "cases", "config", "io"]
+    order = ["cli", "report", "stages", "run", "inference", "nnunet", "networks", "scoring"]
+    order += ["fusing", "cases", "io", "config"]
     root = Path(panorgan.__file__).parent
     upward = set()
     for package in order:

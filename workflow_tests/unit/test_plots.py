@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panorgan.config.labels import load_labels
-from panorgan.report import plots
-from panorgan.report.plots import (
+from panorgan.io import plots
+from panorgan.io.plots import (
     BINS,
     bin_edges,
     draw_curves,

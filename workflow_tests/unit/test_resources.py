@@ -14,11 +14,7 @@ from test_preprocess import INTENSITY
 from panorgan.cases.manifest import ANNOTATED, write_manifest
 from panorgan.config.labels import config_folder, load_labels
 from panorgan.config.settings import Config
-from panorgan.io.volumes import new_volume
-from panorgan.nnunet.plans import make_plan
-from panorgan.nnunet.preprocess import preprocess_image
-from panorgan.problems import Problems
-from panorgan.run.resources import (
+from panorgan.io.resources import (
     PROCESS_BYTES,
     available_memory,
     check_disk,
@@ -30,6 +26,10 @@ from panorgan.run.resources import (
     preprocessed_bytes,
     preprocessing_memory,
 )
+from panorgan.io.volumes import new_volume
+from panorgan.nnunet.plans import make_plan
+from panorgan.nnunet.preprocess import preprocess_image
+from panorgan.problems import Problems
 from panorgan.run.store import ShardOutput, ShardReader
 from panorgan.stages.training import plan_network, preprocess_cases
 
@@ -181,7 +181,7 @@ class TestStages:
 
     def have(self, free: float) -> None:
         usage = SimpleNamespace(free=free)
-        self.monkeypatch.setattr("panorgan.run.resources.shutil.disk_usage", lambda path: usage)
+        self.monkeypatch.setattr("panorgan.io.resources.shutil.disk_usage", lambda path: usage)
 
     def plan(self) -> None:
         plan_network(

@@ -11,6 +11,7 @@ from toys import training
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Config, Network, Teacher, load_config, merge, read_config_file
 from panorgan.inference.predict import Predictor
+from panorgan.io.resources import gb
 from panorgan.io.volumes import new_volume
 from panorgan.networks import count_parameters
 from panorgan.nnunet.models.model import load_model, network_of
@@ -18,7 +19,6 @@ from panorgan.nnunet.plans import deep_supervision_sizes, make_dataset_json, mak
 from panorgan.nnunet.preprocess import preprocess_image, save
 from panorgan.nnunet.training.memory import training_memory
 from panorgan.nnunet.training.train import train
-from panorgan.run.resources import gb
 
 CONFIG = Path(__file__).parents[2] / "config" / "teacher_3d.yaml"
 

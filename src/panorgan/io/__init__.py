@@ -1,1 +1,2 @@
-"""The only readers and writers of volumes and tables, and how numbers are written."""
+"""The only readers and writers of volumes and tables; how numbers are written and drawn; what a
+machine has."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from panorgan.io.gpus import gpu_files, visible_gpus
 from panorgan.problems import Problem, Problems
-from panorgan.run.job import gpu_files, visible_gpus
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

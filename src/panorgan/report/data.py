@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from panorgan.cases.manifest import Entry
 from panorgan.cases.table import SPLITS
 from panorgan.config.labels import ANNOTATED, Labels
-from panorgan.report import plots
+from panorgan.io import plots
 from panorgan.report.pictures import Gallery, Picture
 
 UNITS = {

@@ -21,11 +21,8 @@ from panorgan.config.settings import (
     trained_students,
 )
 from panorgan.io.formats import duration, size
-from panorgan.io.tables import read_table, write_text
-from panorgan.report.pages import cut, describe_data, render
-from panorgan.run.job import visible_gpus
-from panorgan.run.layout import Layout, beside
-from panorgan.run.resources import (
+from panorgan.io.gpus import visible_gpus
+from panorgan.io.resources import (
     KEPT_CHECKPOINTS,
     LABEL_MAP_SHARE,
     PREPROCESSED_SHARE,
@@ -36,6 +33,9 @@ from panorgan.run.resources import (
     preprocessed_bytes,
     preprocessing_memory,
 )
+from panorgan.io.tables import read_table, write_text
+from panorgan.report.pages import cut, describe_data, render
+from panorgan.run.layout import Layout, beside
 
 
 def write_preflight(

@@ -8,9 +8,9 @@ import pandas as pd
 
 from panorgan.config.labels import Labels
 from panorgan.config.registry import PROFILES
+from panorgan.io import plots
 from panorgan.io.formats import count
 from panorgan.io.frames import records
-from panorgan.report import plots
 from panorgan.report.examples import worst_by_class
 from panorgan.report.inputs import Student
 from panorgan.report.pictures import Gallery, Picture

@@ -36,9 +36,8 @@ from panorgan.config.settings import (
 )
 from panorgan.problems import Problems
 from panorgan.run.layout import Layout, beside
-from panorgan.run.stamps import read_stamps, stamps
+from panorgan.run.stamps import STAMPS, read_stamps, stamps
 from panorgan.run.store import key_of
-from panorgan.stages import STAMPS
 
 
 def stop(error: Problems) -> None:

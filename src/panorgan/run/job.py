@@ -3,7 +3,6 @@
 import ctypes
 import faulthandler
 import fcntl
-import glob
 import os
 import resource
 import signal
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from panorgan.io.gpus import visible_gpus
 from panorgan.io.tables import read_table, write_table, write_text
 from panorgan.problems import Problem, Problems
 from panorgan.run.layout import benchmark_of, beside
@@ -135,19 +135,6 @@ def shard_output(snakemake: Any) -> ShardOutput:
     outputs = {name: Path(path) for name, path in snakemake.output.items()}
     table, folder = outputs.pop("table"), outputs.pop("folder", None)
     return ShardOutput(beside(table.with_suffix(""), ".store"), table, folder, outputs)
-
-
-def gpu_files() -> list[str]:
-    """What the driver shows of the machine's NVIDIA GPUs, one file each."""
-    return glob.glob("/dev/nvidia[0-9]*")
-
-
-def visible_gpus() -> list[str]:
-    """Ids of the NVIDIA GPUs that this process may use."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        named = [gpu.strip() for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
-        return [gpu for gpu in named if gpu not in ("", "-1", "NoDevFiles")]
-    return [str(index) for index, _ in enumerate(gpu_files())]
 
 
 def _claim_gpu() -> IO[str] | None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from panorgan.io.tables import write_text
 
 Stamp = list[object]
+STAMPS = ".stamps.json"
+"""What follows the name of a shard's index in the store: its volumes' stamps."""
 TRAILER = 8
 """Bytes: CRC32 and length modulo 2^32."""
 

@@ -20,8 +20,6 @@ VERSIONS = {
 LABEL = ".nii.gz"
 SOURCE = "_source.nii.gz"
 AUTOMATIC = "_automatic.nii.gz"
-STAMPS = ".stamps.json"
-"""What follows the name of a shard's index in the store: see `panorgan.run.stamps`."""
 HISTOGRAMS = ".npz"
 """What follows the case's name in the names of its files."""
 

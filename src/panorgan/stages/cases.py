@@ -35,9 +35,9 @@ from panorgan.io.volumes import (
     write_label,
 )
 from panorgan.problems import Problem, Problems
-from panorgan.run.stamps import stamp, write_stamps
+from panorgan.run.stamps import STAMPS, stamp, write_stamps
 from panorgan.run.store import BAD, Result, ShardOutput, ShardReader, Work, key_of, run_shard
-from panorgan.stages import HISTOGRAMS, LABEL, STAMPS, VERSIONS
+from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
 
 PROBLEM_COLUMNS = ("file", "cause", "cure")
 REPAIRED_COLUMNS = ("case", "file", "shift_mm")

@@ -18,15 +18,15 @@ from panorgan.cases.intensities import (
 from panorgan.cases.manifest import Entry, read_manifest
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Member
-from panorgan.io.tables import write_text
-from panorgan.io.volumes import Volume, read_label
-from panorgan.problems import Problems
-from panorgan.run.resources import (
+from panorgan.io.resources import (
     PREPROCESSED_SHARE,
     check_disk,
     held_bytes,
     preprocessed_bytes,
 )
+from panorgan.io.tables import write_text
+from panorgan.io.volumes import Volume, read_label
+from panorgan.problems import Problems
 from panorgan.run.store import (
     Result,
     ShardOutput,

@@ -18,13 +18,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from panorgan.io.resources import available_memory, gb
 from panorgan.nnunet.devices import autocast
 from panorgan.nnunet.models.model import network_of
 from panorgan.nnunet.plans import configuration_of, deep_supervision_sizes
 from panorgan.nnunet.training.losses import DiceAndCrossEntropy, deep_supervision_weights
 from panorgan.nnunet.training.optimizers import make_optimizer
 from panorgan.problems import Problems
-from panorgan.run.resources import available_memory, gb
 
 ALLOWANCE = 2**30
 ALLOWANCE_SHARE = 0.1

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from panorgan.config.labels import Labels
+from panorgan.io.plots import draw_curves
 from panorgan.io.tables import replacing, write_text
-from panorgan.report.plots import draw_curves
 
 CURVE, PICTURE, EVENTS = "progress.csv", "curve.png", "tensorboard"
 """Names in the folder of a training's state."""
