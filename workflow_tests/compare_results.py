@@ -4,11 +4,13 @@
 
 A and B are, say, ``results/demo`` of two checkouts. A line a file says what differs or is only in
 one; then the exit code is 1. Label maps are compared by voxels and geometry, weights by tensors,
-JSON by content, pages without times and sizes, all else by bytes. Logs, benchmarks, the store, and
-what a prediction took of time and memory are left out.
+JSON by content, pages without times and sizes, all else by bytes. Results do not depend on how
+cases are dealt into shards: what shards hold is compared as one, SHARD. Logs, benchmarks, the
+store, and what a prediction took of time and memory are left out.
 """
 
 import argparse
+import csv
 import json
 import re
 import sys
@@ -22,7 +24,10 @@ import nibabel as nib
 import numpy as np
 from safetensors import deserialize
 
-LEFT_OUT = re.compile(r"(logs|benchmarks|\.store|\.snakemake)/|.*\.efficiency\.tsv$")
+LEFT_OUT = re.compile(
+    r"(logs|benchmarks|\.store|\.snakemake)/|.*(\.efficiency\.tsv|/\.snakemake_timestamp)$"
+)
+SHARD = re.compile(r"(?<=/)[a-z]+-\d\d(?=[./])")
 TIMES = ("hours", "seconds", "step_seconds", "wait_s", "date")
 """Keys of JSON, and columns of learning curves."""
 MEASURED = re.compile(
@@ -52,20 +57,24 @@ def compare_folders(
     lines
         What differs, sorted: a line a file.
     """
-    ours = {_moved(path, moved): path for path in _files(a)}
-    theirs = _files(b)
-    lines = {path: "only in A" for name, path in ours.items() if name not in theirs}
-    lines |= {name: "only in B" for name in theirs if name not in ours}
-    both = [name for name in theirs if name in ours]
+    ours, theirs = _files(a, moved), _files(b)
+    lines = dict.fromkeys(ours.keys() - theirs.keys(), "only in A")
+    lines |= dict.fromkeys(theirs.keys() - ours.keys(), "only in B")
+    both = ours.keys() & theirs.keys()
     for name in both:
-        if said := _difference(a / ours[name], b / name):
+        if said := _difference(ours[name], theirs[name]):
             lines[name] = said
     return len(both), [f"{name}: {said}" for name, said in sorted(lines.items())]
 
 
-def _files(folder: Path) -> list[str]:
-    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [path for path in paths if not LEFT_OUT.match(path)]
+def _files(folder: Path, moved: Sequence[tuple[str, str]] = ()) -> dict[str, list[Path]]:
+    """Files by what they are called, those of all shards as one."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not LEFT_OUT.match(name):
+            found.setdefault(SHARD.sub("SHARD", _moved(name, moved)), []).append(path)
+    return found
 
 
 def _moved(path: str, moved: Sequence[tuple[str, str]]) -> str:
@@ -75,8 +84,13 @@ def _moved(path: str, moved: Sequence[tuple[str, str]]) -> str:
     return path
 
 
-def _difference(a: Path, b: Path) -> str:
-    """What differs in two files; empty if nothing."""
+def _difference(ours: Sequence[Path], theirs: Sequence[Path]) -> str:
+    """What differs in two files, or in the tables of two sets of shards; empty if nothing."""
+    (a, *more), (b, *others) = ours, theirs
+    if b.suffix == ".tsv":
+        return _first_line(_rows(ours), _rows(theirs))
+    if more or others:
+        return f"{len(ours)} and {len(theirs)} files"
     if a.read_bytes() == b.read_bytes():
         return ""
     for ending, compare in COMPARED.items():
@@ -86,6 +100,17 @@ def _difference(a: Path, b: Path) -> str:
             except Exception as error:
                 return f"cannot be read ({' '.join(str(error).split())})"
     return "other bytes"
+
+
+def _rows(tables: Sequence[Path]) -> str:
+    """Lines of tables, sorted, without checksums of compressed files and without the shard."""
+    lines = []
+    for table in tables:
+        with open(table, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                row.pop("shard", None)
+                lines.append("\t".join(f"{name}={value}" for name, value in row.items()))
+    return CHECKSUM.sub("", "\n".join(sorted(lines)))
 
 
 def _label_maps(a: Path, b: Path) -> str:
@@ -159,7 +184,6 @@ COMPARED = {
     ".safetensors": _tensors,
     ".json": _json,
     "progress.csv": _curves,
-    ".tsv": _without(CHECKSUM),
     ".html": _without(MEASURED),
     ".md": _without(MEASURED),
     ".txt": _without(MEASURED),

@@ -116,7 +116,7 @@ def change(place: str):
         ("weights", "model/weights.safetensors: b.data differs"),
         ("json", "model/card.json: parts.0.x differs"),
         ("curve", "model/progress.csv: line 2: …1,0.25… and …1,0.5…"),
-        ("table", "fusion/stage2.tsv: line 2: …x\tx.nii.gz:… and …y\t…"),
+        ("table", "fusion/stage2.tsv: line 1: …case=x\tfiles=x.nii.gz:… and …case=y\t…"),
         ("array", "model/x.b2nd: 2 of 6 voxels differ"),
         ("page", "report.html: line 1: …<p>81.2, after </p>… and …<p>81.3, after </p>…"),
     ],
@@ -159,3 +159,22 @@ def test_no_folder_is_2(tmp_path):
     with pytest.raises(SystemExit) as error:
         main([str(tmp_path), str(tmp_path / "none")])
     assert error.value.code == 2
+
+
+def test_shards_are_compared_as_one(pair, compare):
+    """Cases may be dealt otherwise: the same rows and files in other shards are no difference."""
+    a, b = pair
+    rows = {"one": "x\ttrain-00\n", "two": "y\ttrain-01\n"}
+    head = "case\tshard\n"
+    (a / "fusion/train-00.tsv").write_text(head + rows["one"])
+    (a / "fusion/train-01.tsv").write_text(head + rows["two"])
+    text = (rows["two"] + rows["one"]).replace("train-01", "all-00").replace("train-00", "all-00")
+    (b / "fusion/all-00.tsv").write_text(head + text)
+    for folder, shard in ((a, "train-01"), (b, "all-00")):
+        (folder / "fusion" / shard).mkdir()
+        save_label(folder / "fusion" / shard / "y.nii.gz", np.ones((2, 3, 4), np.uint8))
+    assert compare() == (0, ["9 files compared, 0 differ or are only in one"])
+    (b / "fusion/all-00.tsv").write_text(head + text.replace("y", "z"))
+    code, (line, _) = compare()
+    assert code == 1
+    assert line.startswith("fusion/SHARD.tsv: line 2: ")
