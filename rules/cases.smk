@@ -76,7 +76,7 @@ rule check_cases:
         mem_mb=2000,
         runtime=30,
     params:
-        table=run.digest(*run.shards),
+        table=lambda wildcards: run.digest(*run.shards),
         shards=dict(settings.shards),
         parts={shard: paths.manifest(shard) for shard in run.shards},
         index_again=[paths.again(paths.index(shard)) for shard in run.shards],
@@ -86,7 +86,7 @@ rule check_cases:
         sources=settings.sources,
         rules=run.sources,
         corrections=settings.corrections or "",
-        corrected=run.corrected_states(*run.shards),
+        corrected=lambda wildcards: run.corrected_states(*run.shards),
         min_ml=settings.manifest.min_ml,
         speck_ml=settings.manifest.speck_ml,
         excluded_names=settings.selection.exclude,

@@ -116,7 +116,7 @@ def change(place: str):
         ("weights", "model/weights.safetensors: b.data differs"),
         ("json", "model/card.json: parts.0.x differs"),
         ("curve", "model/progress.csv: line 2: …1,0.25… and …1,0.5…"),
-        ("table", "fusion/stage2.tsv: line 1: …case=x\tfiles=x.nii.gz:… and …case=y\t…"),
+        ("table", "fusion/stage2.tsv: line 1: …case=x\tfiles=x.nii.gz:… and …case=y\tfiles=…"),
         ("array", "model/x.b2nd: 2 of 6 voxels differ"),
         ("page", "report.html: line 1: …<p>81.2, after </p>… and …<p>81.3, after </p>…"),
     ],
