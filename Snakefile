@@ -50,6 +50,7 @@ wildcard_constraints:
     split="|".join(EVALUATED),
 
 
+include: "rules/common.smk"
 include: "rules/cases.smk"
 include: "rules/teacher.smk"
 include: "rules/pseudo_labels.smk"

@@ -30,8 +30,8 @@ rule index_cases:
         cases=ancient(settings.cases),
         volumes=lambda wildcards: run.written(wildcards.shard),
     output:
-        table=paths.index() + ".tsv",
-        problems=paths.index() + ".problems.tsv",
+        table=f"{paths.index()}.tsv",
+        problems=f"{paths.index()}.problems.tsv",
         folder=directory(paths.index()),
     log:
         "<logs>/index_cases/{shard}.log",
@@ -97,7 +97,7 @@ rule check_cases:
 
 rule deal_cases:
     input:
-        index=paths.index() + ".tsv",
+        index=f"{paths.index()}.tsv",
         # What another shard's cases changed in it is none of this one's business.
         manifest=ancient(paths.case_list),
     output:

@@ -5,12 +5,12 @@
 rule score_cases:
     input:
         manifest=paths.manifest(),
-        predictions=paths.predictions() + ".tsv",
+        predictions=f"{paths.predictions()}.tsv",
         prediction_folder=ancient(paths.predictions()),
     output:
-        table=paths.scores() + ".tsv",
-        scores=paths.scores() + ".scores.tsv",
-        lesions=paths.scores() + ".lesions.tsv",
+        table=f"{paths.scores()}.tsv",
+        scores=f"{paths.scores()}.scores.tsv",
+        lesions=f"{paths.scores()}.lesions.tsv",
     log:
         "<logs>/score_cases/round-{round}/{variant}/seed-{seed}/{shard}.log",
     conda:
@@ -25,12 +25,6 @@ rule score_cases:
         overlap=settings.evaluation.lesion_overlap,
     script:
         "../scripts/score_cases.py"
-
-
-def of_split(place, end=""):
-    """Input function: a file for each shard of a split."""
-    shards = dict(validation=run.validation, test=run.test)
-    return lambda wildcards: run.each(place, shards[wildcards.split], end)
 
 
 rule summarise_scores:
@@ -80,13 +74,13 @@ rule write_ablation:
     input:
         **run.ablation,
     output:
-        table=paths.ablation + ".tsv",
+        table=f"{paths.ablation}.tsv",
         page=report(
-            paths.ablation + ".md",
+            f"{paths.ablation}.md",
             caption="captions/ablation.rst",
             category="Ablation",
         ),
-        details=paths.ablation + ".json",
+        details=f"{paths.ablation}.json",
     log:
         "<logs>/write_ablation.log",
     conda:

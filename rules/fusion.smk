@@ -14,10 +14,10 @@ rule fuse_tumours:
         organ_folders=ancient(run.organs("")),
         decisions=run.decisions,
     output:
-        table=paths.fusion("{stage1}") + ".tsv",
-        composition=paths.fusion("{stage1}") + ".composition.tsv",
-        conflicts=paths.fusion("{stage1}") + ".conflicts.tsv",
-        specks=paths.fusion("{stage1}") + ".specks.tsv",
+        table=f"{paths.fusion('{stage1}')}.tsv",
+        composition=f"{paths.fusion('{stage1}')}.composition.tsv",
+        conflicts=f"{paths.fusion('{stage1}')}.conflicts.tsv",
+        specks=f"{paths.fusion('{stage1}')}.specks.tsv",
         folder=directory(paths.fusion("{stage1}")),
     log:
         "<logs>/fuse_tumours/round-{round}/{stage1}/{shard}.log",
@@ -45,9 +45,9 @@ rule fuse_organs:
         decisions=run.decisions,
         corrected=lambda wildcards: list(run.corrected_labels(wildcards).values()),
     output:
-        table=paths.fusion() + ".tsv",
-        composition=paths.fusion() + ".composition.tsv",
-        conflicts=paths.fusion() + ".conflicts.tsv",
+        table=f"{paths.fusion()}.tsv",
+        composition=f"{paths.fusion()}.composition.tsv",
+        conflicts=f"{paths.fusion()}.conflicts.tsv",
         folder=directory(paths.fusion()),
     log:
         "<logs>/fuse_organs/round-{round}/{labels}/{shard}.log",

@@ -14,8 +14,8 @@ rule measure_components:
         organ_folders=ancient(run.rounds("organs", "")),
         organ_components=run.pseudo_labels("organs", ".components.tsv"),
     output:
-        table=paths.components() + ".tsv",
-        components=paths.components() + ".components.tsv",
+        table=f"{paths.components()}.tsv",
+        components=f"{paths.components()}.components.tsv",
     log:
         "<logs>/measure_components/round-{round}/{origin}/{shard}.log",
     conda:
@@ -35,12 +35,12 @@ rule measure_components:
 use rule measure_components as measure_known_components with:
     input:
         manifest=paths.manifest(),
-        tumours=[paths.known_tumours() + ".tsv"],
+        tumours=[f"{paths.known_tumours()}.tsv"],
         tumour_folders=ancient([paths.known_tumours()]),
-        tumour_components=[paths.known_tumours() + ".components.tsv"],
+        tumour_components=[f"{paths.known_tumours()}.components.tsv"],
     output:
-        table=paths.known_components() + ".tsv",
-        components=paths.known_components() + ".components.tsv",
+        table=f"{paths.known_components()}.tsv",
+        components=f"{paths.known_components()}.components.tsv",
     log:
         "<logs>/measure_known_components/round-{round}/{origin}/{shard}.log",
     params:

@@ -9,14 +9,14 @@
 rule predict_tumours:
     input:
         manifest=paths.manifest(),
-        model_tables=[paths.teacher_model(settings.teacher.seed) + ".tsv"],
+        model_tables=[f"{paths.teacher_model(settings.teacher.seed)}.tsv"],
         models=ancient([paths.teacher_model(settings.teacher.seed)]),
         # Only the order matters: what the teacher is worth is known before it is used.
         scores=ancient(paths.teacher_scores(settings.teacher.seed, "summary.json")),
     output:
-        table=paths.pseudo_labels("tumour", 1) + ".tsv",
-        components=paths.pseudo_labels("tumour", 1) + ".components.tsv",
-        efficiency=paths.pseudo_labels("tumour", 1) + ".efficiency.tsv",
+        table=f"{paths.pseudo_labels('tumour', 1)}.tsv",
+        components=f"{paths.pseudo_labels('tumour', 1)}.components.tsv",
+        efficiency=f"{paths.pseudo_labels('tumour', 1)}.efficiency.tsv",
         folder=directory(paths.pseudo_labels("tumour", 1)),
     log:
         "<logs>/predict_tumours/{shard}.log",
@@ -40,11 +40,11 @@ rule predict_tumours:
 use rule predict_tumours as predict_validation_tumours with:
     input:
         manifest=paths.manifest(),
-        model_tables=[paths.teacher_model() + ".tsv"],
+        model_tables=[f"{paths.teacher_model()}.tsv"],
         models=ancient([paths.teacher_model()]),
     output:
-        table=paths.teacher_predictions() + ".tsv",
-        efficiency=paths.teacher_predictions() + ".efficiency.tsv",
+        table=f"{paths.teacher_predictions()}.tsv",
+        efficiency=f"{paths.teacher_predictions()}.efficiency.tsv",
         folder=directory(paths.teacher_predictions()),
     log:
         "<logs>/predict_validation_tumours/seed-{seed}/{shard}.log",
@@ -66,7 +66,7 @@ rule import_organ_model:
     input:
         model=settings.pseudo_labels.organs,
     output:
-        table=paths.organ_model + ".tsv",
+        table=f"{paths.organ_model}.tsv",
         model=directory(paths.organ_model),
     log:
         "<logs>/import_organ_model.log",
@@ -87,9 +87,9 @@ use rule predict_tumours as predict_organs with:
         model_tables=[f"{organ_model}.tsv"],
         models=ancient([organ_model]),
     output:
-        table=paths.pseudo_labels("organs", 1) + ".tsv",
-        components=paths.pseudo_labels("organs", 1) + ".components.tsv",
-        efficiency=paths.pseudo_labels("organs", 1) + ".efficiency.tsv",
+        table=f"{paths.pseudo_labels('organs', 1)}.tsv",
+        components=f"{paths.pseudo_labels('organs', 1)}.components.tsv",
+        efficiency=f"{paths.pseudo_labels('organs', 1)}.efficiency.tsv",
         folder=directory(paths.pseudo_labels("organs", 1)),
     log:
         "<logs>/predict_organs/{shard}.log",
@@ -111,9 +111,9 @@ use rule predict_tumours as predict_known_tumours with:
         model_tables=run.models("judges", ".tsv"),
         models=ancient(run.models("judges", "")),
     output:
-        table=paths.known_tumours() + ".tsv",
-        components=paths.known_tumours() + ".components.tsv",
-        efficiency=paths.known_tumours() + ".efficiency.tsv",
+        table=f"{paths.known_tumours()}.tsv",
+        components=f"{paths.known_tumours()}.components.tsv",
+        efficiency=f"{paths.known_tumours()}.efficiency.tsv",
         folder=directory(paths.known_tumours()),
     log:
         "<logs>/predict_known_tumours/round-{round}/{origin}/{shard}.log",
@@ -131,9 +131,9 @@ use rule predict_tumours as relabel_cases with:
         model_tables=run.models("makers", ".tsv"),
         models=ancient(run.models("makers", "")),
     output:
-        table=paths.pseudo_labels() + ".tsv",
-        components=paths.pseudo_labels() + ".components.tsv",
-        efficiency=paths.pseudo_labels() + ".efficiency.tsv",
+        table=f"{paths.pseudo_labels()}.tsv",
+        components=f"{paths.pseudo_labels()}.components.tsv",
+        efficiency=f"{paths.pseudo_labels()}.efficiency.tsv",
         folder=directory(paths.pseudo_labels()),
     log:
         "<logs>/relabel_cases/round-{round}/{origin}/{shard}.log",
@@ -148,11 +148,11 @@ use rule predict_tumours as relabel_cases with:
 use rule predict_tumours as predict_cases with:
     input:
         manifest=paths.manifest(),
-        model_tables=[paths.student_model() + ".tsv"],
+        model_tables=[f"{paths.student_model()}.tsv"],
         models=ancient([paths.student_model()]),
     output:
-        table=paths.predictions() + ".tsv",
-        efficiency=paths.predictions() + ".efficiency.tsv",
+        table=f"{paths.predictions()}.tsv",
+        efficiency=f"{paths.predictions()}.efficiency.tsv",
         folder=directory(paths.predictions()),
     log:
         "<logs>/predict_cases/round-{round}/{variant}/seed-{seed}/{shard}.log",

@@ -2,26 +2,6 @@
 # a methods text.
 
 
-def of_students(place, end="", each=("",)):
-    """A file of each student that is a result, and of each shard or split."""
-    return [
-        place(*arm.place, *filter(None, [one])) + end
-        for arm in run.students
-        for one in each
-    ]
-
-
-def of_fusions(end, fusions=fused_labels(settings)):
-    """A file of each shard of some fused labels."""
-    return [
-        path
-        for number, labels in fusions
-        for path in run.each(
-            paths.fusion(labels, number), run.fused_shards(labels), end
-        )
-    ]
-
-
 judged = [
     paths.pseudo_labels(kind, number, shard)
     for kind, number in run.judged
@@ -42,7 +22,7 @@ rule write_report:
         teacher_scores=paths.teacher_scores(settings.teacher.seed, "cases.csv"),
         teacher_summary=paths.teacher_scores(settings.teacher.seed, "summary.json"),
         teacher=ancient(teacher_model),
-        teacher_table=teacher_model + ".tsv",
+        teacher_table=f"{teacher_model}.tsv",
         decisions=[paths.gate("decisions.tsv", *origin) for origin in run.origins],
         gate_cases=[paths.gate("cases.tsv", *origin) for origin in run.origins],
         gate_summaries=[paths.gate("summary.json", *origin) for origin in run.origins],

@@ -6,10 +6,10 @@
 rule measure_student:
     input:
         manifest=paths.manifest(),
-        fused=paths.fusion() + ".tsv",
+        fused=f"{paths.fusion()}.tsv",
         fused_folder=ancient(paths.fusion()),
     output:
-        table=paths.histograms() + ".tsv",
+        table=f"{paths.histograms()}.tsv",
         folder=directory(paths.histograms()),
     log:
         "<logs>/measure_student/round-{round}/{labels}/{shard}.log",
@@ -23,17 +23,6 @@ rule measure_student:
         labels=settings.labels,
     script:
         "../scripts/measure_student.py"
-
-
-def of_labels(place, end, shards=None):
-    """Input function: files of the labels that a plan is for or a training learns, one a shard."""
-
-    def files(wildcards):
-        labels = wildcards.get("labels") or labels_of(wildcards.variant)
-        found = place(labels=labels, round=wildcards.round)
-        return run.each(found, shards or run.fused_shards(labels), end)
-
-    return files
 
 
 rule plan_student:
@@ -74,7 +63,7 @@ rule preprocess_student:
         plans=paths.student_plan("plans.json"),
         fused=branch(
             lambda wildcards: wildcards.shard in run.training,
-            then=paths.fusion() + ".tsv",
+            then=f"{paths.fusion()}.tsv",
             otherwise=[],
         ),
         fused_folder=branch(
@@ -83,7 +72,7 @@ rule preprocess_student:
             otherwise=[],
         ),
     output:
-        table=paths.student_data() + ".tsv",
+        table=f"{paths.student_data()}.tsv",
         folder=directory(paths.student_data()),
     log:
         "<logs>/preprocess_student/round-{round}/{labels}/{shard}.log",
@@ -99,13 +88,6 @@ rule preprocess_student:
         "../scripts/preprocess_student.py"
 
 
-def plan_of(name):
-    """Input function of a training: a file of the plan for the labels that it learns."""
-    return lambda wildcards: paths.student_plan(
-        name, labels_of(wildcards.variant), wildcards.round
-    )
-
-
 rule train_student:
     input:
         # Only for the cases that a fold leaves out.
@@ -117,7 +99,7 @@ rule train_student:
         validation=ancient(of_labels(paths.student_data, ".tsv", run.validation)),
         validation_folders=ancient(of_labels(paths.student_data, "", run.validation)),
     output:
-        table=paths.student_model() + ".tsv",
+        table=f"{paths.student_model()}.tsv",
         model=directory(paths.student_model()),
     log:
         "<logs>/train_student/round-{round}/{variant}/seed-{seed}.log",

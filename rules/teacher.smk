@@ -6,7 +6,7 @@ rule select_tumour_cases:
     input:
         manifest=paths.manifest(),
     output:
-        table=paths.teacher_labels() + ".tsv",
+        table=f"{paths.teacher_labels()}.tsv",
         folder=directory(paths.teacher_labels()),
     log:
         "<logs>/select_tumour_cases/{shard}.log",
@@ -61,12 +61,12 @@ rule preprocess_teacher:
         plans=paths.teacher_plan("plans.json"),
         truth=branch(
             lambda wildcards: wildcards.shard in run.labelled,
-            then=paths.teacher_labels() + ".tsv",
-            otherwise=ancient(paths.teacher_labels() + ".tsv"),
+            then=f"{paths.teacher_labels()}.tsv",
+            otherwise=ancient(f"{paths.teacher_labels()}.tsv"),
         ),
         truth_folder=ancient(paths.teacher_labels()),
     output:
-        table=paths.teacher_data() + ".tsv",
+        table=f"{paths.teacher_data()}.tsv",
         folder=directory(paths.teacher_data()),
     log:
         "<logs>/preprocess_teacher/{shard}.log",
@@ -93,7 +93,7 @@ rule train_teacher:
         validation=ancient(run.each(paths.teacher_data(), run.validation, ".tsv")),
         validation_folders=ancient(run.each(paths.teacher_data(), run.validation)),
     output:
-        table=paths.teacher_model() + ".tsv",
+        table=f"{paths.teacher_model()}.tsv",
         model=directory(paths.teacher_model()),
     log:
         "<logs>/train_teacher/seed-{seed}.log",
