@@ -21,20 +21,3 @@ def test_another_name_is_none():
 def test_importing_the_package_loads_nothing():
     code = "import sys, panorgan; sys.exit('numpy' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_arrows_between_packages_point_down():
-    """No package imports one that stands above it; see docs/design.md."""
-    from pathlib import Path
-    from re import MULTILINE, findall
-
-    order = ["cli", "report", "stages", "run", "inference", "nnunet", "networks", "scoring"]
-    order += ["fusing", "cases", "io", "config"]
-    root = Path(panorgan.__file__).parent
-    upward = set()
-    for package in order:
-        for path in (root / package).rglob("*.py"):
-            for other in findall(r"^ *from panorgan\.(\w+)", path.read_text(), MULTILINE):
-                if other in order and order.index(other) < order.index(package):
-                    upward.add((f"{package}/{path.name}", other))
-    assert upward == set()
