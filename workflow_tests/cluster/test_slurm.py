@@ -23,20 +23,20 @@ rule all:
 
 rule train_teacher:
     output: "train_teacher.json"
-    log: text="logs/train_teacher.log", problems="logs/train_teacher.problems.tsv"
+    log: "results/r/logs/train_teacher.log"
     threads: 8
     resources: gpu=1, mem_mb=32000, runtime=10080
     script: "environment.py"
 
 use rule train_teacher as fuse_stage1 with:
     output: "fuse_stage1.json"
-    log: text="logs/fuse_stage1.log", problems="logs/fuse_stage1.problems.tsv"
+    log: "results/r/logs/fuse_stage1.log"
     threads: 1
     resources: gpu=0, mem_mb=2000, runtime=60
 
 use rule fuse_stage1 as retried with:
     output: "retried.json"
-    log: text="logs/retried.log", problems="logs/retried.problems.tsv"
+    log: "results/r/logs/retried.log"
     resources:
         gpu=0,
         runtime=60,
@@ -45,7 +45,7 @@ use rule fuse_stage1 as retried with:
 
 use rule fuse_stage1 as broken with:
     output: "broken.json"
-    log: text="logs/broken.log", problems="logs/broken.problems.tsv"
+    log: "results/r/logs/broken.log"
     params: needs_mb=1000000
 """
 
@@ -100,8 +100,8 @@ def test_a_job_gets_its_partition_and_gpu_and_a_failed_one_another_try(slurm, tm
     assert (tmp_path / "retried.json").exists()
 
     assert run.returncode == 1
-    assert "logs/broken.problems.tsv" in run.stderr
-    assert "is too large" in (tmp_path / "logs/broken.problems.tsv").read_text()
+    assert "results/r/logs/broken.log" in run.stderr
+    assert "is too large" in (tmp_path / "results/r/logs/broken.problems.tsv").read_text()
     assert not (tmp_path / "broken.json").exists()
 
 

@@ -17,13 +17,13 @@ rule all:
 
 rule train:
     output: "train_{seed}"
-    log: text="logs/train_{seed}.log", problems="logs/train_{seed}.problems.tsv"
+    log: "results/r/logs/train_{seed}.log"
     resources: gpu=1
     script: "use.py"
 
 use rule train as predict with:
     output: "predict_{seed}"
-    log: text="logs/predict_{seed}.log", problems="logs/predict_{seed}.problems.tsv"
+    log: "results/r/logs/predict_{seed}.log"
 """
 
 SCRIPT = """

@@ -14,7 +14,7 @@ rule all:
 
 rule job:
     output: "job_{name}"
-    log: text="logs/{name}.log", problems="logs/{name}.problems.tsv"
+    log: "results/r/logs/{name}.log"
     resources: gpu=1
     script: "use.py"
 """
@@ -54,7 +54,7 @@ def test_two_jobs_take_turns(device, tmp_path):
         text=True,
         timeout=300,
     )
-    logs = "".join(path.read_text() for path in tmp_path.glob("logs/*.log"))
+    logs = "".join(path.read_text() for path in tmp_path.glob("results/r/logs/*.log"))
     assert done.returncode == 0, done.stdout + logs
     jobs = sorted((tmp_path / f"job_{name}").read_text().split() for name in "ab")
     (_, first_end, *first), (second_start, _, *second) = sorted(jobs, key=lambda job: float(job[0]))
