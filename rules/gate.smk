@@ -69,6 +69,7 @@ rule judge_components:
         mem_mb=4000,
         runtime=30,
     params:
+        version=VERSIONS["judge"],
         labels=settings.labels,
         gate=settings.gate.model_dump(),
         negatives=settings.selection.negatives,

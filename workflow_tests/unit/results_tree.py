@@ -14,6 +14,7 @@ from panorgan.cases.table import Case, write_cases
 from panorgan.config.labels import config_folder, load_labels
 from panorgan.config.registry import first_stage
 from panorgan.config.settings import Arm, Config, load_config, students
+from panorgan.fusing.gate import CASE_COLUMNS, DECISION_COLUMNS
 from panorgan.io.plots import draw_curves
 from panorgan.io.tables import write_table, write_text
 from panorgan.io.volumes import new_volume, write_image, write_label
@@ -29,8 +30,6 @@ LABELS = load_labels(LABELS_FILE)
 TRAIN, VALIDATION, TEST = SHARDS = ("train-00", "validation-00", "test-00")
 """Training cases are in one shard here."""
 FALSE = "The teacher marks false tumours in 1 of 2 tumour-free cases."
-DECISIONS = ("case", "value", "name", "component", "action", "reason", "ml")
-GATE_CASES = ("case", "status", "reason", "instability", "doubt", "why")
 STRANGE = "<script>alert('x')</script> & co"
 SPACING = (5.0, 4.0, 4.0)
 SPECK = (10, 24, 30)
@@ -333,29 +332,31 @@ class Tree:
 
     def judge(self) -> None:
         """Two cases with teacher's tumours, the second with a doubtful one; later all classes."""
+        kept = ("keep", "", "")
+        unsure = ("mean_probability", "mean probability 0.55, below 0.7")
         decisions = [
-            ("four_1", 14, "tumour", 1, "keep", "", 2.0),
-            ("four_1", 14, "tumour", 2, "clean", "0.03 ml, below 0.1", 0.03),
-            *([("plain_1", 3, "spleen", 1, "keep", "", 50.0)] if self.organs else []),
-            ("plain_1", 14, "tumour", 1, "ignore", "mean probability 0.55, below 0.7", 3.0),
-            ("plain_1", 14, "tumour", 2, "clean", "0.04 ml, below 0.1", 0.04),
+            ("four_1", 14, "tumour", 1, "keep", "", "", 2.0),
+            ("four_1", 14, "tumour", 2, "clean", "volume", "0.03 ml, below 0.1", 0.03),
+            *([("plain_1", 3, "spleen", 1, "keep", "", "", 50.0)] if self.organs else []),
+            ("plain_1", 14, "tumour", 1, "ignore", *unsure, 3.0),
+            ("plain_1", 14, "tumour", 2, "clean", "volume", "0.04 ml, below 0.1", 0.04),
         ]
         for folder in self.gates:
             later = "round-1" not in folder
             cases = [
-                ("four_1", "keep", "", "0.1" if later else "", 0.1, "a tumour is unsure"),
-                ("liver_1", "keep", "", "0.2" if later else "", 0, ""),
-                ("plain_1", "keep", "", "0.4" if later else "", 1.25, "3 of 3 ml tumour ignored"),
+                ("four_1", *kept, "0.1" * later, 0.1, "a tumour is unsure"),
+                ("liver_1", *kept, "0.2" * later, 0, ""),
+                ("plain_1", *kept, "0.4" * later, 1.25, "3 of 3 ml tumour ignored"),
             ]
             if not self.doubt:
-                cases = [(*case[:4], 0, "") for case in cases]
+                cases = [(*case[:5], 0, "") for case in cases]
             if later:
                 number, _, origin = Path(folder).parts[-3:]
                 place = f"{number}/pseudo_labels/{origin}/{TRAIN}"
                 self.predict(place, TRAIN, lambda entry: True, with_speck)
             for name, columns, rows in (
-                ("decisions", DECISIONS, decisions),
-                ("cases", GATE_CASES, cases),
+                ("decisions", DECISION_COLUMNS, decisions),
+                ("cases", CASE_COLUMNS, cases),
             ):
                 lines = [dict(zip(columns, row, strict=True)) for row in rows]
                 write_table(folder + f"/{name}.tsv", columns, lines)

@@ -123,9 +123,9 @@ class Run:
         return self.organs(name, f"{name}-stage1", **{k: options[k] for k in second})
 
     def decisions(self, rows, cases):
-        columns = ("case", "value", "name", "component", "action", "reason", "ml")
+        columns = ("case", "value", "name", "component", "action", "rule", "reason", "ml")
         write_table(self.folder / "decisions.tsv", columns, rows)
-        columns = ("case", "status", "reason", "instability", "doubt", "why")
+        columns = ("case", "status", "rule", "reason", "instability", "doubt", "why")
         write_table(self.folder / "cases.tsv", columns, cases)
         return str(self.folder / "decisions.tsv")
 

@@ -20,6 +20,7 @@ from panorgan.fusing.gate import (
     CaseDecision,
     Component,
     Decision,
+    Rule,
     describe,
     doubts,
     false_positives,
@@ -84,13 +85,12 @@ def organ(case="a", value=LIVER, component=1, ml=1500.0, centre=(60.0, 0.0, 0.0)
     return Component(case, value, name, component, ml, centre_mm=centre, at_border=border)
 
 
-def only(decisions):
-    assert len(decisions) == 1
-    return decisions[0].action, decisions[0].reason
+KEPT = (KEEP, Rule.NONE, "")
 
 
 def judge(**fields):
-    return only(judge_tumours([tumour(**fields)], LIMITS))
+    (one,) = judge_tumours([tumour(**fields)], LIMITS)
+    return one.action, one.rule, one.reason
 
 
 def actions(decisions):
@@ -124,21 +124,27 @@ def test_a_row_of_a_table_is_read_with_its_types():
 
 
 @pytest.mark.parametrize(
-    ("fields", "action", "reason"),
+    ("fields", "action", "rule", "reason"),
     [
-        ({}, KEEP, ""),
-        ({"ml": 0.04}, CLEAN, "0.04 ml, below 0.1"),
-        ({"ml": 0.0999}, CLEAN, "0.0999 ml, below 0.1"),
-        ({"hu": -88.0}, CLEAN, "mean HU -88 is outside -20 to 200"),
-        ({"hu": -20.4}, CLEAN, "mean HU -20.4 is outside -20 to 200"),
-        ({"hu": 512.3}, CLEAN, "mean HU 512 is outside -20 to 200"),
-        ({"distance": 35.2}, IGNORE, "35 mm from the nearest organ (spleen), more than 10"),
-        ({"mean": 0.55}, IGNORE, "mean probability 0.55, below 0.7"),
-        ({"most": 0.85}, IGNORE, "maximum probability 0.85, below 0.9"),
+        ({}, *KEPT),
+        ({"ml": 0.04}, CLEAN, Rule.VOLUME, "0.04 ml, below 0.1"),
+        ({"ml": 0.0999}, CLEAN, Rule.VOLUME, "0.0999 ml, below 0.1"),
+        ({"hu": -88.0}, CLEAN, Rule.HU, "mean HU -88 is outside -20 to 200"),
+        ({"hu": -20.4}, CLEAN, Rule.HU, "mean HU -20.4 is outside -20 to 200"),
+        ({"hu": 512.3}, CLEAN, Rule.HU, "mean HU 512 is outside -20 to 200"),
+        (
+            {"distance": 35.2},
+            IGNORE,
+            Rule.DISTANCE,
+            "35 mm from the nearest organ (spleen), more than 10",
+        ),
+        ({"mean": 0.55}, IGNORE, Rule.MEAN_PROBABILITY, "mean probability 0.55, below 0.7"),
+        ({"most": 0.85}, IGNORE, Rule.MAX_PROBABILITY, "maximum probability 0.85, below 0.9"),
     ],
 )
-def test_each_reason_of_a_tumour(fields, action, reason):
-    assert judge(**fields) == (action, reason)
+def test_each_rule_of_a_tumour(fields, action, rule, reason):
+    assert judge(**fields) == (action, rule, reason)
+    assert bool(rule.text) == (action != KEEP)
 
 
 @pytest.mark.parametrize(
@@ -146,22 +152,22 @@ def test_each_reason_of_a_tumour(fields, action, reason):
     [{"ml": 0.1}, {"hu": -20.0}, {"hu": 200.0}, {"distance": 10.0}, {"mean": 0.7}, {"most": 0.9}],
 )
 def test_a_tumour_at_its_threshold_is_kept(fields):
-    assert judge(**fields) == (KEEP, "")
+    assert judge(**fields) == KEPT
 
 
 @pytest.mark.parametrize("field", ["hu", "distance", "mean", "most"])
 def test_what_is_not_known_of_a_tumour_never_decides(field):
-    assert judge(**{field: None}) == (KEEP, "")
+    assert judge(**{field: None}) == KEPT
 
 
 def test_what_cannot_be_a_tumour_is_cleaned_before_what_is_doubtful_is_ignored():
     bad = {"ml": 0.01, "hu": -500.0, "distance": 99.0, "mean": 0.1, "most": 0.1}
     good = {"ml": 2.0, "hu": 60.0, "distance": 0.0, "mean": 0.95, "most": 0.99}
-    expected = ["ml", "HU", "mm from", "mean probability", "maximum probability"]
-    for word, field in zip(expected, bad, strict=True):
-        assert word in judge(**bad)[1]
+    expected = ["volume", "hu", "distance", "mean_probability", "max_probability"]
+    for rule, field in zip(expected, bad, strict=True):
+        assert judge(**bad)[1] == rule
         bad[field] = good[field]
-    assert judge(**bad) == (KEEP, "")
+    assert judge(**bad) == KEPT
 
 
 tumours = st.builds(
@@ -307,6 +313,7 @@ def test_the_largest_piece_stays_small_ones_go_and_others_are_ignored():
     ]
     decisions = judge_organs(pieces, OrganGate())
     assert [one.action for one in decisions] == [KEEP, IGNORE, IGNORE, CLEAN]
+    assert [one.rule for one in decisions] == ["", "pieces", "pieces", "share"]
     assert decisions[1].reason == "400 ml beside a piece of 1000 ml: an organ is in one piece"
     assert decisions[3].reason == "99 ml beside a piece of 1000 ml, below 0.1 of it"
 
@@ -335,7 +342,9 @@ def cohort(count=12, changes=None):
 
 def doubtful(pieces, **fields):
     decisions = judge_organs(pieces, OrganGate(**fields), [(RIGHT, LEFT)])
-    return {(one.case, one.value): one.reason for one in decisions if one.action != KEEP}
+    return {
+        (one.case, one.value): (one.rule, one.reason) for one in decisions if one.action != KEEP
+    }
 
 
 def test_alike_cases_have_no_doubtful_organ():
@@ -352,7 +361,9 @@ def test_an_organ_of_unusual_size_is_ignored(ml):
     # The robust standard deviation is below its floor of 0.1.
     deviation = abs(np.log(ml) - np.log(usual)) / 0.1
     words = f"{ml:.0f} ml where {usual:.0f} ml are usual"
-    assert found["c03", LIVER].startswith(f"{words} ({deviation:.1f} robust standard deviations")
+    rule, reason = found["c03", LIVER]
+    assert rule == Rule.SIZE
+    assert reason.startswith(f"{words} ({deviation:.1f} robust standard deviations")
 
 
 def test_all_pieces_of_an_organ_of_unusual_size_are_ignored_and_those_of_others_are_not():
@@ -393,7 +404,8 @@ def test_an_organ_out_of_its_place_is_ignored_and_only_that_one():
     found = doubtful(cohort(changes={(5, 3): {"centre_mm": place}}))
     assert set(found) == {("c05", 3)}
     assert found["c05", 3] == (
-        "60 mm from where the other organs put it (12.0 robust standard deviations, more than 5)"
+        Rule.PLACE,
+        "60 mm from where the other organs put it (12.0 robust standard deviations, more than 5)",
     )
 
 
@@ -416,7 +428,8 @@ def test_swapped_sides_are_both_ignored():
     ]
     found = doubtful(pieces)
     assert set(found) == {("a", RIGHT), ("a", LEFT)}
-    assert found["a", LEFT] == "right_kidney lies to the left of left_kidney: sides swapped"
+    reason = "right_kidney lies to the left of left_kidney: sides swapped"
+    assert found["a", LEFT] == (Rule.SIDES, reason)
 
 
 def test_an_organ_with_too_few_judged_places_has_no_usual_one():
@@ -557,12 +570,12 @@ def test_instability_refuses_one_map_and_maps_of_two_shapes():
 
 def decision(value, component, action, ml=10.0, case="a"):
     name = LABELS.by_value(value).name
-    return Decision(case, value, component, name, action, "", ml)
+    return Decision(case, value, component, name, action, Rule.NONE, "", ml)
 
 
 def test_a_case_is_dropped_for_instability_above_its_threshold_only():
     dropped = judge_cases({"a": 1.0, "b": 1.001, "c": None}, [], Gate())
-    assert dropped == {"b": "instability 1.001, above 1"}
+    assert dropped == {"b": (Rule.INSTABILITY, "instability 1.001, above 1")}
 
 
 def test_a_case_is_dropped_if_more_than_half_of_its_organs_are_doubtful():
@@ -570,7 +583,7 @@ def test_a_case_is_dropped_if_more_than_half_of_its_organs_are_doubtful():
     half.append(decision(4, 1, KEEP))
     assert judge_cases({"a": None}, half, Gate()) == {}
     more = [*half[:3], decision(3, 2, IGNORE), decision(4, 1, IGNORE), decision(4, 2, IGNORE)]
-    expected = "3 of 4 organs are doubtful, more than 0.5"
+    expected = Rule.DOUBTFUL_ORGANS, "3 of 4 organs are doubtful, more than 0.5"
     assert judge_cases({"a": None}, more, Gate()) == {"a": expected}
 
 
@@ -757,15 +770,16 @@ def test_decisions_list_every_piece_and_are_read_back_by_case(run):
     rows = read_table(run.folder / "out/decisions.tsv")
     words = [row["action"] for row in rows if row["case"] == "u1"]
     assert words == ["keep", "ignore", "keep", "ignore", "clean"]
-    assert list(rows[0]) == ["case", "value", "name", "component", "action", "reason", "ml"]
+    columns = ["case", "value", "name", "component", "action", "rule", "reason", "ml"]
+    assert list(rows[0]) == columns
     assert len(rows) == 7
 
 
-def test_pieces_of_an_annotated_class_stay_as_they_are_and_the_reason_says_so(run):
+def test_pieces_of_an_annotated_class_stay_as_they_are_and_rule_and_reason_say_so(run):
     run.decide()
     rows = read_table(run.folder / "out/decisions.tsv")
-    reasons = {row["reason"] for row in rows if row["case"] == "u2"}
-    assert reasons == {"not used: annotators looked for liver in this case"}
+    reasons = {(row["rule"], row["reason"]) for row in rows if row["case"] == "u2"}
+    assert reasons == {("unused", "not used: annotators looked for liver in this case")}
 
 
 def test_an_annotated_tumour_makes_no_doubt(run):
@@ -854,7 +868,7 @@ def test_a_case_in_which_annotators_looked_in_some_organs_only_is_not_called_tum
 def test_cases_have_a_line_each_with_their_doubt(run):
     run.decide()
     first, second = read_table(run.folder / "out/cases.tsv")
-    assert list(first) == ["case", "status", "reason", "instability", "doubt", "why"]
+    assert list(first) == ["case", "status", "rule", "reason", "instability", "doubt", "why"]
     assert first["case"] == "u1"
     assert first["doubt"] == "0.883"  # 1/3 of tumour, 300/1200 of liver, 1 - 0.95 and 0.25
     assert first["instability"] == "0.25"
@@ -866,6 +880,7 @@ def test_a_dropped_case_is_read_with_its_reason(run):
     run.decide()
     found = read_decisions(run.folder / "out/decisions.tsv")["u2"]
     assert found[:2] == (DROP, "instability 1.50, above 1")
+    assert read_table(run.folder / "out/cases.tsv")[1]["rule"] == "instability"
     assert run.summary()["cases"] == {KEEP: 1, DROP: 1}
 
 
@@ -965,7 +980,7 @@ def test_tables_of_decisions_are_sorted(tmp_path):
     write_decisions(tmp_path / "decisions.tsv", unsorted)
     write_cases(
         tmp_path / "cases.tsv",
-        [CaseDecision(case, KEEP, "", None, 0.0, "") for case in ("b", "a")],
+        [CaseDecision(case, KEEP, Rule.NONE, "", None, 0.0, "") for case in ("b", "a")],
     )
     rows = read_table(tmp_path / "decisions.tsv")
     assert [row["component"] for row in rows] == ["9", "10", "1"]

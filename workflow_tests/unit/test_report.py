@@ -269,7 +269,7 @@ def test_gate_is_described(made):
     assert "<strong>" + FALSE + "</strong>" in html
     assert FALSE in text.splitlines()
     assert "For information only: no student of this report learnt by these decisions." in words
-    assert "… ml, below 0.1" in words
+    assert "volume below gate.tumour.min_ml" in words
     assert "Label stability" not in words
 
 

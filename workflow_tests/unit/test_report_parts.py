@@ -11,6 +11,7 @@ from score_rows import frame, score_row
 
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Arm, Config
+from panorgan.fusing.gate import Rule
 from panorgan.io.formats import DASH, MISSING, interval, percent, signed
 from panorgan.io.tables import write_table
 from panorgan.io.volumes import new_volume
@@ -32,7 +33,7 @@ from panorgan.report.fusion import (
     telling_case,
 )
 from panorgan.report.gates import (
-    decisions_by_reason,
+    decisions_by_rule,
     describe_gate,
     describe_rounds,
     telling_pieces,
@@ -325,25 +326,25 @@ def test_distributions_are_those_of_each_split():
 
 
 def decision(
-    case: str, name: str, action: str, reason: str, ml: float, component: int = 1
+    case: str, name: str, action: str, rule: str, ml: float, component: int = 1
 ) -> dict[str, object]:
     """A row of the gate's."""
-    found = {"case": case, "name": name, "action": action, "reason": reason, "ml": ml}
+    found = {"case": case, "name": name, "action": action, "rule": rule, "ml": ml}
     return found | {"component": component, "value": LABELS.by_name(name).value}
 
 
 def test_telling_pieces_are_the_largest_of_what_is_not_learnt_and_one_that_is():
     rows = [
-        decision("a", "tumour", "ignore", "mean probability 0.5, below 0.7", 2),
-        decision("b", "tumour", "ignore", "mean probability 0.4, below 0.7", 3),
-        decision("c", "tumour", "clean", "not used: annotators looked", 99),
+        decision("a", "tumour", "ignore", "mean_probability", 2),
+        decision("b", "tumour", "ignore", "mean_probability", 3),
+        decision("c", "tumour", "clean", "unused", 99),
         *(
             decision(case, "tumour", "keep", "", ml)
             for case, ml in zip("abc", (1, 5, 3), strict=True)
         ),
-        decision("d", "tumour", "keep", "not used: annotators looked", 4),
-        decision("d", "liver", "clean", "2 ml beside a piece of 900 ml, below 0.1 of it", 2),
-        decision("d", "liver", "clean", "2 ml beside a piece of 900 ml, below 0.1 of it", 2, 2),
+        decision("d", "tumour", "keep", "unused", 4),
+        decision("d", "liver", "clean", "share", 2),
+        decision("d", "liver", "clean", "share", 2, 2),
     ]
     chosen = [
         (title, row["case"], row["component"])
@@ -421,15 +422,15 @@ def test_what_was_left_out_has_its_reasons(tmp_path):
     ]
     main = student(Arm(1, "gated", "0"), [score("a", 14, None, "not_scored")])
     decisions = [
-        decision("a", "tumour", "clean", "0.03 ml, below 0.1", 0.03),
-        decision("b", "tumour", "clean", "0.04 ml, below 0.1", 0.04),
-        decision("b", "liver", "clean", "not used: annotators looked", 0.04),
+        decision("a", "tumour", "clean", "volume", 0.03),
+        decision("b", "tumour", "clean", "volume", 0.04),
+        decision("b", "liver", "clean", "unused", 0.04),
         decision("b", "liver", "keep", "", 900),
     ]
-    cases = [{"case": "c", "status": "drop", "reason": "instability 3, above 1"}]
+    cases = [{"case": "c", "status": "drop", "rule": "instability"}]
     gate = Gate(1, "teacher", {}, GATE_CASES.frame(cases), DECISIONS.frame(decisions), None)
     specks = [{"name": "Liver", "voxels": 7}, {"name": "Spleen", "voxels": 2}]
-    rows = left_out(files, entries, main, [gate], specks, LABELS)
+    rows = left_out(files, entries, main, [gate], specks)
     found = {row["what"]: (row["count"], row["why"]) for row in rows}
     assert found == {
         "Cases excluded": (3, f"{nan.replace('3', '…')} (2); {damaged} (1)"),
@@ -441,17 +442,15 @@ def test_what_was_left_out_has_its_reasons(tmp_path):
             9,
             "Liver (7); Spleen (2)",
         ),
-        "Pieces of pseudo-labels removed by the gate": (2, "… ml, below 0.1"),
+        "Pieces of pseudo-labels removed by the gate": (2, "volume below gate.tumour.min_ml"),
         "Pieces of pseudo-labels ignored by the gate": (0, ""),
-        "Cases dropped by the gate": (1, "instability 3, above 1"),
+        "Cases dropped by the gate": (1, "instability above gate.max_instability"),
         "Validation and test cases without a label": (1, "predicted, not scored"),
         "Classes of labelled cases that are not scored": (1, "unknown in the case: in no mean"),
     }
     # A gate that nobody obeyed has left nothing out.
     plain = student(Arm(1, "stage2", "0"), [])
-    assert not [
-        row for row in left_out(files, entries, plain, [gate], [], LABELS) if "gate" in row["what"]
-    ]
+    assert not [row for row in left_out(files, entries, plain, [gate], []) if "gate" in row["what"]]
 
 
 def test_the_case_with_most_sources_is_shown(tmp_path):
@@ -544,25 +543,23 @@ def test_specks_are_those_of_the_fusion_that_is_learnt(tmp_path):
     }  # fmt: skip
 
 
-def test_decisions_with_other_numbers_are_of_one_reason():
-    far = "{} mm from the nearest organ ({}), more than 10"
-    swapped = "right_kidney lies to the left of left_kidney: sides swapped"
+def test_decisions_are_counted_by_rule():
     rows = [
         decision("a", "liver", "keep", "", 9),
-        decision("a", "right_kidney", "ignore", swapped, 4),
-        decision("a", "tumour", "ignore", far.format(12, "liver"), 1),
-        decision("b", "tumour", "ignore", far.format(30.5, "left_kidney"), 2),
-        decision("b", "tumour", "ignore", "mean probability 0.5, below 0.7", 2),
-        decision("b", "tumour", "clean", "mean HU -45 is outside -20 to 200", 0.5),
-        decision("b", "tumour", "clean", "mean HU 310 is outside -20 to 200", 0.25),
+        decision("a", "right_kidney", "ignore", "sides", 4),
+        decision("a", "tumour", "ignore", "distance", 1),
+        decision("b", "tumour", "ignore", "distance", 2),
+        decision("b", "tumour", "ignore", "mean_probability", 2),
+        decision("b", "tumour", "clean", "hu", 0.5),
+        decision("b", "tumour", "clean", "hu", 0.25),
     ]
-    table = [tuple(row.values()) for row in decisions_by_reason(DECISIONS.frame(rows), LABELS)]
+    table = [tuple(row.values()) for row in decisions_by_rule(DECISIONS.frame(rows), LABELS)]
     assert table == [
-        ("tumour", "removed", "mean HU … is outside -20 to 200", 1, 2, 0.75),
-        ("tumour", "ignored", far.format("…", "…"), 2, 2, 3.0),
-        ("tumour", "ignored", "mean probability 0.5, below 0.7", 1, 1, 2.0),
+        ("tumour", "removed", Rule.HU.text, 1, 2, 0.75),
+        ("tumour", "ignored", Rule.DISTANCE.text, 2, 2, 3.0),
+        ("tumour", "ignored", Rule.MEAN_PROBABILITY.text, 1, 1, 2.0),
         ("organs", "kept", "", 1, 1, 9.0),
-        ("organs", "ignored", swapped, 1, 1, 4.0),
+        ("organs", "ignored", Rule.SIDES.text, 1, 1, 4.0),
     ]
 
 
@@ -595,13 +592,13 @@ def test_cross_fitted_rounds_say_so():
     ],
 )
 def test_only_gated_students_learn_by_a_gate(variant, number, origin, used):
-    cases = [{"status": "drop", "reason": f"instability {x}, above 1"} for x in ("1.2", "3.1")]
-    cases, decisions = GATE_CASES.frame(cases), DECISIONS.frame()
+    cases = GATE_CASES.frame([{"status": "drop", "rule": "instability"}] * 2)
+    decisions = DECISIONS.frame()
     gate = Gate(2 if origin != "teacher" else 1, origin, {"text": ["x"]}, cases, decisions, None)
     arms = [Arm(number, variant, "0")]
     found = describe_gate(gate, arms, LABELS, Scans([]), Gallery())
     assert found["used"] is used
-    assert found["dropped"] == [{"cases": 2, "reason": "instability …, above 1"}]
+    assert found["dropped"] == [{"cases": 2, "reason": "instability above gate.max_instability"}]
 
 
 def test_main_student_is_the_last_rounds_stage_2_else_gated():

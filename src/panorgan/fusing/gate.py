@@ -9,6 +9,7 @@ threshold is kept. The pages of `docs/gate.md` say why each test is what it is.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,8 +23,8 @@ from panorgan.problems import Problem, Problems
 
 KEEP, CLEAN, IGNORE, DROP = "keep", "clean", "ignore", "drop"
 ACTIONS = (KEEP, CLEAN, IGNORE)
-DECISION_COLUMNS = ("case", "value", "name", "component", "action", "reason", "ml")
-CASE_COLUMNS = ("case", "status", "reason", "instability", "doubt", "why")
+DECISION_COLUMNS = ("case", "value", "name", "component", "action", "rule", "reason", "ml")
+CASE_COLUMNS = ("case", "status", "rule", "reason", "instability", "doubt", "why")
 CASES = "cases.tsv"
 """The table of cases, beside that of decisions."""
 
@@ -40,6 +41,36 @@ POSITION_FLOOR_MM = 5.0
 """Least robust standard deviations: cases that are nearly equal make no outliers of each other."""
 MAD_TO_SD = 1.4826
 """Median absolute deviation to standard deviation, for a normal distribution."""
+
+
+class Rule(StrEnum):
+    """What decided on a piece or a case: its name in the tables, and a text for people."""
+
+    text: str
+
+    def __new__(cls, name: str, text: str) -> "Rule":
+        rule = str.__new__(cls, name)
+        rule._value_, rule.text = name, text
+        return rule
+
+    NONE = "", ""
+    UNUSED = "unused", "not used: annotators looked for the class in the case"
+    VOLUME = "volume", "volume below gate.tumour.min_ml"
+    HU = "hu", "mean HU outside gate.tumour.hu"
+    DISTANCE = "distance", "further from every organ than gate.tumour.max_distance_mm"
+    MEAN_PROBABILITY = "mean_probability", "mean probability below gate.tumour.min_mean_probability"
+    MAX_PROBABILITY = "max_probability", "maximum probability below gate.tumour.min_max_probability"
+    SHARE = "share", "share of the organ's largest piece below gate.organs.min_share"
+    PIECES = "pieces", "beside the organ's largest piece: an organ is in one piece"
+    SIDES = "sides", "sides swapped"
+    SIZE = "size", "size deviates by more than gate.organs.max_volume_deviation"
+    PLACE = "place", "place deviates by more than gate.organs.max_position_deviation"
+    INSTABILITY = "instability", "instability above gate.max_instability"
+    DOUBTFUL_ORGANS = "doubtful_organs", "share of doubtful organs above gate.organs.max_doubtful"
+
+
+Why = tuple[Rule, str]
+"""A rule, and its reason with the numbers of the piece or case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +119,14 @@ class Component:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Decision:
-    """What is done with a piece; `reason` is empty for those that are simply kept."""
+    """What is done with a piece; `rule` and `reason` are empty for those that are simply kept."""
 
     case: str
     value: int
     component: int
     name: str
     action: str
+    rule: Rule
     reason: str
     ml: float
 
@@ -105,6 +137,7 @@ class CaseDecision:
 
     case: str
     status: str
+    rule: Rule
     reason: str
     instability: float | None
     doubt: float
@@ -195,30 +228,34 @@ def judge_tumours(pieces: Iterable[Component], limits: Thresholds) -> list[Decis
     return sorted(_decision(piece, *_judge_tumour(piece, limits)) for piece in pieces)
 
 
-def _decision(piece: Component, action: str, reason: str = "") -> Decision:
-    return Decision(piece.case, piece.value, piece.component, piece.name, action, reason, piece.ml)
+def _decision(piece: Component, action: str, rule: Rule = Rule.NONE, reason: str = "") -> Decision:
+    return Decision(
+        piece.case, piece.value, piece.component, piece.name, action, rule, reason, piece.ml
+    )
 
 
-def _judge_tumour(piece: Component, limits: Thresholds) -> tuple[str, str]:
+def _judge_tumour(piece: Component, limits: Thresholds) -> tuple[str, Rule, str]:
     if piece.ml < limits.min_ml:
-        return CLEAN, f"{_shown(piece.ml, 2, limits.min_ml)} ml, below {limits.min_ml:.9g}"
+        shown = _shown(piece.ml, 2, limits.min_ml)
+        return CLEAN, Rule.VOLUME, f"{shown} ml, below {limits.min_ml:.9g}"
     hu = piece.hu_mean
     if hu is not None and not limits.min_hu <= hu <= limits.max_hu:
         shown = _shown(hu, 0, limits.min_hu, limits.max_hu)
-        return CLEAN, f"mean HU {shown} is outside {limits.min_hu:.9g} to {limits.max_hu:.9g}"
+        usual = f"{limits.min_hu:.9g} to {limits.max_hu:.9g}"
+        return CLEAN, Rule.HU, f"mean HU {shown} is outside {usual}"
     distance = piece.distance_mm
     if distance is not None and distance > limits.max_distance_mm:
         shown = _shown(distance, 0, limits.max_distance_mm)
         where = f"{shown} mm from the nearest organ ({piece.organ})"
-        return IGNORE, f"{where}, more than {limits.max_distance_mm:.9g}"
-    for word, probability, least in (
-        ("mean", piece.mean_probability, limits.min_mean_probability),
-        ("maximum", piece.max_probability, limits.min_max_probability),
+        return IGNORE, Rule.DISTANCE, f"{where}, more than {limits.max_distance_mm:.9g}"
+    for rule, word, probability, least in (
+        (Rule.MEAN_PROBABILITY, "mean", piece.mean_probability, limits.min_mean_probability),
+        (Rule.MAX_PROBABILITY, "maximum", piece.max_probability, limits.min_max_probability),
     ):
         if probability is not None and probability < least:
             shown = _shown(probability, 2, least)
-            return IGNORE, f"{word} probability {shown}, below {least:.9g}"
-    return KEEP, ""
+            return IGNORE, rule, f"{word} probability {shown}, below {least:.9g}"
+    return KEEP, Rule.NONE, ""
 
 
 def _shown(value: float, digits: int, *limits: float) -> str:
@@ -267,7 +304,7 @@ def judge_organs(
         first = largest[place]
         for piece in found:
             if place in doubts:
-                decisions.append(_decision(piece, IGNORE, doubts[place]))
+                decisions.append(_decision(piece, IGNORE, *doubts[place]))
             elif piece is first:
                 decisions.append(_decision(piece, KEEP))
             else:
@@ -275,17 +312,17 @@ def judge_organs(
     return sorted(decisions)
 
 
-def _judge_rest(piece: Component, first: Component, least: float) -> tuple[str, str]:
+def _judge_rest(piece: Component, first: Component, least: float) -> tuple[str, Rule, str]:
     share = piece.ml / first.ml if first.ml else 1.0
     reason = f"{_ml(piece.ml)} beside a piece of {_ml(first.ml)}"
     if share < least:
-        return CLEAN, f"{reason}, below {least:.9g} of it"
-    return IGNORE, f"{reason}: an organ is in one piece"
+        return CLEAN, Rule.SHARE, f"{reason}, below {least:.9g} of it"
+    return IGNORE, Rule.PIECES, f"{reason}: an organ is in one piece"
 
 
 def _swapped(
     largest: Mapping[tuple[str, int], Component], pairs: Sequence[tuple[int, int]]
-) -> dict[tuple[str, int], str]:
+) -> dict[tuple[str, int], Why]:
     doubts = {}
     for right, left in pairs:
         for case, value in largest:
@@ -294,14 +331,14 @@ def _swapped(
             one, other = largest[case, right], largest[case, left]
             # RAS: x grows to the patient's right.
             if one.centre_mm and other.centre_mm and one.centre_mm[0] < other.centre_mm[0]:
-                reason = f"{one.name} lies to the left of {other.name}: sides swapped"
-                doubts |= {(case, right): reason, (case, left): reason}
+                why = Rule.SIDES, f"{one.name} lies to the left of {other.name}: sides swapped"
+                doubts |= {(case, right): why, (case, left): why}
     return doubts
 
 
 def _missized(
     largest: Mapping[tuple[str, int], Component], most: float
-) -> dict[tuple[str, int], str]:
+) -> dict[tuple[str, int], Why]:
     by_value: dict[int, list[Component]] = defaultdict(list)
     for (_, value), piece in largest.items():
         if piece.ml > 0:
@@ -316,13 +353,14 @@ def _missized(
             cut_off = deviation < 0 and piece.at_border
             if abs(deviation) > most and not cut_off:
                 reason = f"{_ml(piece.ml)} where {_ml(usual)} are usual"
-                doubts[piece.case, value] = f"{reason} ({_beyond(abs(deviation), most)})"
+                reason = f"{reason} ({_beyond(abs(deviation), most)})"
+                doubts[piece.case, value] = Rule.SIZE, reason
     return doubts
 
 
 def _misplaced(
     largest: Mapping[tuple[str, int], Component], most: float
-) -> dict[tuple[str, int], str]:
+) -> dict[tuple[str, int], Why]:
     cases = sorted({case for case, _ in largest})
     values = sorted({value for _, value in largest})
     centres = np.full((len(cases), len(values), 3), np.nan)
@@ -344,7 +382,8 @@ def _misplaced(
         for at, deviation in zip(judged, robust_z(far[judged], POSITION_FLOOR_MM), strict=True):
             if deviation > most:
                 reason = f"{far[at]:.0f} mm from where the other organs put it"
-                doubts[cases[at], value] = f"{reason} ({_beyond(deviation, most)})"
+                reason = f"{reason} ({_beyond(deviation, most)})"
+                doubts[cases[at], value] = Rule.PLACE, reason
     return doubts
 
 
@@ -442,7 +481,7 @@ def doubtful_organs(decisions: Iterable[Decision]) -> dict[str, dict[int, bool]]
 
 def judge_cases(
     instabilities: Mapping[str, float | None], organs: Iterable[Decision], settings: Gate
-) -> dict[str, str]:
+) -> dict[str, Why]:
     """Why cases are dropped; the others are kept and not in the result.
 
     Parameters
@@ -459,9 +498,11 @@ def judge_cases(
         count, most = sum(judged.values()), settings.organs.max_doubtful
         if changed is not None and changed > settings.max_instability:
             shown = _shown(changed, 2, settings.max_instability)
-            dropped[case] = f"instability {shown}, above {settings.max_instability:.9g}"
+            reason = f"instability {shown}, above {settings.max_instability:.9g}"
+            dropped[case] = Rule.INSTABILITY, reason
         elif count >= MIN_DOUBTFUL and count / len(judged) > most:
-            dropped[case] = f"{count} of {len(judged)} organs are doubtful, more than {most:.9g}"
+            reason = f"{count} of {len(judged)} organs are doubtful, more than {most:.9g}"
+            dropped[case] = Rule.DOUBTFUL_ORGANS, reason
     return dropped
 
 

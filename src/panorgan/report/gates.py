@@ -1,7 +1,6 @@
 """Pseudo-labels: what the gate decided on their pieces, with pictures, and how stable they are."""
 
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from panorgan.cases.selection import needs_tumour
 from panorgan.config.labels import Labels
 from panorgan.config.settings import Arm
 from panorgan.fusing.components import CLEAN, IGNORE, KEEP
-from panorgan.fusing.gate import DROP
+from panorgan.fusing.gate import DROP, Rule
 from panorgan.io.formats import number, spread
 from panorgan.io.frames import records
 from panorgan.io.volumes import Volume, read_label
@@ -23,8 +22,6 @@ from panorgan.report.pictures import Gallery, Scans, piece_of
 from panorgan.stages import LABEL
 
 ACTION_TEXTS = {KEEP: "kept", CLEAN: "removed", IGNORE: "ignored"}
-NOT_USED = "not used"
-"""How the reason begins for a piece of a class that annotators looked for in the case."""
 
 
 def describe_pseudo_tumours(
@@ -42,40 +39,37 @@ def describe_pseudo_tumours(
 def describe_gate(
     gate: Gate, arms: Iterable[Arm], labels: Labels, scans: Scans, gallery: Gallery
 ) -> dict[str, Any]:
-    """What a gate says in words, decisions by reason, pieces, and whether `arms` learnt by it."""
+    """What a gate says in words, decisions by rule, pieces, and whether `arms` learnt by it."""
     who = "the teacher's" if gate.origin == TEACHER else f"the student's ({gate.origin})"
     return {
         "name": gate.name,
         "title": f"Round {gate.round}: {who} pseudo-labels",
         "text": gate.summary["text"],
         "used": gate.used(arms),
-        "rows": decisions_by_reason(gate.decisions, labels),
+        "rows": decisions_by_rule(gate.decisions, labels),
         "dropped": [
-            {"cases": count, "reason": text}
-            for text, count in by_template(Counter(dropped(gate)), labels)
+            {"cases": count, "reason": text} for text, count in Counter(dropped(gate)).most_common()
         ],
         "pieces": draw_pieces(gate, labels, scans, gallery),
     }
 
 
 def dropped(gate: Gate) -> list[str]:
-    """Of each case that is not learnt from where the gate is obeyed, why."""
-    return gate.cases.loc[gate.cases["status"] == DROP, "reason"].tolist()
+    """Of each case that is not learnt from where the gate is obeyed, the text of the rule."""
+    return [Rule(name).text for name in gate.cases.loc[gate.cases["status"] == DROP, "rule"]]
 
 
-def decisions_by_reason(decisions: pd.DataFrame, labels: Labels) -> list[dict[str, Any]]:
-    """Pieces by kind, action and reason: cases, pieces, ml; the largest volume first of each."""
+def decisions_by_rule(decisions: pd.DataFrame, labels: Labels) -> list[dict[str, Any]]:
+    """Pieces by kind, action and rule: cases, pieces, ml; the largest volume first of each."""
     table = []
     for kind, action, found in _by_kind(decisions, ACTION_TEXTS, labels):
-        alike = _alike(found["reason"].unique(), labels)
-        texts = {reason: text for text, reasons in alike for reason in reasons}
-        rows = found.groupby(found["reason"].map(texts)).agg(
+        rows = found.groupby("rule").agg(
             cases=("case", "nunique"), pieces=("case", "size"), ml=("ml", "sum")
         )
-        # The groups are sorted by their reasons.
+        # The groups are sorted by their rules.
         rows = rows.sort_values("ml", ascending=False, kind="stable").reset_index()
         own = {"kind": kind, "action": ACTION_TEXTS[action]}
-        table += [own | row for row in records(rows)]
+        table += [own | {"reason": Rule(row.pop("rule")).text} | row for row in records(rows)]
     return table
 
 
@@ -89,35 +83,13 @@ def _by_kind(
             yield kind, action, own[own["action"] == action]
 
 
-def by_template(counts: Mapping[str, int], labels: Labels) -> list[tuple[str, int]]:
-    """Counts of texts that differ in numbers and classes only, summed; the most frequent first."""
-    found = [(text, sum(counts[one] for one in alike)) for text, alike in _alike(counts, labels)]
-    return sorted(found, key=lambda item: (-item[1], item[0]))
-
-
-def _alike(reasons: Iterable[str], labels: Labels) -> Iterator[tuple[str, list[str]]]:
-    """Reasons that differ in numbers and names of classes only, and what all of a group say.
-
-    A threshold is the same in all of a group and stays in its text; what was measured becomes an
-    ellipsis.
-    """
-    names = "|".join(sorted(map(re.escape, labels.names), key=len, reverse=True))
-    varying = re.compile(rf"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|\b(?:{names})\b)")
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for reason in sorted(reasons):
-        groups[tuple(varying.split(reason)[::2])].append(reason)
-    for alike in groups.values():
-        parts = zip(*(varying.split(reason) for reason in alike), strict=True)
-        yield "".join(part[0] if len({*part}) == 1 else "…" for part in parts), alike
-
-
 def telling_pieces(decisions: pd.DataFrame, labels: Labels) -> list[tuple[str, dict[str, Any]]]:
     """Pieces that show what the gate does, and what each is: first those of tumours.
 
     Of tumours and of organs the largest piece that is ignored, the largest that is removed, and of
     those kept the one in the middle by volume. Pieces that nothing is filled from do not count.
     """
-    used = decisions[~decisions["reason"].str.startswith(NOT_USED)]
+    used = decisions[decisions["rule"] != Rule.UNUSED]
     used = used.sort_values(["ml", "case", "component"], ascending=[False, True, True])
     chosen = []
     for kind, action, found in _by_kind(used, (IGNORE, CLEAN, KEEP), labels):

@@ -122,7 +122,7 @@ def write_report(
         headline=main.summaries[shown] if main.scored else None,
         facts=run_facts(config, files, entries),
         checksums=run_checksums(files, students),
-        left_out=left_out(files, entries, main, gates, specks, labels),
+        left_out=left_out(files, entries, main, gates, specks),
         compared=compared_results(students, [] if config["phantom"] else PUBLISHED),
         tables=[class_table(main, split, labels) for split in main.summaries],
         student_tables=[student_table(split, students, labels) for split in main.scored]

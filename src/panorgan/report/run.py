@@ -1,18 +1,19 @@
 """The run at a glance: ten lines of facts, and what was left out, changed or repaired."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from panorgan.cases.manifest import Entry
-from panorgan.config.labels import Labels
 from panorgan.config.registry import MARGINAL
 from panorgan.config.settings import load_config, students, teachers, trained_students
 from panorgan.fusing.components import CLEAN, IGNORE
+from panorgan.fusing.gate import Rule
 from panorgan.io.formats import duration
 from panorgan.io.tables import read_table
-from panorgan.report.gates import ACTION_TEXTS, NOT_USED, by_template, dropped
+from panorgan.report.gates import ACTION_TEXTS, dropped
 from panorgan.report.inputs import SPLITS, Gate, Student, read_json, read_rows
 from panorgan.run.store import file_checksum
 from panorgan.scoring.metrics import NOT_SCORED
@@ -116,7 +117,6 @@ def left_out(
     main: Student,
     gates: Iterable[Gate],
     specks: Sequence[Mapping[str, Any]],
-    labels: Labels,
 ) -> list[dict[str, Any]]:
     """What was excluded, skipped, changed or repaired: what, how many, why, where the list is.
 
@@ -126,29 +126,26 @@ def left_out(
     without = [entry for entry in entries if entry.split in SPLITS and not entry.label]
     unknown = sum(int((main.scores[split]["status"] == NOT_SCORED).sum()) for split in SPLITS)
     rows = [
-        _row("Cases excluded", "#excluded", _column(files["excluded"], "cause"), labels),
-        _row("Cases with something suspicious", "#suspects", _suspects(files), labels),
-        _row("Corrections by hand", "#corrected", _column(files["corrected"], "what"), labels),
-        _row("Headers repaired, in copies", "#repaired", _repaired(files), labels),
+        _row("Cases excluded", "#excluded", _column(files["excluded"], "cause")),
+        _row("Cases with something suspicious", "#suspects", _suspects(files)),
+        _row("Corrections by hand", "#corrected", _column(files["corrected"], "what")),
+        _row("Headers repaired, in copies", "#repaired", _repaired(files)),
         _row(
             "Training cases that the teacher does not learn from",
             "#teacher",
             [row["reason"] for row in selection],
-            labels,
         ),
         _specks_row(specks),
-        *(row for gate in gates if gate.used([main.arm]) for row in _gate_rows(gate, labels)),
+        *(row for gate in gates if gate.used([main.arm]) for row in _gate_rows(gate)),
         _row(
             "Validation and test cases without a label",
             "#results",
             ["predicted, not scored"] * len(without),
-            labels,
         ),
         _row(
             "Classes of labelled cases that are not scored",
             "#results",
             ["unknown in the case: in no mean"] * unknown,
-            labels,
         ),
     ]
     return rows
@@ -175,26 +172,26 @@ def _specks_row(specks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _gate_rows(gate: Gate, labels: Labels) -> list[dict[str, Any]]:
+def _gate_rows(gate: Gate) -> list[dict[str, Any]]:
     """Pieces of pseudo-labels that are not learnt, and cases that are not."""
     link, of = f"#gate-{gate.name}", f", round {gate.round}" if gate.round > 1 else ""
-    used = gate.decisions[~gate.decisions["reason"].str.startswith(NOT_USED)]
+    used = gate.decisions[gate.decisions["rule"] != Rule.UNUSED]
     return [
         *(
             _row(
                 f"Pieces of pseudo-labels {ACTION_TEXTS[action]} by the gate{of}",
                 link,
-                used.loc[used["action"] == action, "reason"].tolist(),
-                labels,
+                [Rule(name).text for name in used.loc[used["action"] == action, "rule"]],
             )
             for action in (CLEAN, IGNORE)
         ),
-        _row(f"Cases dropped by the gate{of}", link, dropped(gate), labels),
+        _row(f"Cases dropped by the gate{of}", link, dropped(gate)),
     ]
 
 
-def _row(what: str, link: str, reasons: Sequence[str], labels: Labels) -> dict[str, Any]:
-    found = by_template(Counter(reasons), labels)
+def _row(what: str, link: str, reasons: Sequence[str]) -> dict[str, Any]:
+    # Causes that differ in numbers only belong together.
+    found = Counter(re.sub(r"[\d.,]*\d", "…", reason) for reason in reasons).most_common()
     why = [f"{text} ({count})" if len(found) > 1 else text for text, count in found]
     more = len(why) - MOST_REASONS
     why = why[:MOST_REASONS] + ([f"{more} other reasons"] if more > 0 else [])

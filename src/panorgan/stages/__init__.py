@@ -12,6 +12,7 @@ VERSIONS = {
     "components": 1,
     "import": 1,
     "fuse": 3,
+    "judge": 1,
     "measure": 1,
     "score": 2,
 }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from panorgan.cases.manifest import ABSENT, ANNOTATED, Entry, read_manifest
@@ -16,6 +16,7 @@ from panorgan.fusing.gate import (
     CaseDecision,
     Component,
     Decision,
+    Rule,
     count_actions,
     describe,
     doubts,
@@ -128,7 +129,7 @@ def judge_components(
             CaseDecision(
                 case,
                 DROP if case in dropped else KEEP,
-                dropped.get(case, ""),
+                *dropped.get(case, (Rule.NONE, "")),
                 change,
                 round(scores[case][0], 3),
                 scores[case][1],
@@ -186,7 +187,7 @@ def _if_used(one: Decision, used: set[tuple[str, int]]) -> Decision:
     if (one.case, one.value) in used:
         return one
     reason = f"not used: annotators looked for {one.name} in this case"
-    return Decision(one.case, one.value, one.component, one.name, KEEP, reason, one.ml)
+    return replace(one, action=KEEP, rule=Rule.UNUSED, reason=reason)
 
 
 def _is_free(entry: Entry, labels: Labels) -> bool:
