@@ -34,12 +34,12 @@ test: env ## run the tests that are possible here and name the others (TESTS=PAT
 ifneq ($(strip $(TESTS)),)
 	$(BIN)/python -m pytest -rs $(TESTS)
 else
-	@# Unit tests side by side; what trains, or asks for the whole machine, one after the other. The
-	@# tests of workflow_tests/gpu run within `make gpu`, which one of the others calls.
+	@# Side by side: unit tests, then those that run workflows, two files at a time, as each of them
+	@# has two cores. The tests of workflow_tests/gpu run within `make gpu`, which one of those calls.
 	@status=0; \
 	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile workflow_tests/unit || status=1; \
-	$(BIN)/python -m pytest -rs --ignore=workflow_tests/unit --ignore=workflow_tests/gpu \
-	    workflow_tests || status=1; \
+	$(BIN)/python -m pytest -rs -n 2 --dist loadgroup --ignore=workflow_tests/unit \
+	    --ignore=workflow_tests/gpu workflow_tests || status=1; \
 	exit $$status
 endif
 

@@ -1,5 +1,6 @@
 """What all tests share: markers, and what only some machines have."""
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import NoReturn
 import hypothesis
 import pytest
 from cluster.slurm import one_node_slurm, why_not
-from running import Project, tiny_project
+from running import TINY, Project, tiny_project
 
 MARKERS = {
     "workflow": "runs Snakemake on a small data set",
@@ -28,6 +29,14 @@ hypothesis.settings.load_profile("panorgan")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="of tests marked gpu")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side run files (`--dist loadgroup`), but those that share one SLURM."""
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
+        name = "cluster" if item.get_closest_marker("cluster") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -80,9 +89,21 @@ def slurm() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished run on a few small phantoms; tests that change it work on a `copy`."""
-    project = tiny_project(tmp_path_factory.mktemp("tiny"))
-    project.run()
+    """A finished run on a few small phantoms; tests that change it work on a `copy`.
+
+    It is made once, whichever of the processes that run tests side by side is the first to ask.
+    """
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    with open(place / "tiny.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        finished = place / "tiny.finished"
+        if finished.exists():
+            return Project.there(place / "tiny", TINY)
+        project = tiny_project(place / "tiny")
+        project.run()
+        finished.touch()
     return project
 
 

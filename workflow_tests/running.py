@@ -83,12 +83,17 @@ class Project:
     def results(self) -> Path:
         return self.folder / "results" / self.config["run"]
 
+    @classmethod
+    def there(cls, folder: Path, config: dict) -> "Project":
+        """A project that another process has made."""
+        project = object.__new__(cls)
+        project.folder, project.config = folder, dict(config)
+        return project
+
     def copy(self, folder: Path) -> "Project":
         """The same project, with all that it has made, in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
-        copy = object.__new__(Project)
-        copy.folder, copy.config = folder, dict(self.config)
-        return copy
+        return Project.there(folder, self.config)
 
     def command(self, *arguments: str) -> list[str]:
         """The command line that runs this project's workflow."""
@@ -124,7 +129,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=900,
+            timeout=1500,
         )
         assert (done.returncode != 0) == fails, done.stdout + self.failures()
         return done.stdout
