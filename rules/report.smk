@@ -54,6 +54,7 @@ rule write_report:
         runtime=60,
     params:
         config=settings.model_dump(),
+        shards=dict(training=run.training, labelled=run.labelled, evaluated=evaluated),
         classes=run.classes,
         rules=run.sources,
     script:

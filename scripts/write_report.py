@@ -2,10 +2,14 @@
 
 from panorgan.report.page import write_report
 from panorgan.run.job import job
+from panorgan.run.layout import Layout
 
 with job(snakemake):
+    config = snakemake.params.config
     write_report(
-        snakemake.params.config,
+        config,
+        Layout(config["run"]),
+        snakemake.params.shards,
         dict(snakemake.input.items()),
         report=snakemake.output.report,
         picture=snakemake.output.picture,

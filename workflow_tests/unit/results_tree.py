@@ -13,12 +13,13 @@ from panorgan.cases.selection import needs_tumour, shows_tumours
 from panorgan.cases.table import Case, write_cases
 from panorgan.config.labels import config_folder, load_labels
 from panorgan.config.registry import first_stage
-from panorgan.config.settings import Arm, Config, load_config, students
+from panorgan.config.settings import Arm, Config, fused_labels, load_config, origins, students
 from panorgan.fusing.gate import CASE_COLUMNS, DECISION_COLUMNS
 from panorgan.io.plots import draw_curves
 from panorgan.io.tables import write_table, write_text
 from panorgan.io.volumes import new_volume, write_image, write_label
 from panorgan.report.page import write_report
+from panorgan.run.layout import Layout
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.stages.cases import check_cases, index_cases
 from panorgan.stages.fusion import fuse_organs, fuse_tumours
@@ -87,6 +88,7 @@ class Tree:
         folds: int = 5,
     ):
         self.root, self.truths, self.organs, self.doubt = root, {}, organs, doubt
+        self.paths = Layout(root)
         student = Config().student.model_dump() | {"variants": list(variants), "seeds": list(seeds)}
         self.config = Config().model_dump() | {
             "run": "tiny",
@@ -96,7 +98,8 @@ class Tree:
             "rounds": rounds,
             "folds": folds,
         }
-        self.arms = students(load_config(self.config))
+        self.settings = load_config(self.config)
+        self.arms = students(self.settings)
         cases = [
             self.case("liver_1", "train", STRANGE, 0, True, annotated="liver,tumour"),
             self.case("four_1", "train", "four", 1, True, annotated="liver,spleen"),
@@ -302,33 +305,14 @@ class Tree:
             labels_file=LABELS_FILE,
         )
         # What else is fused has files of the same form.
-        for number, labels in self.fused:
+        for number, labels in fused_labels(self.settings):
             place = self.root / f"round-{number}/fusion/{labels}"
             if not place.exists():
                 shutil.copytree(self.root / "round-1/fusion/stage2", place)
-        for path in self.specks:
-            if not Path(path).exists():
-                shutil.copy(self.path(f"round-1/fusion/stage1/{TRAIN}.specks.tsv"), path)
-
-    @property
-    def fused(self) -> list[tuple[int, str]]:
-        """Round and name of the labels that the students learn, and stage 1 below stage 2."""
-        found = {(arm.round, arm.labels) for arm in self.arms}
-        return sorted(found | {(1, "stage1") for one in found if one == (1, "stage2")})
-
-    @property
-    def specks(self) -> list[str]:
-        """The tables of every stage 1 of the labels that the students learn."""
-        found = {(number, first_stage(labels, number)) for number, labels in self.fused}
-        return [self.path(f"round-{n}/fusion/{name}/{TRAIN}.specks.tsv") for n, name in found]
-
-    @property
-    def gates(self) -> list[str]:
-        later = sorted({(arm.round, arm.variant) for arm in self.arms if arm.round > 1})
-        return [
-            self.path(f"round-{number}/gate/{origin}/")
-            for number, origin in [(1, "teacher"), *later]
-        ]
+            first = self.paths.fusion(first_stage(labels, number), number, TRAIN)
+            specks = Path(self.path(first + ".specks.tsv"))
+            if not specks.exists():
+                shutil.copy(self.path(f"round-1/fusion/stage1/{TRAIN}.specks.tsv"), specks)
 
     def judge(self) -> None:
         """Two cases with teacher's tumours, the second with a doubtful one; later all classes."""
@@ -341,8 +325,8 @@ class Tree:
             ("plain_1", 14, "tumour", 1, "ignore", *unsure, 3.0),
             ("plain_1", 14, "tumour", 2, "clean", "volume", "0.04 ml, below 0.1", 0.04),
         ]
-        for folder in self.gates:
-            later = "round-1" not in folder
+        for origin, number in origins(self.settings):
+            later = number > 1
             cases = [
                 ("four_1", *kept, "0.1" * later, 0.1, "a tumour is unsure"),
                 ("liver_1", *kept, "0.2" * later, 0, ""),
@@ -351,16 +335,16 @@ class Tree:
             if not self.doubt:
                 cases = [(*case[:5], 0, "") for case in cases]
             if later:
-                number, _, origin = Path(folder).parts[-3:]
-                place = f"{number}/pseudo_labels/{origin}/{TRAIN}"
+                place = f"round-{number}/pseudo_labels/{origin}/{TRAIN}"
                 self.predict(place, TRAIN, lambda entry: True, with_speck)
             for name, columns, rows in (
                 ("decisions", DECISION_COLUMNS, decisions),
                 ("cases", CASE_COLUMNS, cases),
             ):
                 lines = [dict(zip(columns, row, strict=True)) for row in rows]
-                write_table(folder + f"/{name}.tsv", columns, lines)
-            write_text(folder + "/summary.json", json.dumps({"text": [FALSE, "Thresholds."]}))
+                write_table(self.paths.gate(f"{name}.tsv", origin, number), columns, lines)
+            summary = self.paths.gate("summary.json", origin, number)
+            write_text(summary, json.dumps({"text": [FALSE, "Thresholds."]}))
 
     def study(self, arm: Arm, progress: bool) -> None:
         self.model(place_of(arm, "student"), LABELS.names, progress)
@@ -386,63 +370,29 @@ class Tree:
                 **SCORING,
             )
 
-    @property
-    def files(self) -> dict[str, object]:
-        """What the rule hands over."""
-        fused = [self.path(f"round-{n}/fusion/{labels}/{TRAIN}") for n, labels in self.fused]
-        scores = [
-            self.path(place_of(arm, "scores"), split)
-            for arm in self.arms
-            for split in ("validation", "test")
-        ]
-        predictions = [
-            self.path(place_of(arm, "predictions", shard))
-            for arm in self.arms
-            for shard in (VALIDATION, TEST)
-        ]
-        models = [self.path(place_of(arm, "student"), "model") for arm in self.arms]
-        origins = {Path(folder).parts[-3:][::2] for folder in self.gates}
-        pseudo = [
-            self.path(
-                f"{number}/pseudo_labels/{'tumour' if origin == 'teacher' else origin}/{TRAIN}"
-            )
-            for number, origin in sorted(origins)
-        ]
-        return {
-            "manifest": self.manifest,
-            "excluded": self.path("cases/excluded.tsv"),
-            "suspects": self.path("cases/suspects.tsv"),
-            "corrected": self.path("cases/corrected.tsv"),
-            "repaired": self.path("cases/repaired.tsv"),
-            "selection": [self.path(f"teacher/labels/{TRAIN}.tsv")],
-            "teacher_scores": self.path("teacher/seed-0/scores/cases.csv"),
-            "teacher_summary": self.path("teacher/seed-0/scores/summary.json"),
-            "teacher": self.path("teacher/seed-0/model"),
-            "teacher_table": self.path("teacher/seed-0/model.tsv"),
-            "decisions": [f"{folder}/decisions.tsv" for folder in self.gates],
-            "gate_cases": [f"{folder}/cases.tsv" for folder in self.gates],
-            "gate_summaries": [f"{folder}/summary.json" for folder in self.gates],
-            "pseudo_labels": [place + ".tsv" for place in pseudo],
-            "pseudo_label_folders": pseudo,
-            "composition": [place + ".composition.tsv" for place in fused],
-            "conflicts": [place + ".conflicts.tsv" for place in fused],
-            "specks": self.specks,
-            "fused": [place + ".tsv" for place in fused],
-            "fused_folders": fused,
-            "students": models,
-            "student_tables": [model + ".tsv" for model in models],
-            "scores": [folder + "/cases.csv" for folder in scores],
-            "lesions": [folder + "/lesions.csv" for folder in scores],
-            "summaries": [folder + "/summary.json" for folder in scores],
-            "predictions": [place + ".tsv" for place in predictions],
-            "prediction_folders": predictions,
-            "efficiency": [place + ".efficiency.tsv" for place in predictions],
-        }
-
     def report(self) -> tuple[str, bytes, str]:
         """HTML, PNG and text of the report."""
-        report, picture, summary = (
-            self.path(name) for name in ("report.html", "overlay.png", "summary.txt")
+        paths, teacher = self.paths, self.paths.teacher_model(0)
+        write_report(
+            self.config,
+            paths,
+            {"training": [TRAIN], "labelled": [TRAIN], "evaluated": [VALIDATION, TEST]},
+            {
+                "manifest": paths.case_list,
+                "excluded": paths.excluded,
+                "suspects": paths.suspects,
+                "corrected": paths.corrected,
+                "repaired": paths.repaired,
+                "selection": [paths.teacher_labels(TRAIN) + ".tsv"],
+                "teacher_scores": paths.teacher_scores(0, "cases.csv"),
+                "teacher_summary": paths.teacher_scores(0, "summary.json"),
+                "teacher": teacher,
+                "teacher_table": teacher + ".tsv",
+                "students": [paths.student_model(*arm.place) for arm in self.arms],
+            },
+            report=paths.report,
+            picture=paths.picture,
+            summary=paths.summary,
         )
-        write_report(self.config, self.files, report=report, picture=picture, summary=summary)
-        return Path(report).read_text(), Path(picture).read_bytes(), Path(summary).read_text()
+        made = [Path(path) for path in (paths.report, paths.picture, paths.summary)]
+        return made[0].read_text(), made[1].read_bytes(), made[2].read_text()

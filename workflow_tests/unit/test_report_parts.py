@@ -10,7 +10,7 @@ import pytest
 from score_rows import frame, score_row
 
 from panorgan.config.labels import load_labels
-from panorgan.config.settings import Arm, Config
+from panorgan.config.settings import Arm, Config, fused_labels
 from panorgan.fusing.gate import Rule
 from panorgan.io.formats import DASH, MISSING, interval, percent, signed
 from panorgan.io.tables import write_table
@@ -52,6 +52,7 @@ from panorgan.report.results import (
     student_table,
 )
 from panorgan.report.run import left_out, training_time
+from panorgan.run.layout import Layout
 from panorgan.scoring.frames import LESIONS
 from panorgan.scoring.lesions import detection_text
 from panorgan.scoring.scores import summarise
@@ -510,35 +511,26 @@ def test_conflicts_are_summed_by_pair(tmp_path):
 
 def test_specks_are_those_of_the_fusion_that_is_learnt(tmp_path):
     row = {"value": 1, "name": "liver", "ml": 0.5}
-    files = {name: [] for name in ("composition", "conflicts", "specks", "fused", "fused_folders")}
-    fused = [
-        (1, "gated"),
-        (1, "partial"),
-        (1, "stage1"),
-        (1, "stage2"),
-        (2, "gated"),
-        (2, "stage2"),
-    ]
+    paths, student = Layout(tmp_path), Config().student
+    student = student.model_copy(update={"variants": ["partial", "stage2", "gated"]})
+    config = Config(student=student, rounds=2)
     specks = {
         (1, "gated-stage1"): 1, (1, "partial"): 2, (1, "stage1"): 4,
         (2, "gated-stage1"): 8, (2, "stage2-stage1"): 16,
     }  # fmt: skip
-    for case in "ab":
-        for number, labels in fused:
-            place = tmp_path / f"round-{number}" / "fusion" / labels / f"train-{case}"
-            files["composition"].append(f"{place}.composition.tsv")
-            files["fused"].append(f"{place}.tsv")
-            files["fused_folders"].append(str(place))
-            write_table(files["fused"][-1], ["case"], [])
+    names = ["train-a", "train-b"]
+    for shard in names:
+        for number, labels in fused_labels(config):
+            write_table(paths.fusion(labels, number, shard) + ".tsv", ["case"], [])
         for (number, labels), voxels in specks.items():
-            place = tmp_path / f"round-{number}" / "fusion" / labels / f"train-{case}"
-            files["specks"].append(f"{place}.specks.tsv")
-            found = row | {"case": case, "voxels": voxels}
-            write_table(files["specks"][-1], list(found), [found])
-    counted = {(one.round, one.labels): count_specks(one, LABELS) for one in read_fusions(files)}
+            found = row | {"case": shard, "voxels": voxels}
+            path = paths.fusion(labels, number, shard) + ".specks.tsv"
+            write_table(path, list(found), [found])
+    fusions = read_fusions(config, paths, {"training": names, "labelled": names[:1]})
+    counted = {(one.round, one.labels): count_specks(one, LABELS) for one in fusions}
     assert counted[1, "stage2"] == [{"name": "Liver", "cases": 2, "voxels": 8, "ml": 1.0}]
     assert {name: rows[0]["voxels"] for name, rows in counted.items()} == {
-        (1, "partial"): 4, (1, "stage1"): 8, (1, "stage2"): 8, (1, "gated"): 2,
+        (1, "partial"): 2, (1, "stage1"): 8, (1, "stage2"): 8, (1, "gated"): 2,
         (2, "stage2"): 32, (2, "gated"): 16,
     }  # fmt: skip
 

@@ -36,6 +36,7 @@ from panorgan.config.registry import (
     SMALL_UNET,
     STAGE1,
     STAGE2,
+    TEACHER,
     VARIANTS,
 )
 from panorgan.config.registry import GATED as GATED
@@ -573,6 +574,12 @@ def fused_labels(config: Config) -> list[tuple[int, str]]:
     stage 2."""
     found = {(arm.round, arm.labels) for arm in trained_students(config)}
     return sorted(found | {(1, STAGE1) for one in found if one == (1, STAGE2)})
+
+
+def origins(config: Config) -> list[tuple[str, int]]:
+    """Maker and round of all pseudo-labels that are judged for a result of the run."""
+    later = {(arm.variant, arm.round) for arm in students(config) if arm.round > 1}
+    return [(TEACHER, 1), *sorted(later, key=lambda origin: (origin[1], origin[0]))]
 
 
 def ablation_arms(config: Config) -> dict[str, list[Arm]]:

@@ -1,7 +1,7 @@
-"""What the rule hands over, read: students and their scores, gates, fused labels."""
+"""What the report is of, read: students and their scores, gates, fused labels."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ import pandas as pd
 
 from panorgan.cases.selection import TUMOUR
 from panorgan.config.labels import Labels
-from panorgan.config.registry import GATED, TEACHER, VARIANTS, first_stage
-from panorgan.config.settings import Arm, load_config, main_arm, students
+from panorgan.config.registry import GATED, PARTIAL, TEACHER, VARIANTS, first_stage
+from panorgan.config.settings import Arm, Config, fused_labels, main_arm, origins, students
 from panorgan.io.tables import read_table
 from panorgan.report.frames import DECISIONS, EFFICIENCY, GATE_CASES
+from panorgan.run.layout import Layout
 from panorgan.run.store import ShardReader
 from panorgan.scoring.scores import read_lesions, read_scores
 from panorgan.stages.components import Round
@@ -96,30 +97,26 @@ class Fusion:
         return f"Round {self.round}, {later.lower()}"
 
 
-def read_students(config: Mapping[str, Any], files: Mapping[str, Any]) -> list[Student]:
-    """Every student that is a result of the run, with its part of the files."""
+def read_students(config: Config, paths: Layout, evaluated: Sequence[str]) -> list[Student]:
+    """Every student that is a result of the run, with what it predicted in some shards."""
     found = []
-    for arm in students(load_config(config)):
+    for arm in students(config):
 
-        def own(name: str, kind: str, arm: Arm = arm) -> list[str]:
-            place = f"/round-{arm.round}/{kind}/{arm.variant}/seed-{arm.seed}/"
-            return [path for path in files[name] if place in path]
+        def by_split(name: str, read: Callable[[str], Any], arm: Arm = arm) -> dict[str, Any]:
+            return {split: read(paths.results(name, *arm.place, split)) for split in SPLITS}
 
-        def by_split(name: str, read: Any, own: Any = own) -> dict[str, Any]:
-            return {Path(path).parent.name: read(path) for path in own(name, "scores")}
-
+        model = paths.student_model(*arm.place)
+        predictions = [paths.predictions(*arm.place, shard) for shard in evaluated]
         found.append(
             Student(
                 arm=arm,
-                model=Path(*own("students", "student")),
-                table=Path(*own("student_tables", "student")),
-                scores=by_split("scores", read_scores),
-                summaries=by_split("summaries", read_json),
-                lesions=by_split("lesions", read_lesions),
-                predictions=ShardReader(
-                    own("predictions", "predictions"), own("prediction_folders", "predictions")
-                ),
-                efficiency=EFFICIENCY.read(*own("efficiency", "predictions")),
+                model=Path(model),
+                table=Path(model + ".tsv"),
+                scores=by_split("cases.csv", read_scores),
+                summaries=by_split("summary.json", read_json),
+                lesions=by_split("lesions.csv", read_lesions),
+                predictions=_reader(predictions),
+                efficiency=EFFICIENCY.read(*_ended(predictions, ".efficiency.tsv")),
             )
         )
     return found
@@ -131,73 +128,67 @@ def main_student(found: Sequence[Student]) -> Student:
     return next(student for student in found if student.arm == arm)
 
 
-def read_gates(files: Mapping[str, Any], labels: Labels) -> list[Gate]:
+def read_gates(
+    config: Config, paths: Layout, training: Sequence[str], labels: Labels
+) -> list[Gate]:
     """The gate of every round and origin, the first round first."""
-    tables = {
-        (kind, Path(path).parent): path
-        for kind in ("gate_cases", "decisions")
-        for path in files[kind]
-    }
-    gates = []
-    for path in files["gate_summaries"]:
-        folder = Path(path).parent
-        number, origin = round_of(folder), folder.name
-        gates.append(
-            Gate(
+
+    def maps(kind: str, number: int) -> ShardReader:
+        return _reader([paths.pseudo_labels(kind, number, shard) for shard in training])
+
+    def judged(origin: str, number: int) -> Round:
+        if number > 1:
+            found = maps(origin, number)
+            return Round(found, found, labels.tumour.value)
+        own = config.pseudo_labels.organs != "cases"
+        return Round(maps("tumour", 1), maps("organs", 1) if own else None, TUMOUR)
+
+    return [
+        Gate(
+            round=number,
+            origin=origin,
+            summary=read_json(paths.gate("summary.json", origin, number)),
+            cases=GATE_CASES.read(paths.gate("cases.tsv", origin, number)),
+            decisions=DECISIONS.read(paths.gate("decisions.tsv", origin, number)),
+            pseudo_labels=judged(origin, number),
+        )
+        for origin, number in origins(config)
+    ]
+
+
+def read_fusions(
+    config: Config, paths: Layout, shards: Mapping[str, Sequence[str]]
+) -> list[Fusion]:
+    """All fused labels of the run, by round and in the order in which they are made."""
+    order = list(VARIANTS)
+    fusions = []
+    for number, labels in sorted(
+        fused_labels(config), key=lambda one: (one[0], order.index(one[1]))
+    ):
+        # Unlabelled cases have no partial label.
+        names = shards["labelled" if labels == PARTIAL else "training"]
+        places = [paths.fusion(labels, number, shard) for shard in names]
+        # Stage 2 goes on from stage 1, which has set them to background.
+        first = [paths.fusion(first_stage(labels, number), number, shard) for shard in names]
+        fusions.append(
+            Fusion(
                 round=number,
-                origin=origin,
-                summary=read_json(path),
-                cases=GATE_CASES.read(tables["gate_cases", folder]),
-                decisions=DECISIONS.read(tables["decisions", folder]),
-                pseudo_labels=_pseudo_labels(files, number, origin, labels),
+                labels=labels,
+                composition=_ended(places, ".composition.tsv"),
+                conflicts=_ended(places, ".conflicts.tsv"),
+                specks=_ended(first, ".specks.tsv"),
+                reader=_reader(places),
             )
         )
-    return sorted(gates, key=lambda gate: (gate.round, gate.origin))
+    return fusions
 
 
-def _pseudo_labels(files: Mapping[str, Any], number: int, origin: str, labels: Labels) -> Round:
-    """The maps that a gate has judged."""
-
-    def reader(kind: str) -> ShardReader | None:
-        place = f"/round-{number}/pseudo_labels/{kind}/"
-        tables, folders = (
-            [path for path in files[name] if place in path]
-            for name in ("pseudo_labels", "pseudo_label_folders")
-        )
-        return ShardReader(tables, folders) if tables else None
-
-    if number > 1:
-        found = reader(origin)
-        return Round(found, found, labels.tumour.value)
-    return Round(reader("tumour"), reader("organs"), TUMOUR)
+def _ended(places: Sequence[str], end: str) -> list[str]:
+    return [place + end for place in places]
 
 
-def read_fusions(files: Mapping[str, Any]) -> list[Fusion]:
-    """All fused labels of the run, by round and in the order in which they are made."""
-    places = {Path(path).parent for path in files["composition"]}
-    order = list(VARIANTS)
-
-    def own(name: str, place: Path) -> list[str]:
-        return [path for path in files[name] if Path(path).parent == place]
-
-    fusions = [
-        Fusion(
-            round=round_of(place),
-            labels=place.name,
-            composition=own("composition", place),
-            conflicts=own("conflicts", place),
-            # Stage 2 goes on from stage 1, which has set them to background.
-            specks=own("specks", place.with_name(first_stage(place.name, round_of(place)))),
-            reader=ShardReader(own("fused", place), own("fused_folders", place)),
-        )
-        for place in places
-    ]
-    return sorted(fusions, key=lambda one: (one.round, order.index(one.labels)))
-
-
-def round_of(place: Path) -> int:
-    """The round of a folder ``round-R/KIND/NAME``."""
-    return int(place.parts[-3].removeprefix("round-"))
+def _reader(places: Sequence[str]) -> ShardReader:
+    return ShardReader(_ended(places, ".tsv"), places)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 A module describes a section of the page for the template of its name in ``templates/report``:
 `run`, `results`, `examples` (cases, structures, lesions), `data`, `gates` and `fusion` (both for
-labels), `training`, `efficiency`, `methods`. `inputs` reads what the rule hands over, `pictures`
-says how many pictures there may be, `summary` is for the terminal.
+labels), `training`, `efficiency`, `methods`. `inputs` reads students, gates and fused labels,
+`pictures` says how many pictures there may be, `summary` is for the terminal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panorgan.cases.manifest import read_manifest
 from panorgan.config.labels import load_labels
+from panorgan.config.settings import load_config
 from panorgan.io.tables import read_table, replacing, write_text
 from panorgan.report import drawing
 from panorgan.report.data import draw_distributions
@@ -43,10 +44,13 @@ from panorgan.report.run import left_out, run_checksums, run_facts
 from panorgan.report.show import compared_layers, draw_scan
 from panorgan.report.summary import summary_text
 from panorgan.report.training import describe_model, describe_selection, describe_teacher
+from panorgan.run.layout import Layout
 
 
 def write_report(
     config: Mapping[str, Any],
+    paths: Layout,
+    shards: Mapping[str, Sequence[str]],
     files: Mapping[str, Any],
     *,
     report: str,
@@ -59,25 +63,25 @@ def write_report(
     ----------
     config
         The config that the run was made with.
+    paths
+        Where the files of its students, gates and fused labels are.
+    shards
+        Names of the shards: ``training``, of these ``labelled``, and ``evaluated``.
     files
-        What the rule reads, by name. The cases: manifest, excluded, suspects, corrected,
-        repaired. The teacher: selection, teacher, teacher_table, teacher_scores, teacher_summary.
-        Of every round's gates, in ``round-R/gate/ORIGIN``: decisions, gate_cases, gate_summaries;
-        and what they judged, in ``round-R/pseudo_labels/KIND``: pseudo_labels,
-        pseudo_label_folders. Of all fused labels, in ``round-R/fusion/LABELS``: composition,
-        conflicts, fused, fused_folders; and of the stage 1 of each: specks. Of the students, in
-        ``round-R/KIND/VARIANT/seed-S``: students, student_tables, scores, lesions, summaries (in a
-        folder a split), predictions, prediction_folders, efficiency.
+        All others by name. The cases: manifest, excluded, suspects, corrected, repaired. The
+        teacher: selection (a table a shard), teacher, teacher_table, teacher_scores,
+        teacher_summary. The models of the students: students.
     report, picture, summary
         The files to write: HTML, PNG, plain text.
     """
     labels = load_labels(config["labels"])
     entries = read_manifest(files["manifest"], labels)
-    students = read_students(config, files)
+    settings = load_config(config)
+    students = read_students(settings, paths, shards["evaluated"])
     main = main_student(students)
     arms = [student.arm for student in students]
-    gates = read_gates(files, labels)
-    fusions = read_fusions(files)
+    gates = read_gates(settings, paths, shards["training"], labels)
+    fusions = read_fusions(settings, paths, shards)
     learnt = next(
         one for one in fusions if (one.round, one.labels) == (main.arm.round, main.arm.labels)
     )

@@ -30,6 +30,7 @@ from panorgan.config.settings import (
     fused_labels,
     load_config,
     members,
+    origins,
     students,
     teachers,
     trained_students,
@@ -224,8 +225,7 @@ class Run:
     @property
     def origins(self) -> list[tuple[str, int]]:
         """Maker and round of all pseudo-labels that are judged for a result of the run."""
-        later = {(arm.variant, arm.round) for arm in self.students if arm.round > 1}
-        return [(TEACHER, 1), *sorted(later, key=lambda origin: (origin[1], origin[0]))]
+        return origins(self.config)
 
     @property
     def first_stages(self) -> list[tuple[int, str]]:
