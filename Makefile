@@ -38,7 +38,7 @@ else
 	@# has two cores. The tests of workflow_tests/gpu run within `make gpu`, which one of those calls.
 	@status=0; \
 	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile workflow_tests/unit || status=1; \
-	$(BIN)/python -m pytest -rs -n 2 --dist loadgroup --ignore=workflow_tests/unit \
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --ignore=workflow_tests/unit \
 	    --ignore=workflow_tests/gpu workflow_tests || status=1; \
 	exit $$status
 endif

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster.slurm import jobs
+from running import hashes, tiny_project
 
 pytestmark = pytest.mark.cluster
 
@@ -116,6 +117,27 @@ def test_exactly_the_jobs_with_a_gpu_go_to_the_gpu_partition():
     on_partition = {name for name, text in jobs_planned if "slurm_partition=gpu" in text}
     assert with_gpu == on_partition
     assert {"train_teacher", "train_student"} <= with_gpu
+
+
+def test_the_whole_workflow_through_slurm_gives_the_same_results(slurm, tiny, tmp_path):
+    # Another number of shards: results do not depend on it.
+    shards = {"labelled": 2, "unlabelled": 1, "validation": 1, "test": 1}
+    project = tiny_project(tmp_path, shards=shards)
+    before = len(jobs())
+    command = [sys.executable, "-m", "snakemake", *slurm, "--configfile", "config/run.yaml"]
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr + project.failures()
+
+    submitted = jobs()[before:]
+    by_rule = {job["Rule"]: job for job in submitted}
+    assert {job["JobState"] for job in submitted} == {"COMPLETED"}
+    assert by_rule["train_teacher"]["Partition"] == "gpu"
+    assert by_rule["train_student"]["TresPerJob"] == "gres:gpu:1"
+    assert by_rule["fuse_organs"]["Partition"] == "cpu"
+    for pattern in ("**/weights.safetensors", "round-1/predictions/**/*.nii.gz", "**/cases.csv"):
+        here, there = hashes(tiny.results, pattern), hashes(project.results, pattern)
+        assert here, pattern
+        assert here == there, pattern
 
 
 def _snakemake(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
