@@ -168,9 +168,8 @@ class Run:
 
     def written(self, shard: str) -> list[str]:
         """The volumes of a shard that the run itself writes: the demo's."""
-        if not self.config.phantom:
-            return []
-        return [path for case in self.cases[shard] for path in case.files]
+        cases = self.cases[shard]  # a missing table is told of before a missing input
+        return [path for case in cases for path in case.files] if self.config.phantom else []
 
     @cache  # noqa: B019
     def stamps(self, shard: str) -> str:
