@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from panorgan.cases.table import KINDS
+from panorgan.cases.table import EVALUATED, KINDS
 from panorgan.config.settings import MEMBER, fused_labels, labels_of
 from panorgan.run.job import report_problems
 from panorgan.config.registry import (
@@ -21,7 +21,7 @@ from panorgan.config.registry import (
     pattern,
 )
 from panorgan.stages import VERSIONS
-from panorgan.run.inputs import EVALUATED, Run, see_all_reasons
+from panorgan.run.inputs import Run, see_all_reasons
 
 min_version("9.27")
 see_all_reasons()

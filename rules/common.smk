@@ -1,6 +1,15 @@
 # What several rules ask for as input.
 
 
+def not_outdated_by_validation(place):
+    """A file of a shard; of a validation shard a new one waits for the next training."""
+    return branch(
+        lambda wildcards: wildcards.shard in run.training,
+        then=place,
+        otherwise=ancient(place),
+    )
+
+
 def of_labels(place, end, shards=None):
     """Input function: files of the labels that a plan is for or a training learns, one a shard."""
 

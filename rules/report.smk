@@ -54,7 +54,11 @@ rule write_report:
         runtime=60,
     params:
         config=settings.model_dump(),
-        shards=dict(training=run.training, labelled=run.labelled, evaluated=evaluated),
+        shards=dict(
+            training=run.training,
+            evaluated=evaluated,
+            fused={name: run.fused_shards(name) for _, name in fused_labels(settings)},
+        ),
         classes=run.classes,
         rules=run.sources,
     script:

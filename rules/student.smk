@@ -55,11 +55,7 @@ rule preprocess_student:
     input:
         # Validation cases are for the learning curve: new ones wait for the next training. They
         # keep their own labels, and are never fused.
-        manifest=branch(
-            lambda wildcards: wildcards.shard in run.training,
-            then=paths.manifest(),
-            otherwise=ancient(paths.manifest()),
-        ),
+        manifest=not_outdated_by_validation(paths.manifest()),
         plans=paths.student_plan("plans.json"),
         fused=branch(
             lambda wildcards: wildcards.shard in run.training,

@@ -53,17 +53,9 @@ rule plan_teacher:
 rule preprocess_teacher:
     input:
         # Validation cases are for the learning curve: new ones wait for the next training.
-        manifest=branch(
-            lambda wildcards: wildcards.shard in run.labelled,
-            then=paths.manifest(),
-            otherwise=ancient(paths.manifest()),
-        ),
+        manifest=not_outdated_by_validation(paths.manifest()),
         plans=paths.teacher_plan("plans.json"),
-        truth=branch(
-            lambda wildcards: wildcards.shard in run.labelled,
-            then=f"{paths.teacher_labels()}.tsv",
-            otherwise=ancient(f"{paths.teacher_labels()}.tsv"),
-        ),
+        truth=not_outdated_by_validation(f"{paths.teacher_labels()}.tsv"),
         truth_folder=ancient(paths.teacher_labels()),
     output:
         table=f"{paths.teacher_data()}.tsv",

@@ -22,7 +22,7 @@ with job(snakemake) as this:
         judged,
         earlier[::-1],
         shard_output(snakemake),
-        labels_file=snakemake.params.labels,
+        labels_file=settings.labels,
         known=settings.known,
         tumour_rows=files.tumour_components,
         organ_rows=files.get("organ_components", []),

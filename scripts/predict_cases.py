@@ -18,7 +18,7 @@ with job(snakemake) as this:
             )
         ],
         shard_output(snakemake),
-        labels_file=snakemake.params.labels,
+        labels_file=settings.labels,
         translate=settings.get("translate", False),
         components=bool(snakemake.output.get("components")),
         seen=[row["case"] for row in read_table(taught) if row["status"] == "ok"] if taught else [],

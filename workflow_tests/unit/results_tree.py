@@ -12,7 +12,7 @@ from panorgan.cases.manifest import read_manifest, write_manifest
 from panorgan.cases.selection import needs_tumour, shows_tumours
 from panorgan.cases.table import Case, write_cases
 from panorgan.config.labels import config_folder, load_labels
-from panorgan.config.registry import first_stage
+from panorgan.config.registry import FUSED, first_stage
 from panorgan.config.settings import Arm, Config, fused_labels, load_config, origins, students
 from panorgan.fusing.gate import CASE_COLUMNS, DECISION_COLUMNS
 from panorgan.io.plots import draw_curves
@@ -376,7 +376,11 @@ class Tree:
         write_report(
             self.config,
             paths,
-            {"training": [TRAIN], "labelled": [TRAIN], "evaluated": [VALIDATION, TEST]},
+            {
+                "training": [TRAIN],
+                "evaluated": [VALIDATION, TEST],
+                "fused": {labels: [TRAIN] for labels in FUSED},
+            },
             {
                 "manifest": paths.case_list,
                 "excluded": paths.excluded,

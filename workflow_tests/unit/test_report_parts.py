@@ -526,7 +526,8 @@ def test_specks_are_those_of_the_fusion_that_is_learnt(tmp_path):
             found = row | {"case": shard, "voxels": voxels}
             path = paths.fusion(labels, number, shard) + ".specks.tsv"
             write_table(path, list(found), [found])
-    fusions = read_fusions(config, paths, {"training": names, "labelled": names[:1]})
+    shards = dict.fromkeys(("stage1", "stage2", "gated"), names) | {"partial": names[:1]}
+    fusions = read_fusions(config, paths, shards)
     counted = {(one.round, one.labels): count_specks(one, LABELS) for one in fusions}
     assert counted[1, "stage2"] == [{"name": "Liver", "cases": 2, "voxels": 8, "ml": 1.0}]
     assert {name: rows[0]["voxels"] for name, rows in counted.items()} == {

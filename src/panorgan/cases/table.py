@@ -17,6 +17,8 @@ SCOPE = "tumour_scope"
 COLUMNS = ("case", "image", "label", "split", "source", "patient", "annotated", "organs", SCOPE)
 REQUIRED = ("case", "image", "label", "split", "source")
 SPLITS = ("train", "validation", "test")
+EVALUATED = SPLITS[1:]
+"""Those that are predicted and scored."""
 KINDS = ("labelled", "unlabelled", "validation", "test")
 """Of shards: training cases without a label teach no teacher, so they are apart."""
 ENDINGS = ("_seg", "_source", "_image", "_label", "_organs", "_automatic")

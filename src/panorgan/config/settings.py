@@ -39,8 +39,6 @@ from panorgan.config.registry import (
     TEACHER,
     VARIANTS,
 )
-from panorgan.config.registry import GATED as GATED
-from panorgan.config.registry import NOISE as NOISE
 from panorgan.problems import Problem, Problems
 
 Positive = Annotated[int, Field(ge=1)]

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from panorgan.cases.selection import TUMOUR
+from panorgan.cases.table import EVALUATED
 from panorgan.config.labels import Labels
-from panorgan.config.registry import GATED, PARTIAL, TEACHER, VARIANTS, first_stage
+from panorgan.config.registry import GATED, TEACHER, VARIANTS, first_stage
 from panorgan.config.settings import Arm, Config, fused_labels, main_arm, origins, students
 from panorgan.io.tables import read_table
 from panorgan.report.frames import DECISIONS, EFFICIENCY, GATE_CASES
@@ -19,8 +20,6 @@ from panorgan.run.store import ShardReader
 from panorgan.scoring.scores import read_lesions, read_scores
 from panorgan.stages.components import Round
 
-SPLITS = ("validation", "test")
-"""Those that are scored."""
 SYNTHETIC = "synthetic data, not for clinical use"
 
 
@@ -46,14 +45,14 @@ class Student:
         """The splits in which anything is known, so that there are scores."""
         return [
             split
-            for split in SPLITS
+            for split in EVALUATED
             if any(found["cases"] for found in self.summaries[split]["classes"].values())
         ]
 
     @property
     def shown(self) -> str:
         """The split of which cases are shown: the first scored one."""
-        return (self.scored or SPLITS)[0]
+        return (self.scored or EVALUATED)[0]
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def read_students(config: Config, paths: Layout, evaluated: Sequence[str]) -> li
     for arm in students(config):
 
         def by_split(name: str, read: Callable[[str], Any], arm: Arm = arm) -> dict[str, Any]:
-            return {split: read(paths.results(name, *arm.place, split)) for split in SPLITS}
+            return {split: read(paths.results(name, *arm.place, split)) for split in EVALUATED}
 
         model = paths.student_model(*arm.place)
         predictions = [paths.predictions(*arm.place, shard) for shard in evaluated]
@@ -165,8 +164,7 @@ def read_fusions(
     for number, labels in sorted(
         fused_labels(config), key=lambda one: (one[0], order.index(one[1]))
     ):
-        # Unlabelled cases have no partial label.
-        names = shards["labelled" if labels == PARTIAL else "training"]
+        names = shards[labels]
         places = [paths.fusion(labels, number, shard) for shard in names]
         # Stage 2 goes on from stage 1, which has set them to background.
         first = [paths.fusion(first_stage(labels, number), number, shard) for shard in names]

@@ -6,7 +6,7 @@ labels), `training`, `efficiency`, `methods`. `inputs` reads students, gates and
 `pictures` says how many pictures there may be, `summary` is for the terminal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from panorgan.cases.manifest import read_manifest
@@ -50,7 +50,7 @@ from panorgan.run.layout import Layout
 def write_report(
     config: Mapping[str, Any],
     paths: Layout,
-    shards: Mapping[str, Sequence[str]],
+    shards: Mapping[str, Any],
     files: Mapping[str, Any],
     *,
     report: str,
@@ -66,7 +66,7 @@ def write_report(
     paths
         Where the files of its students, gates and fused labels are.
     shards
-        Names of the shards: ``training``, of these ``labelled``, and ``evaluated``.
+        Names of the shards: ``training``, ``evaluated``, and those of all ``fused`` labels by name.
     files
         All others by name. The cases: manifest, excluded, suspects, corrected, repaired. The
         teacher: selection (a table a shard), teacher, teacher_table, teacher_scores,
@@ -81,7 +81,7 @@ def write_report(
     main = main_student(students)
     arms = [student.arm for student in students]
     gates = read_gates(settings, paths, shards["training"], labels)
-    fusions = read_fusions(settings, paths, shards)
+    fusions = read_fusions(settings, paths, shards["fused"])
     learnt = next(
         one for one in fusions if (one.round, one.labels) == (main.arm.round, main.arm.labels)
     )

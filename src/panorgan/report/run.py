@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from panorgan.cases.manifest import Entry
+from panorgan.cases.table import EVALUATED
 from panorgan.config.registry import MARGINAL
 from panorgan.config.settings import load_config, students, teachers, trained_students
 from panorgan.fusing.components import CLEAN, IGNORE
@@ -14,7 +15,7 @@ from panorgan.fusing.gate import Rule
 from panorgan.io.formats import duration
 from panorgan.io.tables import read_table
 from panorgan.report.gates import ACTION_TEXTS, dropped
-from panorgan.report.inputs import SPLITS, Gate, Student, read_json, read_rows
+from panorgan.report.inputs import Gate, Student, read_json, read_rows
 from panorgan.run.store import file_checksum
 from panorgan.scoring.metrics import NOT_SCORED
 
@@ -123,8 +124,8 @@ def left_out(
     Every kind has a row, those of which there are none too; `why` has the most frequent reasons.
     """
     selection = [row for row in read_rows(files["selection"]) if row["status"] != "ok"]
-    without = [entry for entry in entries if entry.split in SPLITS and not entry.label]
-    unknown = sum(int((main.scores[split]["status"] == NOT_SCORED).sum()) for split in SPLITS)
+    without = [entry for entry in entries if entry.split in EVALUATED and not entry.label]
+    unknown = sum(int((main.scores[split]["status"] == NOT_SCORED).sum()) for split in EVALUATED)
     rows = [
         _row("Cases excluded", "#excluded", _column(files["excluded"], "cause")),
         _row("Cases with something suspicious", "#suspects", _suspects(files)),

@@ -80,8 +80,6 @@ def _learnt(wildcards: Any) -> str:
 
 
 ORGANS = "pseudo_labels.organs"
-EVALUATED = ("validation", "test")
-"""Splits that are predicted and scored."""
 
 
 def check_organs(source: str) -> None:
@@ -250,13 +248,13 @@ class Run:
 
     def tumours(self, end: str) -> Callable[[Any], list[str]]:
         """Input function of a stage 1: its tumour pseudo-labels, none for partial labels alone."""
-        return lambda wildcards: self._of_stage1("tumour", wildcards, end)
+        return lambda wildcards: self._of_fusion("tumour", wildcards, end)
 
     def organs(self, end: str) -> Callable[[Any], list[str]]:
         """Input function of either stage: its organ pseudo-labels, none if cases name them."""
-        return lambda wildcards: self._of_stage1("organs", wildcards, end)
+        return lambda wildcards: self._of_fusion("organs", wildcards, end)
 
-    def _of_stage1(self, kind: str, wildcards: Any, end: str) -> list[str]:
+    def _of_fusion(self, kind: str, wildcards: Any, end: str) -> list[str]:
         if _learnt(wildcards) == PARTIAL:
             return []
         return self._pseudo_labels(kind, _round(wildcards), wildcards, end)

@@ -44,9 +44,12 @@ def stamps(paths: Iterable[str], known: Mapping[str, Stamp]) -> dict[str, Stamp]
     return {path: of(path) for path in paths}
 
 
-def write_stamps(table: Path, paths: Iterable[str]) -> None:
-    """Write down the stamps of files, for later `stamps`."""
-    write_text(table, json.dumps({path: [*_dated(path), *stamp(path)] for path in paths}))
+def write_stamps(table: Path, paths: Iterable[str]) -> dict[str, Stamp]:
+    """Write down the stamps of files, for later `stamps`, and give them."""
+    dated = {path: _dated(path) for path in paths}
+    found = stamps(dated, {})
+    write_text(table, json.dumps({path: [*dated[path], *found[path]] for path in dated}))
+    return found
 
 
 def read_stamps(table: Path) -> dict[str, Stamp]:

@@ -35,7 +35,7 @@ from panorgan.io.volumes import (
     write_label,
 )
 from panorgan.problems import Problem, Problems
-from panorgan.run.stamps import STAMPS, stamp, write_stamps
+from panorgan.run.stamps import STAMPS, Stamp, write_stamps
 from panorgan.run.store import BAD, Result, ShardOutput, ShardReader, Work, key_of, run_shard
 from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
 
@@ -103,9 +103,9 @@ def index_cases(
         return Result(row)
 
     table = out.store.with_name(out.store.name + STAMPS)
-    write_stamps(table, (path for case in cases for path in case.files))
+    stamps = write_stamps(table, (path for case in cases for path in case.files))
     return run_shard(
-        [Work(case.case, _files(case)) for case in cases],
+        [Work(case.case, _files(case, stamps)) for case in cases],
         compute,
         out,
         parameters={
@@ -131,10 +131,10 @@ def _path(path: str) -> Path | None:
     return Path(path) if path else None
 
 
-def _files(case: Case) -> dict[str, object]:
+def _files(case: Case, stamps: Mapping[str, Stamp]) -> dict[str, object]:
     """The case's files as they lie on the disk: a changed one is read again."""
     named = {"image": case.image, "label": case.label, "organs": case.organs}
-    return {kind: [path, *(stamp(path) if path else [])] for kind, path in named.items()}
+    return {kind: [path, *stamps.get(path, [])] for kind, path in named.items()}
 
 
 def check_cases(
