@@ -26,6 +26,7 @@ from panorgan.run.store import ShardOutput, ShardReader, file_checksum
 from panorgan.stages import LEFT_OUT, components
 from panorgan.stages.components import Round, measure_components
 from panorgan.stages.prediction import WANTED, predict_cases
+from panorgan.stages.pseudo_labels import OrganLabels
 from panorgan.stages.training import train_network
 
 LABELS = load_labels()
@@ -340,7 +341,7 @@ def measure(tmp_path):
         out = output(tmp_path, name, "components")
         measure_components(
             manifest_of(tmp_path, *entries),
-            Round(tumours, organs, tumour_value),
+            Round(tumours, OrganLabels(organs), tumour_value),
             earlier,
             out,
             labels_file=str(labels_path()),
@@ -468,7 +469,7 @@ def test_instability_compares_what_all_rounds_could_tell(tmp_path, measure, monk
     whole[5], whole[3, 0, 0], whole[3, 5, 5] = LIVER, TUMOUR, PANCREAS
     earlier = Round(
         maps(tmp_path, "tumours", {"a": tumour}),
-        maps(tmp_path, "organs", {"a": first}, classes=f"{LIVER} {SPLEEN}"),
+        OrganLabels(maps(tmp_path, "organs", {"a": first}, classes=f"{LIVER} {SPLEEN}")),
         1,
     )
     both = maps(tmp_path, "both", {"a": whole, "b": whole})

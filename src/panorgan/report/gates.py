@@ -136,9 +136,7 @@ def judged_map(gate: Gate, entry: Entry, value: int, labels: Labels) -> tuple[in
     maps = gate.pseudo_labels
     if value == labels.tumour.value:
         return maps.tumour_value, read_label(maps.tumours.file(entry.case, LABEL))
-    if maps.organs is None:
-        return value, entry.read_organs()
-    return value, read_label(maps.organs.file(entry.case, LABEL))
+    return value, maps.organs.read(entry)
 
 
 def describe_rounds(config: Mapping[str, Any], gates: Iterable[Gate]) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from panorgan.run.layout import Layout
 from panorgan.run.store import ShardReader
 from panorgan.scoring.scores import read_lesions, read_scores
 from panorgan.stages.components import Round
+from panorgan.stages.pseudo_labels import OrganLabels
 
 SYNTHETIC = "synthetic data, not for clinical use"
 
@@ -138,9 +139,9 @@ def read_gates(
     def judged(origin: str, number: int) -> Round:
         if number > 1:
             found = maps(origin, number)
-            return Round(found, found, labels.tumour.value)
+            return Round(found, OrganLabels(found), labels.tumour.value)
         own = config.pseudo_labels.organs != "cases"
-        return Round(maps("tumour", 1), maps("organs", 1) if own else None, TUMOUR)
+        return Round(maps("tumour", 1), OrganLabels(maps("organs", 1) if own else None), TUMOUR)
 
     return [
         Gate(

@@ -23,7 +23,8 @@ from panorgan.io.tables import read_table
 from panorgan.io.volumes import Volume, read_label
 from panorgan.problems import Problems
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, key_of, run_shard
-from panorgan.stages import CLASSES, LABEL, VERSIONS
+from panorgan.stages import LABEL, VERSIONS
+from panorgan.stages.pseudo_labels import OrganLabels, on_grid
 
 Written = Sequence[Mapping[str, str]]
 """Rows of a case's pieces, as a table holds them."""
@@ -38,11 +39,11 @@ class Round:
     tumours
         Maps in which `tumour_value` is tumour; other values there do not count.
     organs
-        Maps in which the tumour does not count, perhaps the same; None: those of the case table.
+        Maps in which the tumour does not count, perhaps the same.
     """
 
     tumours: ShardReader
-    organs: ShardReader | None
+    organs: OrganLabels
     tumour_value: int
 
     @classmethod
@@ -57,39 +58,25 @@ class Round:
         """Those of a shard, by its tables and folders."""
         found = ShardReader([tumours], [tumour_folder])
         if organs == tumours:
-            return cls(found, found, tumour_value)
+            return cls(found, OrganLabels(found), tumour_value)
         others = ShardReader([organs], [organ_folder]) if organs else None
-        return cls(found, others, tumour_value)
+        return cls(found, OrganLabels(others), tumour_value)
 
     def inputs(self, entry: Entry) -> dict[str, object]:
         """What the case's pseudo-labels depend on."""
         name = entry.case
-        if self.organs is None:
-            organs: object = entry.facts["organs_hash"]
-        else:
-            organs = self.organs.checksums(name) if name in self.organs else None
         return {
             "tumours": self.tumours.checksums(name) if name in self.tumours else None,
             "tumour_value": self.tumour_value,
-            "organs": organs,
-            "organ_values": sorted(self.organ_values(entry)),
+            "organs": self.organs.key(entry),
+            "organ_values": sorted(self.organs.values(entry)),
         }
-
-    def organ_values(self, entry: Entry) -> set[int]:
-        """The classes unknown in a case that its organ pseudo-label could hold."""
-        unknown = {*entry.unknown}
-        if self.organs is None:
-            return unknown if entry.organs else set()
-        if entry.case not in self.organs:
-            return set()
-        row = self.organs.row(entry.case)
-        return unknown & {*map(int, row[CLASSES].split())} if CLASSES in row else unknown
 
     def values(self, entry: Entry, labels: Labels) -> set[int]:
         """The classes that are filled from the case's pseudo-labels."""
         tumour = {labels.tumour.value}
         with_tumour = needs_tumour(entry, labels) and entry.case in self.tumours
-        return (self.organ_values(entry) - tumour) | (tumour if with_tumour else set())
+        return (self.organs.values(entry) - tumour) | (tumour if with_tumour else set())
 
     def read(self, entry: Entry, labels: Labels, frame: Volume) -> tuple[np.ndarray, np.ndarray]:
         """uint8 maps of the tumour, with the class table's value, and of the case's unknown organs.
@@ -99,31 +86,20 @@ class Round:
         tumours = organs = None
         if entry.case in self.tumours:
             tumours = read_label(self.tumours.file(entry.case, LABEL))
-        wanted = sorted(self.organ_values(entry) - {labels.tumour.value})
-        if wanted and self.organs is None:
-            organs = entry.read_organs()
-        elif wanted and self.organs is self.tumours:
-            organs = tumours
-        elif wanted:
-            organs = read_label(self.organs.file(entry.case, LABEL))
-        for found in (tumours, organs):
-            if found is not None and (difference := frame.grid.difference(found.grid)):
-                cause = f"a pseudo-label is not on its image's grid: {difference}"
-                raise Problems.one(cause, "make it again", case=entry.case)
+        wanted = sorted(self.organs.values(entry) - {labels.tumour.value})
+        if wanted:
+            shared = self.organs.predicted is self.tumours
+            organs = tumours if shared else self.organs.read(entry)
         return (
-            _only(tumours, {self.tumour_value: labels.tumour.value}, frame),
-            _only(organs, {value: value for value in wanted}, frame),
+            _only(on_grid(entry, tumours, frame), {self.tumour_value: labels.tumour.value}, frame),
+            _only(on_grid(entry, organs, frame), {value: value for value in wanted}, frame),
         )
 
 
-def _only(volume: Volume | None, values: Mapping[int, int], frame: Volume) -> np.ndarray:
+def _only(array: np.ndarray | None, values: Mapping[int, int], frame: Volume) -> np.ndarray:
     """The map with other values for some, and 0 for all others."""
-    if volume is None:
+    if array is None:
         return np.zeros(frame.grid.shape, np.uint8)
-    return _only_values(volume.array, values)
-
-
-def _only_values(array: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
     table = np.zeros(256, np.uint8)
     for value, other in values.items():
         table[value] = other
@@ -180,7 +156,7 @@ def measure_components(
         return entry.case in this.tumours and wanted(entry, labels)
 
     def judged_organs(entry: Entry) -> set[int]:
-        return set() if known else this.organ_values(entry) - {tumour}
+        return set() if known else this.organs.values(entry) - {tumour}
 
     def compute(name: str, folder: Path) -> Result:
         entry = entries[name]
@@ -253,7 +229,8 @@ class _Case:
         annotated = {
             value: value for value, state in self.entry.states.items() if state == ANNOTATED
         }
-        label = _only(self.entry.read_label() if annotated else None, annotated, self.frame)
+        truth = self.entry.read_label() if annotated else None
+        label = _only(on_grid(self.entry, truth, self.frame), annotated, self.frame)
         around = np.where((label > 0) & (label != tumour), label, self.organs)
         places = nearest_organs(pieces, around, grid.spacing)
         for row, (value, distance) in zip(rows, places, strict=True):
@@ -285,7 +262,7 @@ class _Case:
 
     def merged(self, values: set[int]) -> np.ndarray:
         """One map of some of the classes, the tumour over organs."""
-        found = _only_values(self.organs, {value: value for value in values})
+        found = _only(self.organs, {value: value for value in values}, self.frame)
         if (tumour := self.labels.tumour.value) in values:
             found[self.tumours > 0] = tumour
         return found

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import product
 from pathlib import Path
@@ -34,7 +34,8 @@ from panorgan.io.volumes import (
 )
 from panorgan.problems import Problems
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.stages import AUTOMATIC, CLASSES, LABEL, SOURCE, UNKNOWNS, VERSIONS
+from panorgan.stages import AUTOMATIC, LABEL, SOURCE, UNKNOWNS, VERSIONS
+from panorgan.stages.pseudo_labels import OrganLabels, on_grid
 
 CONFLICTS = ("kept", "kept_name", "lost", "lost_name", "lost_input", "voxels", "ml")
 DETAILS = {"composition": ("value", "name", "source", "voxels", "ml"), "conflicts": CONFLICTS}
@@ -72,7 +73,7 @@ def fuse_tumours(
     """
     labels = load_labels(labels_file)
     entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
-    pseudo, gate = _Organs(organs, labels), _Gate(decisions, labels)
+    pseudo, gate = OrganLabels(organs), _Gate(decisions, labels)
     taken = {name: entry for name, entry in entries.items() if tumours or entry.label}
 
     def asks_for_organs(entry: Entry) -> bool:
@@ -98,12 +99,12 @@ def fuse_tumours(
         like = entry.frame()
         tumour = organ_map = None
         if tumours and needs_tumour(entry, labels):
-            tumour = _on_grid(entry, _read(tumours, name), like) == tumour_value
+            tumour = on_grid(entry, _read(tumours, name), like) == tumour_value
             tumour = gate.judged_tumour(name, tumour)
         if asks_for_organs(entry):
-            organ_map = gate.judged_organs(name, _on_grid(entry, pseudo.read(entry), like))
+            organ_map = gate.judged_organs(name, on_grid(entry, pseudo.read(entry), like))
         fused = fuse_stage1(
-            _on_grid(entry, entry.read_label() if entry.label else None, like),
+            on_grid(entry, entry.read_label() if entry.label else None, like),
             tumour,
             entry.states,
             labels,
@@ -167,13 +168,17 @@ def fuse_organs(
     """
     labels = load_labels(labels_file)
     entries = {entry.case: entry for entry in read_manifest(manifest, labels)}
-    pseudo, gate = _Organs(organs, labels), _Gate(decisions, labels)
+    pseudo, gate = OrganLabels(organs), _Gate(decisions, labels)
     by_hand = _Corrections(corrected or {}, corrections, labels)
     dropped = {
         name: reason
         for name in entries
         if name not in by_hand.paths and (reason := gate.reason_against(name))
     }
+
+    def left(entry: Entry) -> list[int]:
+        """Organs of which nothing is known even with the pseudo-label."""
+        return sorted({*_unknown_organs(entry, labels)} - pseudo.values(entry))
 
     def inputs(entry: Entry) -> dict[str, object]:
         key = pseudo.key(entry)
@@ -184,7 +189,7 @@ def fuse_organs(
             "states": _states(entry),
             "organs": key,
             "gate": gate.key(entry.case, tumour=False),
-            UNKNOWNS: pseudo.left(entry),
+            UNKNOWNS: left(entry),
             **noise,
             **by_hand.key(entry.case),
         }
@@ -192,17 +197,17 @@ def fuse_organs(
     def compute(name: str, folder: Path) -> Result:
         entry = entries[name]
         like = entry.frame()
-        organ_map = gate.judged_organs(name, _on_grid(entry, pseudo.read(entry), like))
+        organ_map = gate.judged_organs(name, on_grid(entry, pseudo.read(entry), like))
         if organ_map is not None and shuffle_seed is not None:
             organ_map = shuffled(organ_map, like.grid.spacing, name, shuffle_seed)
         fused = fuse_stage2(
-            _on_grid(entry, _read(first, name), like),
-            _on_grid(entry, _read(first, name, SOURCE), like),
+            on_grid(entry, _read(first, name), like),
+            on_grid(entry, _read(first, name, SOURCE), like),
             organ_map,
             entry.states,
             labels,
         )
-        return by_hand.write(folder, entry, fused, like, pseudo.left(entry))
+        return by_hand.write(folder, entry, fused, like, left(entry))
 
     return run_shard(
         [Work(name, inputs(entry)) for name, entry in entries.items() if name not in dropped],
@@ -259,34 +264,6 @@ def shuffled(
         blocks = blocks[random.permutation(len(blocks))].reshape(*counts, *sides)
         noise[inside] = blocks.transpose(0, 3, 1, 4, 2, 5).reshape(region.shape)
     return noise
-
-
-@dataclass(frozen=True)
-class _Organs:
-    """Organ pseudo-labels: those of a model, or (None) those that the case table names."""
-
-    predicted: ShardReader | None
-    labels: Labels
-
-    def key(self, entry: Entry) -> object:
-        """What tells one pseudo-label from another; None where there is none."""
-        if self.predicted is None:
-            return entry.facts["organs_hash"] or None
-        return self.predicted.checksums(entry.case) if entry.case in self.predicted else None
-
-    def read(self, entry: Entry) -> Volume | None:
-        if self.predicted is None:
-            return entry.read_organs() if entry.organs else None
-        return _read(self.predicted, entry.case) if entry.case in self.predicted else None
-
-    def left(self, entry: Entry) -> list[int]:
-        """Organs of which nothing is known even with the pseudo-label."""
-        filled: Iterable[int] = ()
-        if self.key(entry) is not None:
-            filled = self.labels.values
-            if self.predicted and CLASSES in self.predicted.row(entry.case):
-                filled = map(int, self.predicted.row(entry.case)[CLASSES].split())
-        return sorted({*_unknown_organs(entry, self.labels)} - {*filled})
 
 
 class _Gate:
@@ -408,16 +385,6 @@ def _parameters(stage: int, labels: Labels) -> dict[str, object]:
 
 def _states(entry: Entry) -> Mapping[str, str]:
     return {str(value): state for value, state in sorted(entry.states.items())}
-
-
-def _on_grid(entry: Entry, volume: Volume | None, like: Volume) -> np.ndarray | None:
-    """A label's voxels; Problems if they are not those of the image."""
-    if volume is None:
-        return None
-    if difference := like.grid.difference(volume.grid):
-        cause = f"one of its labels is not on its image's grid: {difference}"
-        raise Problems.one(cause, "make that label again", case=entry.case)
-    return volume.array
 
 
 def _write(
