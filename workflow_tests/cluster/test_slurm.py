@@ -18,7 +18,7 @@ SNAKEFILE = """
 rule all:
     input:
         "train_teacher.json",
-        "fuse_stage1.json",
+        "fuse_tumours.json",
         "retried.json",
         "broken.json",
 
@@ -29,13 +29,13 @@ rule train_teacher:
     resources: gpu=1, mem_mb=32000, runtime=10080
     script: "environment.py"
 
-use rule train_teacher as fuse_stage1 with:
-    output: "fuse_stage1.json"
-    log: "results/r/logs/fuse_stage1.log"
+use rule train_teacher as fuse_tumours with:
+    output: "fuse_tumours.json"
+    log: "results/r/logs/fuse_tumours.log"
     threads: 1
     resources: gpu=0, mem_mb=2000, runtime=60
 
-use rule fuse_stage1 as retried with:
+use rule fuse_tumours as retried with:
     output: "retried.json"
     log: "results/r/logs/retried.log"
     resources:
@@ -44,7 +44,7 @@ use rule fuse_stage1 as retried with:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
     params: needs_mb=4000
 
-use rule fuse_stage1 as broken with:
+use rule fuse_tumours as broken with:
     output: "broken.json"
     log: "results/r/logs/broken.log"
     params: needs_mb=1000000
@@ -75,7 +75,7 @@ def test_a_job_gets_its_partition_and_gpu_and_a_failed_one_another_try(slurm, tm
         submitted.setdefault(job["Rule"], []).append(job)
     assert {name: len(tries) for name, tries in submitted.items()} == {
         "train_teacher": 1,
-        "fuse_stage1": 1,
+        "fuse_tumours": 1,
         "retried": 2,
         "broken": 2,
     }, run.stderr
@@ -89,10 +89,10 @@ def test_a_job_gets_its_partition_and_gpu_and_a_failed_one_another_try(slurm, tm
     assert environment["CUDA_VISIBLE_DEVICES"] in {"0", "1"}
     assert environment["SLURM_JOB_ID"] == training["JobId"]
 
-    (fusion,) = submitted["fuse_stage1"]
+    (fusion,) = submitted["fuse_tumours"]
     assert fusion["Partition"] == "cpu"
     assert "TresPerJob" not in fusion
-    assert "CUDA_VISIBLE_DEVICES" not in json.loads((tmp_path / "fuse_stage1.json").read_text())
+    assert "CUDA_VISIBLE_DEVICES" not in json.loads((tmp_path / "fuse_tumours.json").read_text())
 
     first, second = submitted["retried"]
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")

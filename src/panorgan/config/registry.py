@@ -3,7 +3,8 @@
 Variants of a student's labels, orders of fusion, scoring profiles, networks. Choices of the config
 and of the command line, their help, patterns of paths, captions, report and methods text are made
 from these, so a new one is added here alone, with whatever implements it. None can be made without
-its texts. Imports nothing heavy. ``[@marginal]`` in a text cites a work of `methods.REFERENCES`.
+its texts. Imports nothing heavy. ``[@marginal]`` in a text cites a work of
+`report.methods_text.REFERENCES`.
 """
 
 from collections.abc import Iterable

@@ -650,7 +650,7 @@ def count_actions(decisions: Iterable[Decision]) -> dict[str, dict[str, float]]:
 
 
 def describe(summary: Mapping[str, Any]) -> list[str]:
-    """A summary in words, a sentence or two a line; `stages.gating.decide` says what is in one."""
+    """A summary in words, a sentence or two a line; `stages.judging` says what is in one."""
     who = "The teacher" if summary["origin"] == "teacher" else "The student"
     return [
         *_describe_false(who, summary),

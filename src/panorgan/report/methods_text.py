@@ -165,7 +165,7 @@ def methods_text(config: Config, facts: Facts) -> Methods:
     Parameters
     ----------
     config
-        As `config.load_config` gives it.
+        As `config.settings.load_config` gives it.
     facts
         Of the run.
 

@@ -1,4 +1,4 @@
-"""What each rule of the workflow does: a function a rule, files in, files out.
+"""What the rules of the workflow do: files in, files out.
 
 The scripts in `scripts/` hand over what Snakemake declares; nothing here imports Snakemake.
 """
