@@ -61,6 +61,7 @@ rule summarise_scores:
         mem_mb=2000,
         runtime=30,
     params:
+        version=VERSIONS["summarise"],
         labels=settings.labels,
         profile=settings.evaluation.profile,
         samples=settings.evaluation.samples,
@@ -89,6 +90,7 @@ rule write_ablation:
         mem_mb=4000,
         runtime=30,
     params:
+        version=VERSIONS["summarise"],
         arms=settings.ablation.arms,
         samples=settings.ablation.samples,
         labels=settings.labels,

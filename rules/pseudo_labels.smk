@@ -28,7 +28,7 @@ rule predict_tumours:
         mem_mb=lambda wildcards, attempt: 12000 * attempt,
         runtime=480,
     params:
-        version=VERSIONS["predict"],
+        version=[VERSIONS["predict"], VERSIONS["components"]],
         labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="unknown tumours",
@@ -94,7 +94,7 @@ use rule predict_tumours as predict_organs with:
     log:
         "<logs>/predict_organs/{shard}.log",
     params:
-        version=VERSIONS["predict"],
+        version=[VERSIONS["predict"], VERSIONS["components"]],
         labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="unknown organs",
@@ -118,7 +118,7 @@ use rule predict_tumours as predict_known_tumours with:
     log:
         "<logs>/predict_known_tumours/round-{round}/{origin}/{shard}.log",
     params:
-        version=VERSIONS["predict"],
+        version=[VERSIONS["predict"], VERSIONS["components"]],
         labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="known tumours in training",
@@ -138,7 +138,7 @@ use rule predict_tumours as relabel_cases with:
     log:
         "<logs>/relabel_cases/round-{round}/{origin}/{shard}.log",
     params:
-        version=VERSIONS["predict"],
+        version=[VERSIONS["predict"], VERSIONS["components"]],
         labels=settings.labels,
         prediction=settings.prediction.model_dump(),
         wanted="unknown classes",

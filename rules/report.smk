@@ -53,6 +53,7 @@ rule write_report:
         mem_mb=4000,
         runtime=60,
     params:
+        version=VERSIONS["report"],
         config=settings.model_dump(),
         shards=dict(
             training=run.training,

@@ -130,7 +130,7 @@ rule score_teacher:
         mem_mb=4000,
         runtime=60,
     params:
-        version=VERSIONS["score"],
+        version=[VERSIONS["score"], VERSIONS["summarise"]],
         labels=settings.labels,
         profile=settings.evaluation.profile,
         samples=settings.evaluation.samples,

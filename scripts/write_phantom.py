@@ -9,6 +9,7 @@ from panorgan.config.labels import load_labels
 from panorgan.run.job import job
 
 with job(snakemake):
-    cases = read_cases(snakemake.input.cases, load_labels(snakemake.params.labels))
+    labels = load_labels(snakemake.params.labels)
+    cases = read_cases(snakemake.input.cases, labels)
     with ProcessPoolExecutor(snakemake.threads) as pool:
-        list(pool.map(partial(write_case, **snakemake.params.phantom), cases))
+        list(pool.map(partial(write_case, **snakemake.params.phantom, labels=labels), cases))

@@ -1,10 +1,12 @@
 """The typed config: what is refused, and in which words."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from panorgan.config.labels import load_labels
 from panorgan.config.settings import default_yaml, load_config
 from panorgan.problems import Problems
 
@@ -109,3 +111,25 @@ def test_kernels_are_odd():
     network = load_config({}).student.network.model_dump()
     kernels = [*network["kernel_sizes"][:-1], [3, 2, 3]]
     assert "must be odd" in refused(student={"network": network | {"kernel_sizes": kernels}})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows.reverse(), "values must be 1, 2, 3, … in this order"),
+        (lambda rows: rows.pop(3), "values must be 1, 2, 3, … in this order"),
+        (lambda rows: rows[1].update(value=1), "two classes have the same value"),
+        (lambda rows: rows[1].update(name="liver"), "two classes have the same name"),
+        (lambda rows: rows[1].update(title="Liver"), "two classes have the same title"),
+        (lambda rows: rows[1].update(title=" "), "labels.1.title"),
+        (lambda rows: rows[1].update(name="label"), "'label' cannot be a class's name"),
+        (lambda rows: rows[1].update(name="background"), "'background' cannot be"),
+    ],
+)
+def test_class_tables_that_mean_two_things(tmp_path, change, said):
+    table = yaml.safe_load((CONFIG / "labels.yaml").read_text())
+    change(table["labels"])
+    path = tmp_path / "labels.yaml"
+    path.write_text(yaml.safe_dump(table))
+    with pytest.raises(Problems, match=re.escape(said)):
+        load_labels(path)

@@ -3,6 +3,7 @@
 import json
 import re
 from math import ceil
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from panorgan.networks import AttentionUNet, SmallUNet, build_network, count_par
 from panorgan.networks.attention_unet import AttentionStage
 from panorgan.networks.blocks import AdditiveGate, ChannelAttention, DualGate, NonLocal, crop_to
 
+CLASSES = [resolve_name(network.path) for network in NETWORKS.values()]
 TEACHER = {
     "features": [32, 64, 128, 256, 480, 480, 480, 480],
     "kernel_sizes": [[3, 3]] * 8,
@@ -115,7 +117,7 @@ def test_attention_at_other_depths(count, kinds):
     assert built == kinds
 
 
-@pytest.mark.parametrize("name", ["attention_unet", "small_unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -151,7 +153,7 @@ def assert_shapes(net, size, strides, classes):
         assert torch.isfinite(output).all()
 
 
-@pytest.mark.parametrize("cls", [AttentionUNet, SmallUNet])
+@pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize(
     ("stages", "size"),
     [(3, (16, 24)), (4, (37, 51)), (5, (33, 64)), (8, (255, 129)), (4, (9, 8, 23)), (5, (17,) * 3)],
@@ -184,7 +186,7 @@ def plans(draw) -> tuple[dict, tuple[int, ...]]:
 
 
 @settings(max_examples=40)
-@given(plans(), st.sampled_from([AttentionUNet, SmallUNet]))
+@given(plans(), st.sampled_from(CLASSES))
 def test_any_plan(plan, cls):
     topology, size = plan
     assert_shapes(cls(1, 3, **topology).train(), size, topology["strides"], 3)
@@ -192,12 +194,12 @@ def test_any_plan(plan, cls):
 
 def test_anisotropic_strides_and_kernels_in_3d():
     topology = STUDENT | {"features": [2, 4, 4, 4, 4]}
-    for cls in (SmallUNet, AttentionUNet):
+    for cls in CLASSES:
         assert_shapes(cls(1, 15, **topology).eval(), (16, 32, 48), topology["strides"], 15)
         assert_shapes(cls(1, 15, **topology).eval(), (9, 21, 35), topology["strides"], 15)
 
 
-@pytest.mark.parametrize("name", ["attention_unet", "small_unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_deep_supervision_is_switched_at_the_decoder(name):
     net = build_network(name, 1, 2, **tiny(2, 4), deep_supervision=False).eval()
     x = torch.randn(1, 1, 24, 16)
@@ -218,14 +220,20 @@ def test_surplus_is_cropped_at_the_end():
     assert torch.equal(crop_to(x, torch.empty(2, 5, 4, 5)), x[..., :5])
 
 
-@pytest.mark.parametrize("name", ["AttentionUNet", "SmallUNet"])
-def test_nnunet_builds_it_from_plans(name):
+@pytest.mark.parametrize("cls", CLASSES)
+def test_nnunet_builds_it_from_plans(cls):
     utilities = pytest.importorskip("nnunetv2.utilities.get_network_from_plans")
     topology = json.loads(json.dumps(tiny(2, 4)))
     net = utilities.get_network_from_plans(
-        f"panorgan.networks.{name}", topology, [], 1, 2, allow_init=True, deep_supervision=False
+        f"panorgan.networks.{cls.__name__}",
+        topology,
+        [],
+        1,
+        2,
+        allow_init=True,
+        deep_supervision=False,
     )
-    assert type(net).__name__ == name
+    assert type(net) is cls
     assert net.decoder.deep_supervision is False
 
 
@@ -239,7 +247,7 @@ WITHOUT_INFLUENCE = re.compile(
 )
 
 
-@pytest.mark.parametrize("name", ["attention_unet", "small_unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dim", [2, 3])
 def test_gradient_reaches_every_parameter(name, dim):
     """All heads summed; in float64, so that a gradient of nothing but rounding shows as one."""
@@ -260,7 +268,7 @@ def test_gradient_reaches_every_parameter(name, dim):
     assert all(label.endswith("bias") for label in unmoved)
 
 
-@pytest.mark.parametrize("name", ["attention_unet", "small_unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_initial_weights(name):
     def build(seed):
         torch.manual_seed(seed)
@@ -518,7 +526,7 @@ def test_non_local_soft_max_is_float32_under_autocast(size):
     assert torch.isfinite(output).all()
 
 
-@pytest.mark.parametrize("name", ["attention_unet", "small_unet"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_autocast_is_close_to_float32(name):
     net = build_network(name, 1, 2, **tiny(2, 4, width=8)).eval()
     x = torch.randn(2, 1, 32, 32)

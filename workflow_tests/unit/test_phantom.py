@@ -21,7 +21,7 @@ from panorgan.cases.phantom import (
     write_case,
 )
 from panorgan.cases.table import read_cases, write_cases
-from panorgan.config.labels import config_folder, load_labels
+from panorgan.config.labels import Labels, config_folder, load_labels
 from panorgan.io.volumes import read_image, read_label, to_canonical
 from panorgan.problems import Problems
 
@@ -52,6 +52,26 @@ def voxels(case, kind):
 
 def dice(first, second):
     return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+def test_label_maps_follow_the_class_table(tmp_path):
+    case = next(c for c in phantom_cases(tmp_path) if c.case == "liver_1")
+    write_case(case, **TINY)
+    before = {kind: voxels(case, kind) for kind in ("image", "label", "organs")}
+    shipped = load_labels()
+    table = shipped.model_dump(by_alias=True)
+    for label, value in zip(table["labels"], [*range(2, 15), 1], strict=True):
+        label["value"] = value
+    table["labels"] = sorted(table["labels"], key=lambda label: label["value"])
+    write_case(case, **TINY, labels=Labels.model_validate(table))
+    assert (voxels(case, "image") == before["image"]).all()
+    for kind in ("label", "organs"):
+        values = np.where(before[kind] == 14, 1, before[kind] + 1)
+        np.testing.assert_array_equal(voxels(case, kind), np.where(before[kind], values, 0))
+
+    table["labels"][4]["name"] = "bladder"
+    with pytest.raises(Problems, match="labels: lacks pancreas, which the phantom draws"):
+        write_case(case, **TINY, labels=Labels.model_validate(table))
 
 
 def test_table_is_the_committed_one(tmp_path):

@@ -15,10 +15,12 @@ from panorgan.config.registry import (
     ORDERS,
     ORIGINS,
     PROFILES,
+    REFERENCE,
     VARIANTS,
     pattern,
 )
 from panorgan.networks import UNet
+from panorgan.networks.unet import PlainStage
 from panorgan.report.methods_text import REFERENCES
 
 CHOICES = [*ARMS.values(), *ORDERS.values(), *PROFILES.values(), *NETWORKS.values()]
@@ -36,9 +38,27 @@ def test_nothing_is_made_without_its_texts(choice):
 
 def test_networks_are_importable_and_have_known_stages():
     for network in NETWORKS.values():
-        assert issubclass(resolve_name(network.path), UNet)
+        cls = resolve_name(network.path)
+        assert issubclass(cls, UNet)
+        shape = {"dim": 2, "below_channels": 8, "skip_channels": 8, "convs": 2}
+        stages = [
+            cls.decoder_stage(index, 7, **shape, stride=(2, 2), kernel=(3, 3)) for index in range(7)
+        ]
+        plain = [isinstance(stage, PlainStage) for stage in stages]
+        assert plain == [kind == "plain" for kind in network.decoder_kinds(7)]
         with pytest.raises(ValueError, match="no decoder stage is called odd"):
             replace(network, decoder=("plain", "odd"))
+
+
+def test_each_network_has_a_class_of_its_own():
+    assert len({network.path for network in NETWORKS.values()}) == len(NETWORKS)
+
+
+def test_an_order_names_each_input_once_and_pseudo_organs_last():
+    order = ORDERS[REFERENCE]
+    for priority in (order.priority[::-1], order.priority[:2], order.priority[1:]):
+        with pytest.raises(ValueError, match="organ pseudo-labels must come last of three"):
+            replace(order, priority=priority)
 
 
 def test_variants_learn_labels_that_are_made():

@@ -24,7 +24,7 @@ from panorgan.run.store import (
 def shard(tmp_path):
     """Runs a shard of cases whose file holds their input; returns what was computed."""
 
-    def run(cases, version=1, failing=()):
+    def run(cases, version=1, failing=(), columns=("size",)):
         computed = []
 
         def compute(name, folder):
@@ -32,14 +32,16 @@ def shard(tmp_path):
                 raise failing[name]
             computed.append(name)
             (folder / f"{name}.txt").write_text(cases[name])
-            return Result({"size": len(cases[name])}, {"letters": [{"letter": cases[name][0]}]})
+            return Result(
+                dict.fromkeys(columns, len(cases[name])), {"letters": [{"letter": cases[name][0]}]}
+            )
 
         run_shard(
             [Work(name, {"content": content}) for name, content in cases.items()],
             compute,
             out,
             parameters={"version": version},
-            columns=["size"],
+            columns=columns,
             details={"letters": ["letter"]},
         )
         return computed
@@ -49,6 +51,12 @@ def shard(tmp_path):
     )
     run.out = out
     return run
+
+
+def test_a_new_column_is_not_left_empty(shard):
+    shard({"a": "x"})
+    assert shard({"a": "x", "b": "yy"}, columns=("size", "length")) == ["a", "b"]
+    assert [row["length"] for row in read_table(shard.out.table)] == ["1", "2"]
 
 
 def test_published_folder_and_tables(shard):

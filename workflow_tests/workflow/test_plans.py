@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from running import Project
+from running import REPOSITORY, Project, tiny_project
 
 from panorgan.cases.phantom import phantom_cases, write_case
 from panorgan.cases.table import read_cases, write_cases
@@ -29,6 +29,8 @@ LEARNT = {
     **END,
 }
 """A shard's labels to learn have changed."""
+RULES = [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]
+NAME = r"^ *(?:use rule \w+ as|rule) (\w+)(?: with)?:$"
 JUDGED = {"measure_components": 1, "judge_components": 1}
 
 
@@ -54,9 +56,9 @@ def after(base, tmp_path) -> Callable[[Callable[[Project], None]], dict[str, int
     return plan
 
 
-def planned(project: Project) -> dict[str, int]:
+def planned(project: Project, *targets: str) -> dict[str, int]:
     """Jobs that the next run would have, by rule."""
-    table = re.findall(r"^(\w+) +(\d+)$", project.run("--dry-run"), re.M)
+    table = re.findall(r"^(\w+) +(\d+)$", project.run(*targets, "--dry-run"), re.M)
     return {rule: int(count) for rule, count in table if rule != "total"}
 
 
@@ -71,6 +73,21 @@ def add(name: str) -> Callable[[Project], None]:
         write_cases(table, [*read_cases(table, load_labels()), drawn])
 
     return change
+
+
+def test_every_rule_is_asked_for(tmp_path):
+    """What no target needs would never run, and nobody would notice."""
+    targets = ("all", "ablation", "preflight", "teacher", "labels", "free_preprocessed")
+    project = tiny_project(tmp_path, rounds=2, folds=2, gate={"quantile": 0.1})
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "plans.json").touch()
+    found = set()
+    for organs in ("marginal", str(model)):
+        project.write_config(pseudo_labels={"organs": organs})
+        found |= planned(project, *targets).keys()
+    rules = {name for path in RULES for name in re.findall(NAME, path.read_text(), re.M)}
+    assert found == rules
 
 
 def test_a_test_case(after):

@@ -17,7 +17,7 @@ from nibabel import orientations
 
 from panorgan.cases.manifest import load_sources
 from panorgan.cases.table import Case
-from panorgan.config.labels import config_folder, load_labels
+from panorgan.config.labels import Labels, config_folder, load_labels
 from panorgan.io.volumes import new_volume, write_image, write_label
 from panorgan.problems import Problems
 
@@ -108,7 +108,14 @@ def case_files(case: Case) -> dict[str, Path]:
     return files
 
 
-def write_case(case: Case, *, seed: int, shape: Sequence[int], spacing_mm: Sequence[float]) -> None:
+def write_case(
+    case: Case,
+    *,
+    seed: int,
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    labels: Labels | None = None,
+) -> None:
     """Draw a case and write its files (`case_files`).
 
     Parameters
@@ -119,11 +126,14 @@ def write_case(case: Case, *, seed: int, shape: Sequence[int], spacing_mm: Seque
         Seed of the phantom.
     shape, spacing_mm : sequences of 3
         The nominal grid (z, y, x); each case's own differs by some percent.
+    labels
+        The class table, by whose values label maps are written; None: the one shipped.
 
     Raises
     ------
     Problems
-        If the phantom has no case of that name, or an organ has no voxel on such a grid.
+        If the phantom has no case of that name, an organ has no voxel on such a grid, or the class
+        table lacks one that is drawn.
     """
     if case.case not in plans():
         raise Problems.one("is no case of the phantom", "use config/demo_cases.tsv", case=case.case)
@@ -135,12 +145,25 @@ def write_case(case: Case, *, seed: int, shape: Sequence[int], spacing_mm: Seque
         "organs": patient.pseudo_organs,
         "truth": patient.truth,
     }
+    numbers = _numbers(labels or load_labels())
     for key, path in case_files(case).items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        array, affine = store_as(volumes[key], patient.affine, plan.axes)
+        voxels = volumes[key] if key == "image" else numbers[volumes[key]]
+        array, affine = store_as(voxels, patient.affine, plan.axes)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
         volume = new_volume(array, tuple(spacing.tolist()), affine)
         (write_image if key == "image" else write_label)(path, array, volume)
+
+
+def _numbers(labels: Labels) -> np.ndarray:
+    """The value in a class table of each of `VALUES`."""
+    if missing := [name for name in VALUES if name not in labels.names]:
+        cause = f"lacks {missing[0]}, which the phantom draws"
+        raise Problems.one(cause, "add it, or use a phantom's own table", file="labels")
+    numbers = np.zeros(max(VALUES.values()) + 1, np.uint8)
+    for name, value in VALUES.items():
+        numbers[value] = labels.by_name(name).value
+    return numbers
 
 
 def store_as(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, np.ndarray]:

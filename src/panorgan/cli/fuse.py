@@ -9,8 +9,9 @@ from panorgan.cli.options import class_table
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import ORDERS, REFERENCE
 
+_WIDTH = 2 + max(map(len, ORDERS))
 _ORDERS_HELP = "\n".join(
-    fill(order.help, 100, initial_indent=f"  {name:17}", subsequent_indent=" " * 19)
+    fill(order.help, 100, initial_indent=f"  {name:{_WIDTH}}", subsequent_indent=" " * (_WIDTH + 2))
     for name, order in ORDERS.items()
 )
 
@@ -25,7 +26,7 @@ What is put where:
   - The tumour mask puts tumour where the tumour is unknown: not among --annotated. It holds 0 and
     the value of --tumour-value alone. Anything else in it is refused, never guessed.
   - The organ pseudo-label fills what is still background, with organs that are unknown. Tumour in
-    it is not used; 15 in it means ignored, and stays 15 in the result.
+    it is not used; the class table's value to ignore stays in the result.
 
 --order says who wins where the tumour mask meets an annotated organ:
 {_ORDERS_HELP}

@@ -15,6 +15,12 @@ from panorgan.problems import Problems
 ANNOTATED, ABSENT, UNKNOWN = STATES = ("annotated", "absent", "unknown")
 """What may be known of a class in a case: the label has it, it is not there, nobody looked."""
 
+RESERVED = (
+    *("case", "split", "shard", "source", "patient", "image", "label", "organs", "tumour_scope"),
+    *("background", "ignore", "all", "none", "tumour_positive"),
+)
+"""What tables, model folders and lists of classes have beside classes."""
+
 REPORT = "report.json"
 """What `panorgan predict` writes beside its label maps; names their classes."""
 
@@ -28,7 +34,7 @@ class Label(BaseModel):
 
     value: Annotated[int, Field(ge=1, le=254)]
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    title: str
+    title: Annotated[str, Field(pattern=r"\S")]
     tolerance_mm: Annotated[float, Field(gt=0)]
     crop_slices: bool
     colour: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
@@ -50,10 +56,14 @@ class Labels(BaseModel):
             raise ValueError("two classes have the same value")
         if len(set(self.names)) != len(self.names):
             raise ValueError("two classes have the same name")
+        if len({label.title for label in self.labels}) != len(self.labels):
+            raise ValueError("two classes have the same title")
+        if reserved := sorted({*self.names} & {*RESERVED}):
+            raise ValueError(f"'{reserved[0]}' cannot be a class's name: it means something else")
         if self.tumour_name not in self.names:
             raise ValueError(f"tumour is '{self.tumour_name}', which is no class")
-        if sorted(self.values) != list(range(1, len(self.values) + 1)):
-            raise ValueError("values must be 1, 2, 3, … without a gap: networks need that")
+        if self.values != tuple(range(1, len(self.values) + 1)):
+            raise ValueError("values must be 1, 2, 3, … in this order: networks need that")
         if self.ignore != len(self.values) + 1:
             raise ValueError(f"ignore must be {len(self.values) + 1}, the value after the last")
         return self

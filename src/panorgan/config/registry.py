@@ -240,6 +240,12 @@ class Order(Choice):
     priority: tuple[Source, ...]
     inside_organs: bool = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        first = {Source.GROUND_TRUTH, Source.TUMOUR_PSEUDO}
+        if {*self.priority[:2]} != first or self.priority[2:] != (Source.ORGAN_PSEUDO,):
+            raise ValueError(f"Order '{self.name}': organ pseudo-labels must come last of three")
+
 
 _TUMOUR_FIRST = (Source.TUMOUR_PSEUDO, Source.GROUND_TRUTH, Source.ORGAN_PSEUDO)
 _ANNOTATED_FIRST = (Source.GROUND_TRUTH, Source.TUMOUR_PSEUDO, Source.ORGAN_PSEUDO)
@@ -317,7 +323,7 @@ PROFILES = {
             CHALLENGE,
             "in 2023",
             "the challenge's script during FLARE23: NSD counts 0 where DSC is below 0.1, and the "
-            "last slice of aorta, vena cava and oesophagus is lost",
+            "last slice of the classes with `crop_slices` is lost",
             "by the rules of the FLARE 2023 challenge as they were during it",
             drops_last_slice=True,
             nsd_floor=0.1,
@@ -347,11 +353,11 @@ PROFILES = {
 
 DECODER_STAGES = {
     "plain": "plain",
-    "non_local": "with a non-local block [@nonlocal]",
-    "gated": "whose skip connections pass two attention gates",
-    "ungated": "without gates",
+    "non_local": "with a non-local block [@nonlocal] and channel attention",
+    "gated": "whose skip connections pass two attention gates, with channel attention",
+    "ungated": "with channel attention alone",
 }
-"""Kinds of decoder stages, in words of the methods text; all but plain end in channel attention."""
+"""Kinds of decoder stages, in words of the methods text."""
 
 
 @dataclass(frozen=True)

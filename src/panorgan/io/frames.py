@@ -74,7 +74,7 @@ class Schema:
             raise Problems.one(error.strerror, "check the path", file=path) from None
         except ValueError:  # no UTF-8 is one too
             cause = f"is no table of {self.kind} with the columns {', '.join(self.columns)}"
-            cure = f"give a {self.name} that panorgan wrote"
+            cure = f"give a {self.name} that this version of panorgan wrote"
             raise Problems.one(cause, cure, file=path) from None
         return found[list(self.columns)]
 

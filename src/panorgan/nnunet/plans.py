@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from panorgan.config.registry import NETWORKS
-from panorgan.config.settings import Recipe
+from panorgan.config.settings import Network, Recipe
 from panorgan.problems import Problems
 
 ORIENTATION = "RAS"
@@ -22,7 +22,7 @@ STORED = "stored"
 SOFTMAX = "softmax"
 """A plan's ``tile_average`` where it is not logits that are averaged over tiles."""
 
-ARCHITECTURE_KEYS = ("features", "kernel_sizes", "strides", "convs_per_stage")
+ARCHITECTURE_KEYS = tuple(key for key in Network.model_fields if key != "name")
 RESAMPLING = "resample_data_or_seg_to_shape"
 
 

@@ -131,13 +131,14 @@ def run_shard(
     entries: dict[str, Path] = {}
     problems: list[Problem] = []
     reused = 0
+    layout = {"cases": [*columns]} | {name: [*own] for name, own in (details or {}).items()}
     for item in work:
         entry = entry_of(store, item, parameters)
-        if _is_whole(entry, say):
+        if _is_whole(entry, layout, say):
             reused += 1
         else:
             try:
-                _fill(entry, item.case, compute)
+                _fill(entry, item.case, layout, compute)
             except Problems as error:
                 problems += (replace(p, case=p.case or item.case) for p in error.problems)
                 say(f"{item.case}: {error}")
@@ -180,7 +181,12 @@ def _unexpected(case: str, error: Exception, say: Callable[[str], None]) -> Prob
     return Problem(case, "", cause, "the log has the traceback")
 
 
-def _fill(entry: Path, case: str, compute: Callable[[str, Path], Result]) -> None:
+def _fill(
+    entry: Path,
+    case: str,
+    layout: Mapping[str, Sequence[str]],
+    compute: Callable[[str, Path], Result],
+) -> None:
     """Compute a case into the store; the entry appears whole or not at all."""
     temporary = entry.parent / f".tmp-{gethostname()}-{os.getpid()}-{entry.name}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -191,7 +197,7 @@ def _fill(entry: Path, case: str, compute: Callable[[str, Path], Result]) -> Non
         for path in sorted(temporary.iterdir()):
             path.chmod(0o444)
             files[path.name] = [path.stat().st_size, file_checksum(path)]
-        content = {"row": result.row, "details": result.details, "files": files}
+        content = {"row": result.row, "details": result.details, "files": files, "columns": layout}
         write_text(temporary / ENTRY, json.dumps(content, indent=1))
         _to_disk(temporary)
         shutil.rmtree(entry, ignore_errors=True)
@@ -214,13 +220,16 @@ def _read_entry(entry: Path) -> dict:
     return json.loads((entry / ENTRY).read_text())
 
 
-def _is_whole(entry: Path, say: Callable[[str], None]) -> bool:
-    """Whether a finished case is in the store with every file as it was written."""
+def _is_whole(entry: Path, layout: Mapping[str, Sequence[str]], say: Callable[[str], None]) -> bool:
+    """Whether a finished case is in the store with every file as it was written.
+
+    Its rows must be for tables of the same columns: of a new one it says nothing.
+    """
     try:
         content = _read_entry(entry)
     except (OSError, ValueError):
         return False
-    if content["row"].get("status") == BAD:
+    if content["row"].get("status") == BAD or content.get("columns") != layout:
         return False
     for name, (size, checksum) in content["files"].items():
         path = entry / name

@@ -110,7 +110,8 @@ def index_cases(
         out,
         parameters={
             "version": VERSIONS["index"],
-            "labels": labels.model_dump(mode="json"),
+            # Which values may stand in a label, and in an organ pseudo-label.
+            "values": [labels.values, labels.tumour.value],
             "max_repair_mm": max_repair_mm,
         },
         columns=(*FACTS, *WHEREABOUTS),
