@@ -17,6 +17,7 @@ MARKERS = {
     "gpu": "runs on the device that --device names; all of them on a GPU: make gpu",
     "needs_cuda": "runs on a GPU only",
     "demo": "runs the whole demo: many minutes",
+    "fault": "makes the fault of that name in docs/reliability.md",
     "real_data": "needs real CTs in the folder that PANORGAN_REAL_DATA names",
     "cluster": "needs root, slurm-wlm and munge: submits to a SLURM of its own",
 }

@@ -1,0 +1,749 @@
+"""Bad input, as a user gives it to a command: what docs/reliability.md says is what is seen.
+
+Each function spoils something in a folder and names the command; its mark is the row of the fault
+table. The command ends with 1, and whatever was there before is there afterwards, and nothing else.
+"""
+
+import gzip
+import json
+import struct
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+import yaml
+from fault_rows import fault_rows
+
+from panorgan.cli import main
+from panorgan.config.labels import config_folder
+from panorgan.io.volumes import new_volume, write_image, write_label
+
+Spoil = Callable[[Path], list[object]]
+FAULTS: dict[str, Spoil] = {}
+SHAPE, SPACING = (12, 30, 40), (4.0, 9.0, 9.0)
+DIM, DATATYPE, PIXDIM, OFFSET, SLOPE = 40, 70, 80, 108, 112
+QFORM_CODE, SFORM_CODE, QUATERN, SROW, MAGIC = 252, 254, 256, 280, 344
+"""Where fields begin in a NIfTI header."""
+
+
+def fault(name: str) -> Callable[[Spoil], Spoil]:
+    """Mark what makes a fault with its row."""
+
+    def mark(spoil: Spoil) -> Spoil:
+        assert name not in FAULTS
+        FAULTS[name] = spoil
+        return spoil
+
+    return mark
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_line_says_what_is_wrong_and_nothing_else_happens(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = [str(word) for word in FAULTS[name](tmp_path)]
+    before = contents(tmp_path)
+    code = main(command)
+    said = capsys.readouterr()
+    fault_rows()[name].check((said.out + said.err).replace(f"{tmp_path}/", ""))
+    assert code == 1
+    assert contents(tmp_path) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+# ---------------------------------------------------------------------------------------------
+# Sound input
+
+
+@cache
+def anatomy() -> tuple[np.ndarray, np.ndarray]:
+    """A body in air with a liver, a spleen and a tumour: HU, and labels."""
+    _, y, x = np.indices(SHAPE)
+    body = ((y - 15) / 12.0) ** 2 + ((x - 20) / 17.0) ** 2 < 1
+    noise = np.random.default_rng(0).integers(-20, 20, SHAPE)
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:10, 10:20, 24:34] = 1
+    label[3:8, 8:14, 6:12] = 3
+    label[4:7, 13:16, 27:30] = 14
+    hu = np.where(body, 40, -1000) + noise + 60 * (label > 0)
+    return hu.astype(np.int16), label
+
+
+def ct(path: Path, shift: int = 0, **place: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hu = np.roll(anatomy()[0], shift, 2)
+    write_image(path, hu, new_volume(hu, SPACING, **place))
+    return path
+
+
+def mask(path: Path, array: np.ndarray | None = None, **place: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = anatomy()[1] if array is None else array
+    write_label(path, array, new_volume(array, SPACING, **place))
+    return path
+
+
+def shifted(mm: float) -> np.ndarray:
+    """An affine whose origin is elsewhere."""
+    affine = np.diag([*SPACING[::-1], 1.0])
+    affine[2, 3] = mm
+    return affine
+
+
+def patched(path: Path, *edits: tuple[object, ...]) -> Path:
+    """Write numbers into the header: offset, format, numbers."""
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    for offset, form, *numbers in edits:
+        struct.pack_into("<" + form, raw, offset, *numbers)
+    path.write_bytes(gzip.compress(raw, 1))
+    return path
+
+
+def table(folder: Path, *rows: dict[str, str], header: str = "") -> Path:
+    """A case table of sound cases; a row changes fields of its case."""
+    columns = header.split() or [
+        *("case", "image", "label", "split", "source", "patient", "annotated", "tumour_scope")
+    ]
+    lines = ["\t".join(columns)]
+    for number, row in enumerate(rows or [{}]):
+        name = f"c{number}"
+        ct(folder / f"{name}_0000.nii.gz", number)
+        mask(folder / f"{name}.nii.gz", np.roll(anatomy()[1], number, 2))
+        sound = {"case": name, "image": f"{name}_0000.nii.gz", "label": f"{name}.nii.gz"}
+        sound |= {"split": "train", "source": "hospital"}
+        lines.append("\t".join({**sound, **row}.get(column, "") for column in columns))
+    path = folder / "cases.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def scored(folder: Path) -> tuple[Path, Path]:
+    """Folders of predictions and references."""
+    prediction = np.roll(anatomy()[1], 1, 1)
+    for name in "ab":
+        mask(folder / f"p/{name}.nii.gz", prediction)
+        mask(folder / f"r/{name}.nii.gz")
+    return folder / "p", folder / "r"
+
+
+def evaluate(folder: Path, *more: object) -> list[object]:
+    return ["evaluate", "-p", folder / "p", "-r", folder / "r", "-o", folder / "scores", *more]
+
+
+def config(folder: Path, text: str) -> list[object]:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return ["describe", "--recipe", "student", "--config", path]
+
+
+@cache
+def trained() -> dict[str, bytes]:
+    """The files of a model, by name; its weights are random."""
+    import tempfile
+
+    import torch
+
+    from panorgan.nnunet.models.model import network_of, save_model
+
+    torch.manual_seed(0)
+    plan, dataset = toys.plan_of(toys.student())
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder, "m"), network_of(plan, dataset), plan, dataset, {"seed": 0})
+        return contents(Path(folder, "m"))
+
+
+def model(folder: Path) -> Path:
+    for name, content in trained().items():
+        path = folder / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder / "model"
+
+
+def predict(folder: Path, images: Path, *more: object) -> list[object]:
+    return ["predict", "-i", images, "-o", folder / "out", "-m", folder / "model", *more]
+
+
+def test_sound_input_passes(tmp_path, capsys):
+    assert main(["check", str(table(tmp_path / "t", {}, {}))]) == 0
+    scored(tmp_path)
+    assert main([str(word) for word in evaluate(tmp_path)]) == 0
+    model(tmp_path)
+    assert main([str(word) for word in predict(tmp_path, ct(tmp_path / "a_0000.nii.gz"))]) == 0
+    assert main([str(word) for word in config(tmp_path, "run: mine\n")]) == 0
+
+
+# ---------------------------------------------------------------------------------------------
+# Volumes
+
+
+@fault("volume-missing")
+def _(folder):
+    (path := table(folder)).with_name("c0_0000.nii.gz").unlink()
+    return ["check", path]
+
+
+@fault("volume-empty")
+def _(folder):
+    (folder / "a_0000.nii.gz").touch()
+    return ["check", folder]
+
+
+@fault("volume-is-a-folder")
+def _(folder):
+    path = table(folder, {"image": "."})
+    return ["check", path]
+
+
+@fault("gzip-truncated")
+def _(folder):
+    path = ct(folder / "a_0000.nii.gz")
+    path.write_bytes(path.read_bytes()[:-2000])
+    return ["check", folder]
+
+
+@fault("gzip-checksum")
+def _(folder):
+    path = ct(folder / "a_0000.nii.gz")
+    path.write_bytes(path.read_bytes()[:-8] + bytes(4) + path.read_bytes()[-4:])
+    return ["check", folder]
+
+
+@fault("gzip-damaged")
+def _(folder):
+    path = ct(folder / "a_0000.nii.gz")
+    path.write_bytes(path.read_bytes()[:400] + b"\xff" * 100 + path.read_bytes()[500:])
+    return ["check", folder]
+
+
+@fault("gzip-unnamed")
+def _(folder):
+    ct(folder / "a_0000.nii.gz").rename(folder / "a_0000.nii")
+    return ["check", folder]
+
+
+@fault("gzip-only-named")
+def _(folder):
+    ct(folder / "a_0000.nii").rename(folder / "a_0000.nii.gz")
+    return ["check", folder]
+
+
+@fault("header-truncated")
+def _(folder):
+    (folder / "a_0000.nii").write_bytes(ct(folder / "b.nii").read_bytes()[:300])
+    (folder / "b.nii").unlink()
+    return ["check", folder]
+
+
+@fault("not-nifti")
+def _(folder):
+    (folder / "a_0000.nii.gz").write_bytes(gzip.compress(b"DICM" * 200))
+    return ["check", folder]
+
+
+@fault("nifti-2")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (0, "i", 540))
+    return ["check", folder]
+
+
+@fault("half-a-pair")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (MAGIC, "4s", b"ni1\0"))
+    return ["check", folder]
+
+
+@fault("colour")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (DATATYPE, "h", 128))
+    return ["check", folder]
+
+
+@fault("complex-numbers")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (DATATYPE, "h", 32))
+    return ["check", folder]
+
+
+@fault("number-format-unknown")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (DATATYPE, "h", 999))
+    return ["check", folder]
+
+
+@fault("four-dimensions")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (DIM, "h", 4))
+    return ["check", folder]
+
+
+@fault("size-zero")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (DIM + 6, "h", 0))
+    return ["check", folder]
+
+
+@fault("voxels-missing")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (DIM + 6, "h", 13))
+    return ["check", folder]
+
+
+@fault("voxels-in-the-header")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (OFFSET, "f", 100.0))
+    return ["check", folder]
+
+
+@fault("spacing-zero")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (PIXDIM + 8, "f", 0.0))
+    return ["check", folder]
+
+
+@fault("spacing-twice")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (PIXDIM + 8, "f", 5.0))
+    return ["check", folder]
+
+
+@fault("orientation-missing")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (QFORM_CODE, "hh", 0, 0))
+    return ["check", folder]
+
+
+@fault("orientation-nan")
+def _(folder):
+    edits = (QFORM_CODE, "hh", 0, 1), (SROW, "f", float("nan"))
+    patched(ct(folder / "a_0000.nii.gz"), *edits)
+    return ["check", folder]
+
+
+@fault("orientation-singular")
+def _(folder):
+    edits = (QFORM_CODE, "hh", 0, 1), (SROW + 16, "4f", 9.0, 0, 0, 0)
+    patched(ct(folder / "a_0000.nii.gz"), *edits)
+    return ["check", folder]
+
+
+@fault("orientation-no-rotation")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (SFORM_CODE, "h", 0), (QUATERN, "3f", 2.0, 0, 0))
+    return ["check", folder]
+
+
+@fault("axes-sheared")
+def _(folder):
+    edits = (QFORM_CODE, "hh", 0, 1), (SROW, "4f", 8.9, 1.3, 0, 0)
+    patched(ct(folder / "a_0000.nii.gz"), *edits)
+    return ["check", folder]
+
+
+@fault("scaling-infinite")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (SLOPE, "f", float("inf")))
+    return ["check", folder]
+
+
+@fault("voxels-nan")
+def _(folder):
+    hu = anatomy()[0].astype(np.float32)
+    hu[0, 0, :7] = np.nan
+    write_image(folder / "a_0000.nii.gz", hu, new_volume(hu, SPACING))
+    return ["check", folder]
+
+
+@fault("image-empty")
+def _(folder):
+    hu = np.full(SHAPE, -1024, np.int16)
+    write_image(folder / "a_0000.nii.gz", hu, new_volume(hu, SPACING))
+    return ["check", folder]
+
+
+@fault("image-twice")
+def _(folder):
+    for name in "ab":
+        ct(folder / f"{name}_0000.nii.gz")
+    return ["check", folder]
+
+
+@fault("two-files-of-a-name")
+def _(folder):
+    for end in (".nii", ".nii.gz"):
+        ct(folder / f"a_0000{end}")
+    return ["check", folder]
+
+
+# ---------------------------------------------------------------------------------------------
+# Labels
+
+
+@fault("label-no-class")
+def _(folder):
+    ct(folder / "a_0000.nii.gz")
+    mask(folder / "a.nii.gz", anatomy()[1] * 20)
+    return ["check", folder]
+
+
+@fault("label-is-a-ct")
+def _(folder):
+    ct(folder / "labelsTr/a.nii.gz")
+    return ["check", folder / "labelsTr"]
+
+
+@fault("label-elsewhere")
+def _(folder):
+    ct(folder / "a_0000.nii.gz")
+    mask(folder / "a.nii.gz", affine=shifted(20.0))
+    return ["check", folder]
+
+
+@fault("label-without-image")
+def _(folder):
+    ct(folder / "imagesTr/a_0000.nii.gz")
+    for name in "ab":
+        mask(folder / f"labelsTr/{name}.nii.gz")
+    return ["check", folder]
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+
+
+@fault("table-missing")
+def _(folder):
+    return ["check", folder / "cases.tsv"]
+
+
+@fault("table-no-cases")
+def _(folder):
+    (folder / "cases.tsv").write_text("case\timage\tlabel\tsplit\tsource\n")
+    return ["check", folder / "cases.tsv"]
+
+
+@fault("table-no-utf-8")
+def _(folder):
+    path = table(folder, {"source": "Köln"})
+    path.write_bytes(path.read_text("utf-8").encode("latin-1"))
+    return ["check", path]
+
+
+@fault("table-column-missing")
+def _(folder):
+    return ["check", table(folder, header="case image label source")]
+
+
+@fault("table-column-unknown")
+def _(folder):
+    return ["check", table(folder, header="case image label split source patience")]
+
+
+@fault("table-line-short")
+def _(folder):
+    path = table(folder)
+    path.write_text(path.read_text().replace("\thospital", ""))
+    return ["check", path]
+
+
+@fault("table-name-twice")
+def _(folder):
+    return ["check", table(folder, {"case": "x"}, {"case": "x"})]
+
+
+@fault("table-name-bad")
+def _(folder):
+    return ["check", table(folder, {"case": "a b"})]
+
+
+@fault("table-name-ending")
+def _(folder):
+    return ["check", table(folder, {"case": "a_label"})]
+
+
+@fault("table-split-unknown")
+def _(folder):
+    return ["check", table(folder, {"split": "val"})]
+
+
+@fault("table-no-image")
+def _(folder):
+    return ["check", table(folder, {"image": ""})]
+
+
+@fault("table-no-source")
+def _(folder):
+    return ["check", table(folder, {"source": ""})]
+
+
+@fault("table-validation-unlabelled")
+def _(folder):
+    return ["check", table(folder, {"split": "validation", "label": ""})]
+
+
+@fault("table-class-unknown")
+def _(folder):
+    return ["check", table(folder, {"annotated": "liver,splen"})]
+
+
+@fault("table-scope-without-tumour")
+def _(folder):
+    return ["check", table(folder, {"annotated": "liver", "tumour_scope": "liver"})]
+
+
+@fault("patient-in-two-splits")
+def _(folder):
+    rows = [{"patient": "P", "split": "train"}, {"patient": "P", "split": "test"}]
+    return ["check", table(folder, *rows)]
+
+
+# ---------------------------------------------------------------------------------------------
+# Configs and class tables
+
+
+@fault("config-missing")
+def _(folder):
+    return ["describe", "--recipe", "student", "--config", folder / "mine.yaml"]
+
+
+@fault("config-no-yaml")
+def _(folder):
+    return config(folder, "student: [1, 2\n")
+
+
+@fault("config-no-keys")
+def _(folder):
+    return config(folder, "- student\n")
+
+
+@fault("config-key-unknown")
+def _(folder):
+    return config(folder, "student:\n  sead: 1\n")
+
+
+@fault("config-wrong-type")
+def _(folder):
+    return config(folder, "student:\n  batch_size: two\n")
+
+
+@fault("config-out-of-range")
+def _(folder):
+    return config(folder, "prediction:\n  tile_step: 1.5\n")
+
+
+@fault("config-choice-unknown")
+def _(folder):
+    return config(folder, "fusion:\n  order: referense\n")
+
+
+@fault("config-seed-twice")
+def _(folder):
+    return config(folder, "student:\n  seeds: [1, 1]\n")
+
+
+@fault("config-mirrored-sides")
+def _(folder):
+    return config(
+        folder, "student:\n  training:\n    augmentation:\n      mirror_axes: [0, 1, 2]\n"
+    )
+
+
+def class_table(folder: Path, change: Callable[[dict], object]) -> list[object]:
+    classes = yaml.safe_load((config_folder() / "labels.yaml").read_text("utf-8"))
+    change(classes)
+    path = folder / "labels.yaml"
+    path.write_text(yaml.safe_dump(classes))
+    return ["check", ct(folder / "a_0000.nii.gz"), "--labels", path]
+
+
+@fault("classes-missing")
+def _(folder):
+    return ["check", ct(folder / "a_0000.nii.gz"), "--labels", folder / "labels.yaml"]
+
+
+@fault("classes-with-a-gap")
+def _(folder):
+    return class_table(folder, lambda table: table["labels"].pop(3))
+
+
+@fault("classes-without-tumour")
+def _(folder):
+    return class_table(folder, lambda table: table.update(tumour="lesion"))
+
+
+@fault("class-name-reserved")
+def _(folder):
+    return class_table(folder, lambda table: table["labels"][0].update(name="background"))
+
+
+# ---------------------------------------------------------------------------------------------
+# Commands
+
+
+@fault("output-exists")
+def _(folder):
+    scored(folder)
+    (folder / "scores").mkdir()
+    return evaluate(folder)
+
+
+@fault("init-nothing-there")
+def _(folder):
+    ct(folder / "scans/a_0000.nii.gz")
+    return ["init", folder, "-o", folder / "new.tsv"]
+
+
+@fault("prediction-missing")
+def _(folder):
+    scored(folder)[0].joinpath("b.nii.gz").unlink()
+    return evaluate(folder)
+
+
+@fault("prediction-extra")
+def _(folder):
+    scored(folder)[1].joinpath("b.nii.gz").unlink()
+    return evaluate(folder)
+
+
+@fault("prediction-elsewhere")
+def _(folder):
+    mask(scored(folder)[0] / "b.nii.gz", affine=shifted(4.0))
+    return evaluate(folder)
+
+
+@fault("prediction-no-class")
+def _(folder):
+    mask(scored(folder)[0] / "b.nii.gz", anatomy()[1] * 3)
+    return evaluate(folder)
+
+
+@fault("prediction-other-classes")
+def _(folder):
+    path = scored(folder)[0] / "report.json"
+    path.write_text(json.dumps({"classes": {"1": "liver", "2": "tumour"}}))
+    return evaluate(folder)
+
+
+@fault("nothing-annotated")
+def _(folder):
+    scored(folder)
+    return evaluate(folder, "--annotated", "none")
+
+
+@fault("compare-no-scores")
+def _(folder):
+    for name in "ab":
+        (folder / name).mkdir()
+    return ["compare", folder / "a", folder / "b"]
+
+
+@fault("compare-other-table")
+def _(folder):
+    for name in "ab":
+        (folder / name).mkdir()
+        (folder / name / "cases.csv").write_text("case,dice\nx,0.9\n")
+    return ["compare", folder / "a", folder / "b"]
+
+
+def fuse(folder: Path, *inputs: object) -> list[object]:
+    return ["fuse", *inputs, "--annotated", "liver", "-o", folder / "fused.nii.gz"]
+
+
+@fault("fuse-nothing")
+def _(folder):
+    return ["fuse", "-o", folder / "fused.nii.gz"]
+
+
+@fault("fuse-elsewhere")
+def _(folder):
+    partial = mask(folder / "a.nii.gz")
+    organs = mask(folder / "o.nii.gz", affine=shifted(9.0))
+    return fuse(folder, "--partial", partial, "--organs", organs)
+
+
+@fault("fuse-more-than-tumour")
+def _(folder):
+    partial, tumour = mask(folder / "a.nii.gz"), mask(folder / "t.nii.gz")
+    return fuse(folder, "--partial", partial, "--tumour", tumour)
+
+
+@fault("model-missing")
+def _(folder):
+    return predict(folder, ct(folder / "a_0000.nii.gz"))
+
+
+@fault("model-damaged")
+def _(folder):
+    weights = next(path for path in model(folder).iterdir() if path.suffix == ".safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 255
+    weights.write_bytes(content)
+    return predict(folder, ct(folder / "a_0000.nii.gz"))
+
+
+@fault("images-missing")
+def _(folder):
+    model(folder)
+    return predict(folder, folder / "scans")
+
+
+@fault("images-none")
+def _(folder):
+    model(folder)
+    (folder / "scans").mkdir()
+    return predict(folder, folder / "scans")
+
+
+@fault("predict-into-the-images")
+def _(folder):
+    model(folder)
+    path = ct(folder / "scans/a_0000.nii.gz")
+    return ["predict", "-i", path, "-o", folder / "scans", "-m", folder / "model"]
+
+
+@fault("predict-into-a-file")
+def _(folder):
+    model(folder)
+    path = ct(folder / "a_0000.nii.gz")
+    return ["predict", "-i", path, "-o", folder / "label.nii.gz", "-m", folder / "model"]
+
+
+@fault("predict-over-anothers")
+def _(folder):
+    model(folder)
+    mask(folder / "out/a.nii.gz")
+    return predict(folder, ct(folder / "a_0000.nii.gz"))
+
+
+@fault("predict-two-of-a-case")
+def _(folder):
+    model(folder)
+    for name in ("a_0000.nii.gz", "a.nii.gz"):
+        ct(folder / "scans" / name)
+    return predict(folder, folder / "scans")
+
+
+@fault("convert-no-model")
+def _(folder):
+    (folder / "m").mkdir()
+    return ["convert", folder / "m", "-o", folder / "new"]
+
+
+@fault("show-elsewhere")
+def _(folder):
+    image = ct(folder / "a_0000.nii.gz")
+    label = mask(folder / "a.nii.gz", affine=shifted(9.0))
+    return ["show", "-i", image, "--label", label, "-o", folder / "a.png"]
+
+
+@fault("show-no-run")
+def _(folder):
+    return ["show", "c0", "--run", folder / "results/mine"]
