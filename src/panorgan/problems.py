@@ -16,7 +16,9 @@ class Problem:
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.case, self.file) if part)
         what = f"{self.cause}; {self.cure}" if self.cure else self.cause
-        return f"{where}: {what}" if where else what
+        line = f"{where}: {what}" if where else what
+        # A name may hold a line break, or what a terminal would obey.
+        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 class Problems(Exception):
