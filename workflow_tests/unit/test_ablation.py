@@ -10,6 +10,7 @@ from scipy.stats import bootstrap
 from score_rows import frame, score_row
 
 from panorgan.config.labels import config_folder, load_labels
+from panorgan.io.formats import MISSING
 from panorgan.io.tables import read_table
 from panorgan.problems import Problems
 from panorgan.scoring.ablation import MEASURES, compare, measure_cases, page_text
@@ -97,13 +98,48 @@ def test_means_over_cases_and_seeds_by_hand(tmp_path):
     assert float(rows["stage2", "false_tumours"]["mean"]) == pytest.approx(0.5)
     assert rows["stage2", "tumour_dsc"]["cases"] == "1"
     assert float(rows["noise", "organs_dsc"]["difference"]) == pytest.approx(-0.45)
-    # Every pair of a case and a seed differs by 40 to 50 points.
-    assert float(rows["noise", "organs_dsc"]["difference_low"]) >= -0.5
-    assert float(rows["noise", "organs_dsc"]["difference_high"]) <= -0.4
     assert details["arms"]["stage2"]["organs_dsc"]["seeds"] == pytest.approx([0.8, 0.7])
-    assert "With noise instead of organ pseudo-labels, organs fall by 45.0 (40.0 to 50.0)" in page
-    assert "| 75.0 [70.0, 80.0]<br>" in page
+    assert f"| 75.0 [70.0, 80.0]<br>{MISSING} |" in page
     assert "Warning" not in page
+    # Two cases are too few for an interval.
+    assert {row[key] for row in rows.values() for key in ("low", "difference_high")} == {""}
+    assert f"{MISSING}: no interval from fewer than 5 cases." in page
+    assert (
+        "With noise instead of organ pseudo-labels, no interval from fewer than 5 cases: organs "
+        "-45.0, tumours +15.0, false tumours -50.0."
+    ) in page
+    assert "In no reference" not in page
+    assert "with_reference" not in details
+
+
+def test_differences_have_intervals_from_five_cases_on(tmp_path):
+    arms = {
+        arm: [[row for case in "abcde" for row in rows_of(case, dsc, 0.5)] for dsc in by_seed]
+        for arm, by_seed in {"stage2": (0.9, 0.8), "noise": (0.5, 0.3)}.items()
+    }
+    rows, page, _ = run(tmp_path, arms)
+    # Every pair of a case and a seed differs by 40 to 50 points.
+    assert float(rows["noise", "organs_dsc"]["difference_low"]) == -0.5
+    assert float(rows["noise", "organs_dsc"]["difference_high"]) == -0.4
+    assert "With noise instead of organ pseudo-labels, organs fall by 45.0 (40.0 to 50.0)" in page
+    assert "fewer than" not in page
+
+
+def test_organs_in_no_reference_are_not_in_the_mean_beside(tmp_path):
+    def scored(dsc):
+        rows = rows_of("a", dsc, 0.5)
+        empty = {"status": "both_empty", "ref_ml": 0.0, "dsc": 1.0}
+        return [row | empty if row["name"] == "gallbladder" else row for row in rows]
+
+    rows, page, details = run(tmp_path, {"stage2": [scored(0.8)], "noise": [scored(0.4)]})
+    assert float(rows["noise", "organs_dsc"]["mean"]) == pytest.approx((12 * 0.4 + 1) / 13)
+    assert details["with_reference"] == {
+        "absent": ["gallbladder"], "organs_dsc": {"stage2": 0.8, "noise": 0.4},
+    }  # fmt: skip
+    assert (
+        "In no reference: gallbladder; such a class counts 100 where it is not predicted, else 0; "
+        "without it organs DSC is: stage2 80.0, noise 40.0."
+    ) in page
 
 
 def test_interval_is_that_of_scipy():
@@ -172,9 +208,12 @@ def test_without_a_case_of_a_measure_it_has_no_numbers():
 
 
 def test_a_rare_kind_of_case_may_be_missing_in_a_sample():
-    """Of two cases one has a tumour: a quarter of the samples draw only the other."""
-    cases = measured({"a": {"organs_dsc": 0.5, "tumour_dsc": 0.3}, "b": {"organs_dsc": 0.5}})
-    found = compare({"stage2": [cases]}, samples=200, seed=0)["arms"]["stage2"]["tumour_dsc"]
+    """Of fifty cases five have a tumour: some samples draw only others."""
+    cases = {f"case_{at}": {"organs_dsc": 0.5} for at in range(50)}
+    for case in list(cases)[:5]:
+        cases[case]["tumour_dsc"] = 0.3
+    compared = compare({"stage2": [measured(cases)]}, samples=2000, seed=0)
+    found = compared["arms"]["stage2"]["tumour_dsc"]
     assert (found["low"], found["high"]) == (0.3, 0.3)
 
 

@@ -128,9 +128,10 @@ def test_swapped_runs_turn_every_sign(tmp_path_factory, seed):
         assert (found["a"], found["b"]) == (other["b"], other["a"])
         assert (found["worse"], found["equal"]) == (other["better"], other["equal"])
         if found["difference"] is not None:
-            assert found["p"] == pytest.approx(other["p"])
             assert found["difference"] == pytest.approx(-other["difference"])
+        if found["low"] is not None:
             assert found["low"] == pytest.approx(-other["high"], abs=2e-6)
+            assert found["p"] == pytest.approx(other["p"])
 
 
 def test_intervals_are_those_of_paired_differences(tmp_path):
@@ -266,11 +267,78 @@ def test_a_clear_difference_is_measurable(tmp_path, step, word):
 
 
 def test_few_cases_measure_no_class_and_it_says_how_many_would(tmp_path):
-    comparison, _, _ = compare(tmp_path, *shifted(4, 0.1))
+    comparison, _, _ = compare(tmp_path, *shifted(5, 0.1))
     text = "\n".join(comparison["sentences"])
     assert "DSC, mean of the organs: not measurably different, +10" in text
     assert "no class is measurably better or worse. It would take 10 cases" in text
     assert "DSC, better by the interval, but p is not below 0.05: liver +10.0" in text
+
+
+def test_fewer_than_five_cases_have_neither_interval_nor_p(tmp_path):
+    comparison, found, _ = compare(tmp_path, *shifted(4, 0.1))
+    for one in found.values():
+        assert one["low"] is one["high"] is one["p"] is one["p_holm"] is None
+    assert found["dsc", "liver"]["difference"] == 0.10015
+    text = comparison_text(comparison)
+    assert (
+        "- DSC, mean of the organs: +10.02, no interval from fewer than 5 cases; 0 of 4 cases worse"
+    ) in text
+    assert (
+        "\n–: no interval from fewer than 5 cases, nor of a mean with such a class, and no p."
+        in text
+    )
+    assert "Wilcoxon" not in text
+    assert "by the interval" not in text
+    assert "It would take 10 cases" in text
+
+
+def test_a_class_of_few_cases_is_not_tested_and_its_mean_has_no_interval(tmp_path):
+    a, b = shifted(12, 0.05)
+    known = {f"c{k:02}" for k in range(4)}
+    for rows in (a, b):
+        for at, one in enumerate(rows):
+            if one["name"] == "spleen" and one["case"] not in known:
+                rows[at] = one | NOT_KNOWN
+    comparison, found, _ = compare(tmp_path, a, b)
+    spleen, organs = found["dsc", "spleen"], found["dsc", "organs"]
+    assert (spleen["cases"], spleen["low"], spleen["p"], spleen["p_holm"]) == (4, None, None, None)
+    assert (organs["cases"], organs["low"], organs["p"]) == (12, None, None)
+    assert found["dsc", "liver"]["p_holm"] == pytest.approx(13 * 2 / 2**12)
+    text = comparison_text(comparison)
+    assert "Holm's correction for 13 classes" in text
+    assert "nor of a mean with such a class, and no p" in text
+
+
+def test_a_class_in_no_reference_is_not_in_the_means_beside(tmp_path):
+    """Its 100 lifts both runs' means and thins out what changed."""
+    a, b = case_rows("x", 0.8), case_rows("x", 0.4)
+    empty = {"status": "both_empty", "ref_ml": 0.0} | {
+        f"{score}_{profile}": 1.0 for score in ("dsc", "nsd") for profile in PROFILES
+    }
+    a[8], b[8] = a[8] | empty, b[8] | empty
+    comparison, found, _ = compare(tmp_path, a, b)
+    assert comparison["absent"] == ["gallbladder", "tumour"]
+    organs, alone = found["dsc", "organs"], found["dsc", "organs_with_reference"]
+    assert (organs["a"], organs["b"]) == (0.8154, 0.4462)
+    assert (alone["a"], alone["b"], alone["difference"]) == (0.8, 0.4, -0.4)
+    assert found["dsc", "all_with_reference"]["b"] == 0.4
+    assert alone["p_holm"] is None
+    assert comparison["sentences"][0] == (
+        "In no reference: Gallbladder, Tumour; such a class counts 100 where it is not predicted, "
+        "else 0."
+    )
+    assert "Organs in a reference" in comparison_text(comparison)
+    names = [name for score, name in found if score == "dsc"]
+    assert names[:5] == [
+        "organs", "organs_with_reference", "all", "all_with_reference", "tumour_positive",
+    ]  # fmt: skip
+
+
+def test_where_each_class_has_a_reference_nothing_is_beside(tmp_path):
+    rows = case_rows("x", 0.8, 0.5, truth="scored", ml=3.0)
+    comparison, _, _ = compare(tmp_path, rows, rows)
+    assert comparison["absent"] == []
+    assert "reference" not in comparison_text(comparison)
 
 
 def test_equal_runs_differ_in_nothing(tmp_path):
@@ -282,6 +350,7 @@ def test_equal_runs_differ_in_nothing(tmp_path):
             assert (one["difference"], one["low"], one["high"], one["p"]) == (0, 0, 0, 1)
             assert one["equal"] == one["cases"]
     text = comparison_text(comparison)
+    assert "Every score is the same in A and B: are they one run?" in text
     assert "DSC, mean of the organs: the same in 5 cases." in text
     assert "Largest fall" not in text
     assert "nan" not in text
@@ -399,11 +468,11 @@ def test_profiles(tmp_path):
 
 def test_a_table_of_one_class(tmp_path):
     """What the workflow writes of the teacher: tumours alone, as class 1."""
-    a, b = ([score_row(f"c{k}", "tumour", s) | {"value": 1} for k in range(3)] for s in (0.5, 0.25))
+    a, b = ([score_row(f"c{k}", "tumour", s) | {"value": 1} for k in range(5)] for s in (0.5, 0.25))
     comparison, found, _ = compare(tmp_path, a, b)
     assert [name for score, name in found if score == "dsc"] == ["tumour_positive", "tumour"]
     assert found["dsc", "tumour"]["difference"] == -0.25
-    assert len(comparison["falls"]) == 3
+    assert len(comparison["falls"]) == 5
     assert "DSC, tumour, cases with one: not measurably different" in comparison_text(comparison)
 
 
@@ -432,7 +501,7 @@ def test_command_prints_and_writes(tmp_path, capsys):
     assert text.splitlines()[:2] == [f"A: {a}", f"B: {b / 'cases.csv'}"]
     classes = read_table(tmp_path / "out" / "classes.tsv")
     assert list(classes[0]) == [*COMPARED_CLASSES.columns]
-    assert len(classes) == 2 * (3 + 14)
+    assert len(classes) == 2 * (4 + 14)  # no case has a tumour: a mean without it
     cases = read_table(tmp_path / "out" / "cases.tsv")
     assert list(cases[0]) == [*COMPARED_CASES.columns]
     assert len(cases) == 12 * 14

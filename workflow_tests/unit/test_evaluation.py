@@ -1,13 +1,14 @@
 """``panorgan evaluate``: folders of label maps scored, their tables, and what is said of them."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from panorgan.config.labels import load_labels
-from panorgan.io.formats import DASH
+from panorgan.io.formats import DASH, MISSING
 from panorgan.io.frames import records
 from panorgan.io.volumes import new_volume, write_image, write_label
 from panorgan.problems import Problems
@@ -217,6 +218,119 @@ def test_summary_is_a_table_of_even_columns(folders):
     lines = summary_lines(found.summary, LABELS)
     assert max(map(len, lines)) <= 100
     liver = next(line for line in lines if line.startswith("Liver"))
-    assert liver.split()[1:3] == ["87.50", f"(75.0{DASH}100.0)"]
+    assert liver.split()[1:3] == ["87.50", f"({MISSING})"]
     assert any(line.startswith("flare23-2023") for line in lines)
     assert len({len(line) for line in lines[1:14]}) == 1
+
+
+def fill(folders, arrays, predicted=None):
+    """Both folders with these references; predictions one voxel off, but where they are given."""
+    for folder in folders:
+        for path in folder.iterdir():
+            path.unlink()
+    for case, array in arrays.items():
+        save(folders[1] / f"{case}.nii.gz", array)
+        found = (predicted or {}).get(case, np.roll(array, 1, axis=2))
+        save(folders[0] / f"{case}.nii.gz", found)
+
+
+def said(folders, annotated="liver,gallbladder"):
+    found = evaluate_folders(*folders, LABELS, "corrected", annotated)
+    return found.notes, "\n".join(summary_lines(found.summary, LABELS)).replace("\n", " ")
+
+
+def test_a_class_in_no_reference_is_not_in_the_mean_beside(folders):
+    notes, text = said(folders)
+    assert notes == []
+    # Of liver and gallbladder, the liver 75 in one and 100 in the other case.
+    assert re.search(r"Mean of the organs +93.75", text)
+    assert re.search(r"Organs in a reference +87.50", text)
+    assert (
+        "In no reference: Gallbladder; such a class counts 100 where it is not predicted, else 0; "
+        "without it the means are: organs DSC 87.50, NSD 100.00; all classes DSC 87.50, NSD 100.00."
+    ) in text
+    assert "Known in no case, so in no mean: 12 of 14 classes." in text
+
+
+def test_where_each_class_has_a_reference_nothing_stands_beside(folders):
+    _, text = said(folders, "liver")
+    assert "n a reference" not in text
+    assert "In no reference" not in text
+
+
+def test_a_tumour_free_split_has_means_without_tumours(folders):
+    _, text = said(folders, "liver,tumour")
+    assert re.search(r"Mean of all classes +93.75", text)
+    assert re.search(r"Classes in a reference +87.50", text)
+    assert "Organs in a reference" not in text
+    assert "without it the means are: all classes DSC 87.50, NSD 100.00." in text
+
+
+@pytest.mark.parametrize(("cases", "some"), [(4, False), (5, True)])
+def test_fewer_than_five_cases_have_no_interval(folders, cases, some):
+    _, liver = shifted_boxes()
+    fill(folders, {f"c{at}": liver for at in range(cases)}, {"c0": liver})
+    _, text = said(folders, "liver")
+    reason = f"({MISSING}): no interval from fewer than 5 cases, nor of a mean with such a class."
+    assert (reason in text) is not some
+    assert (re.search(rf"Liver +\d+\.\d\d +\([\d.]+{DASH}[\d.]+\)", text) is not None) is some
+
+
+def test_hd95_leaves_out_what_one_side_lacks_and_it_says_so(folders):
+    _, liver = shifted_boxes()
+    fill(folders, {case: liver for case in "abc"}, {"b": np.zeros_like(liver)})
+    _, text = said(folders, "liver")
+    assert "HD95 leaves out cases with the class on one side only: Liver 1 of 3." in text
+
+
+def test_predictions_that_are_equal_to_their_references_are_remarked_on(folders):
+    empty, (prediction, reference) = np.zeros((8, 8, 9), np.uint8), shifted_boxes()
+    _, text = said(folders)
+    remark = "redictions that are equal to their references: {} of {}. Are they copies? Then these"
+    assert f"P{remark.format(1, 2)}" in text
+    # Labels that are known may be copied into others.
+    fill(
+        folders, {"a": reference}, {"a": np.where(prediction, 3, 0) * (reference == 0) + reference}
+    )
+    assert f"WARNING: p{remark.format(1, 1)}" in said(folders, "liver")[1]
+    assert "are equal" not in said(folders, "liver,spleen")[1]
+    # Both empty is no copy; the same voxels in another file are one.
+    fill(folders, {"a": empty, "b": reference}, {"b": prediction})
+    assert "are equal" not in said(folders)[1]
+
+
+@pytest.mark.parametrize("link", ["same folder", "link to the folder", "hard links", "links"])
+def test_the_references_given_as_predictions_are_remarked_on(tmp_path, folders, link):
+    _, references = folders
+    predictions = tmp_path / "linked"
+    if link == "same folder":
+        predictions = references
+    elif link == "link to the folder":
+        predictions.symlink_to(references)
+    else:
+        predictions.mkdir()
+        for path in references.iterdir():
+            place = predictions / path.name
+            place.hardlink_to(path) if link == "hard links" else place.symlink_to(path)
+    notes, text = said((predictions, references))
+    assert notes == [
+        "WARNING: predictions that are the very files of their references: 2 of 2; was the folder "
+        "of references given twice?"
+    ]
+    assert "WARNING: predictions that are equal to their references: 2 of 2." in text
+
+
+@pytest.mark.parametrize("profile", ["flare23-2024", "corrected"])
+@pytest.mark.parametrize("side", [0, 1], ids=["prediction", "reference"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_is_no_class(folders, profile, side, value):
+    _, reference = shifted_boxes()
+    broken = reference.astype(np.float32)
+    broken[0, 0, :2] = value
+    path = folders[side] / "b.nii.gz"
+    write_image(path, broken, new_volume(broken, (2.0, 2.0, 2.0)))
+    with pytest.raises(Problems) as error:
+        evaluate_folders(*folders, LABELS, profile)
+    assert str(error.value) == (
+        f"b: {path}: holds NaN or infinity in 2 voxels; write a class or 0 in every voxel"
+    )

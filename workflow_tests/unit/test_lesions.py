@@ -166,8 +166,19 @@ def test_summary_by_hand():
         ("20 mm and more", 0, 0, 0, 0),
     ]
     assert summary["sizes"][2]["sensitivity"] is None
-    low, high = summary["sensitivity_interval"]
-    assert 0 <= low <= summary["sensitivity"] <= high <= 1
+    assert summary["sensitivity_interval"] is summary["precision_interval"] is None
+
+
+def test_a_rate_has_an_interval_if_five_cases_have_such_a_lesion():
+    """Of ten cases four have a tumour in the reference and six a predicted one, three true."""
+    shape, place = (6, 20, 40), np.s_[1:3, 2:7, 2:7]
+    with_one, empty = tumours(shape, place), np.zeros(shape, np.uint8)
+    pairs = [(with_one, with_one)] * 3 + [(empty, with_one)] + [(with_one, empty)] * 3
+    pairs += [(empty, empty)] * 3
+    summary = summary_of({f"c{at}": pair for at, pair in enumerate(pairs)}, samples=200)
+    assert (summary["sensitivity"], summary["sensitivity_interval"]) == (0.75, None)
+    low, high = summary["precision_interval"]
+    assert 0 <= low < summary["precision"] == 0.5 < high <= 1
 
 
 def test_a_tumour_of_one_voxel_is_one():

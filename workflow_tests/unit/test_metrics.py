@@ -580,7 +580,7 @@ def test_volume_errors_and_hd95_by_hand():
     liver = summarise(rows, LABELS, "corrected")["classes"]["liver"]
     # (10 - 30 - 30)/3 and (10 + 30 + 30)/3.
     assert (liver["ml_error"], liver["ml_abs_error"]) == (-16.6667, 23.3333)
-    assert (liver["hd95_mm"], liver["hd95_cases"]) == (5.5, 2)
+    assert (liver["hd95_mm"], liver["hd95_cases"], liver["one_sided"]) == (5.5, 2, 1)
 
 
 def test_profiles_are_averaged_apart():
@@ -602,6 +602,66 @@ def test_intervals_are_over_cases():
         assert entry["dsc_interval"] == pytest.approx([0.402, 0.598], abs=0.011)
     assert summary["classes"]["spleen"]["dsc_interval"] is None
     assert summary["samples"] == 4000
+
+
+@pytest.mark.parametrize(("cases", "some"), [(4, False), (5, True)])
+def test_intervals_need_five_cases_of_each_class(cases, some):
+    rows = [row(f"c{i}", 1, i / 10, 0.5) for i in range(9)]
+    rows += [row(f"c{i}", 2, i / 10, 0.5) for i in range(cases)]
+    rows += [row(f"c{i}", 14, i / 10, 0.5) for i in range(cases)]
+    rows += [row(f"c{i}", 14, 1, 1, "both_empty", ref_ml=0) for i in range(cases, 9)]
+    summary = summarise(rows, LABELS, "corrected")
+    assert summary["classes"]["liver"]["dsc_interval"] is not None
+    assert summary["tumour"]["dsc_interval"] is not None
+    for few in (summary["classes"]["right_kidney"], summary["tumour"]["positive"]):
+        assert (few["dsc_interval"] is not None) is some
+    for mean in (summary["organs"], summary["all"]):
+        assert (mean["nsd_interval"] is not None) is some
+
+
+def test_means_without_the_classes_that_no_reference_has_by_hand():
+    rows = [
+        row("a", 1, 0.9, 0.8),
+        row("b", 1, 0.0, 0.0, "missed", pred_ml=0.0),  # in a reference all the same
+        row("a", 9, 1, 1, "both_empty", ref_ml=0, pred_ml=0),
+        row("b", 9, 0, 0, "false_positive", ref_ml=0),
+        row("a", 10, None, None, "not_scored", ref_ml=None),
+        *(row(case, 14, 1, 1, "both_empty", ref_ml=0, pred_ml=0) for case in "ab"),
+    ]
+    summary = summarise(rows, LABELS, "corrected")
+    assert summary["organs"]["dsc"] == 0.475  # of 0.45 and 0.5
+    assert summary["all"]["dsc"] == 0.65
+    found = summary["with_reference"]
+    assert found["absent"] == ["gallbladder", "tumour"]
+    for part in ("organs", "all"):
+        assert without_intervals(found[part]) == {"dsc": 0.45, "nsd": 0.4, "classes": 1}
+    only = [one for one in rows if one["value"] == 14]
+    nothing = summarise(only, LABELS, "corrected")["with_reference"]
+    assert without_intervals(nothing["all"]) == {"dsc": None, "nsd": None, "classes": 0}
+
+
+def test_where_each_class_has_a_reference_the_means_are_the_same():
+    rows = [row(case, value, 0.5, 0.6) for case in "abcdef" for value in (1, 9, 14)]
+    summary = summarise(rows, LABELS, "corrected")
+    parts = {part: summary[part] for part in ("organs", "all")}
+    assert summary["with_reference"] == {"absent": [], **parts}
+
+
+def test_equal_predictions_are_counted():
+    same = {"hd95_mm": 0.0}
+    rows = [
+        row("all", 1, 1, 1) | same,
+        row("all", 2, 1, 1, "both_empty", ref_ml=0, pred_ml=0),
+        row("all", 3, None, None, "not_scored", ref_ml=None),
+        row("one_off", 1, 1, 1) | same,
+        row("one_off", 2, 0.99, 1) | same,
+        row("larger", 1, 1, 1, pred_ml=1.001) | same,  # by less than the rounding of DSC
+        row("missed", 1, 1, 1) | same,
+        row("missed", 2, 0, 0, "missed", pred_ml=0),
+        row("empty", 1, 1, 1, "both_empty", ref_ml=0, pred_ml=0),
+    ]
+    assert summarise(rows, LABELS, "flare23-2023")["equal_cases"] == 1
+    assert summarise([], LABELS, "corrected")["equal_cases"] == 0
 
 
 def test_summary_without_cases():

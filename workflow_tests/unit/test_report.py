@@ -134,9 +134,8 @@ def test_scores_are_those_of_the_summaries(tree, made):
     )
     liver, positive = summary["classes"]["liver"], summary["tumour"]["positive"]
     dsc, nsd = (f"{liver[key] * 100:.2f}" for key in ("dsc", "nsd"))
-    low, high = (f"{end * 100:.1f}" for end in liver["dsc_interval"])
     row = row_of(html, "Liver")
-    assert row[1] == f"{dsc} ({low}{DASH}{high})"
+    assert row[1] == f"{dsc} ({MISSING})"
     assert row[2].startswith(nsd)
     assert row[3] == f"{liver['hd95_mm']:.1f}"
     assert row[6] == "3"
@@ -149,10 +148,74 @@ def test_scores_are_those_of_the_summaries(tree, made):
     assert re.search(rf"^Liver +{dsc} +{nsd} +3 ", block, re.MULTILINE)
     assert re.search(rf"^Tumour, only cases with one +{positive} ", block, re.MULTILINE)
     assert f"{summary['organs']['dsc'] * 100:.2f}" in block
-    low, high = (f"{end * 100:.1f}" for end in summary["organs"]["dsc_interval"])
-    assert f"95 % intervals of DSC, validation: organs {low}{DASH}{high}, all " in block
     assert "lesions, validation: 2 of 2 found (100 %), 0 of 2 predicted are false" in block
     assert text.endswith("report.html\n" + str(tree.root / "overlay.png") + "\n")
+
+
+def test_three_cases_have_no_interval_and_it_says_why(made):
+    html, _, text = made
+    words = Page(html).words
+    assert re.search(r"Organs, DSC *\d\d\.\d\d % *no interval", words)
+    assert "“No interval”: from fewer than 5 cases, or as few of one of the classes." in words
+    assert "“–” stands for an interval from fewer than 5 cases" in words
+    assert "bootstrap samples of the cases lie between" not in words
+    assert "(no interval from fewer than 5 cases), NSD" in words  # of the teacher
+    assert row_of(html, "All sizes")[3] == f"100.0 ({MISSING})"
+    reason = f"95 % intervals of DSC, validation: {MISSING}, no interval from fewer than 5 cases"
+    assert reason in text.splitlines()
+
+
+def test_what_a_summary_says_is_in_the_report(tree, made):
+    """As of enough organs and too few tumours, a class known in one case, and equal labels."""
+    path = Path(tree.root, "round-1/scores/stage2/seed-0/validation/summary.json")
+    before = path.read_text()
+    summary = json.loads(before)
+    ends = {"dsc_interval": [0.62, 0.871], "nsd_interval": [0.5, 0.6]}
+    for entry in (*summary["classes"].values(), *(summary[key] for key in ("organs", "all"))):
+        entry.update(ends)
+    summary["classes"]["spleen"]["cases"] = 1
+    summary["equal_cases"] = 3
+    path.write_text(json.dumps(summary))
+    try:
+        html, _, text = tree.report()
+    finally:
+        path.write_text(before)
+    words = Page(html).words
+    over = "means over 3 validation cases, of a class over those in which it is known (1 to 3); “if"
+    assert over in words
+    equal = "WARNING: predictions that are equal to their references: 3 of 3. Are they copies? Then"
+    assert words.count(equal) == 2
+    assert f"validation: {equal}" in text
+    assert row_of(html, "Liver")[1].endswith(f" (62.0{DASH}87.1)")
+    assert re.search(rf"Organs, DSC *\d\d\.\d\d % *62.0{DASH}87.1", words)
+    assert "Small: what 95 % of 50 bootstrap samples of the cases lie between." in words
+    assert (
+        f"95 % intervals of DSC, validation: organs 62.0{DASH}87.1, all 62.0{DASH}87.1, tumour, if "
+        f"any {MISSING} ({MISSING}: no interval from fewer than 5 cases)"
+    ) in text
+
+
+def test_what_lifts_the_means_is_said_beside_them(tmp_path):
+    html, _, text = Tree(tmp_path, tumours=False, test=False, validated="liver,tumour").report()
+    absent = "In no reference: Tumour; such a class counts 100 where it is not predicted, else 0; "
+    absent += "without it the means are: all classes DSC 83.33, NSD 100.00."
+    unknown = "Known in no case, so in no mean: 12 of 14 classes."
+    words = Page(html).words
+    for said in (absent, unknown):
+        assert words.count(said) == 2  # at a glance and by class
+        assert f"validation: {said}" in text.splitlines()
+    assert row_of(html, "Mean of all classes")[1].startswith("91.66")
+    assert row_of(html, "Classes in a reference")[1].startswith("83.33")
+    assert re.search(r"^Classes in a reference +83.33 +100.00$", text, re.MULTILINE)
+    title = "This run, student stage2, seed 0, classes in a reference"
+    assert [cell[:5] for cell in row_of(html, title)[2:5]] == ["83.33", MISSING, "83.33"]
+
+
+def test_where_nothing_lifts_the_means_nothing_is_said(made):
+    html, _, text = made
+    for page in (html, text):
+        for said in ("In no reference", "in a reference", "in no mean:", "are equal to their"):
+            assert said not in page
 
 
 def test_phantoms_are_called_synthetic_and_not_compared(made):

@@ -196,12 +196,32 @@ def test_results_stand_beside_published_ones_with_their_splits():
     assert own["split"] == "this run's validation, 1 case"
     # organs DSC, tumour DSC, DSC and NSD of all three classes
     assert [cell["value"] for cell in own["cells"]] == [0.7, 0.3, 0.5667, 0.4667]
-    assert own["cells"][0]["interval"] == [0.7, 0.7]
+    assert own["cells"][0]["interval"] is None  # of a single case
     assert others[0]["split"] == "FLARE23 validation, 50 cases"
     assert [cell["value"] for cell in others[0]["cells"]] == [0.8853, 0.3047, 0.8438, 0.8928]
     assert others[1]["split"] == "FLARE23 hidden test set"
     assert compared_results([one]) == [own]
     assert compared_results([student()], []) == []
+
+
+def test_means_without_what_no_reference_has_stand_below():
+    rows = [score("a", 1, 0.8), score("a", 9, 1.0, "both_empty"), score("a", 14, 0.3)]
+    one = student(rows=rows)
+    first, second = compared_results([one])
+    assert first["title"] == "This run, student stage2, seed 0"
+    assert second["title"] == "This run, student stage2, seed 0, classes in a reference"
+    assert [cell["value"] for cell in first["cells"][:3]] == [0.9, 0.3, 0.7]
+    assert [cell["value"] for cell in second["cells"][:3]] == [0.8, 0.3, 0.55]
+    free = student(rows=[score("a", 1, 0.8), score("a", 14, 1.0, "both_empty")])
+    assert [cell["value"] for cell in compared_results([free])[1]["cells"][:3]] == [0.8, None, 0.8]
+    titles = [row["title"] for row in class_table(one, "validation", LABELS)["rows"]]
+    assert titles[14:18] == [
+        "Mean of the organs", "Organs in a reference",
+        "Mean of all classes", "Classes in a reference",
+    ]  # fmt: skip
+    table = student_table("validation", [one, student(rows=[score("a", 1, 0.8)])], LABELS)
+    by_title = {row["title"]: [cell["dsc"] for cell in row["cells"]] for row in table["rows"]}
+    assert by_title["Organs in a reference"] == [0.8, 0.8]
 
 
 def test_classes_have_their_worst_case_and_means_have_none():
@@ -471,7 +491,15 @@ def test_the_case_with_most_sources_is_shown(tmp_path):
 def test_numbers_are_written_as_people_read_them():
     assert (percent(0.87314), percent(0.87314, 0), percent(None)) == ("87.31", "87", MISSING)
     assert interval([0.8, 0.9046]) == f"80.0{DASH}90.5"
-    assert interval(None) == interval([0.8, 0.8]) == ""
+    assert (interval(None), interval([0.8, 0.8])) == (MISSING, "")
+    # Only all is 100.
+    assert [percent(x, 1) for x in (0.9994, 0.9996, 1.0, 1 - 1e-15)] == [
+        "99.9",
+        "99.9",
+        "100.0",
+        "100.0",
+    ]
+    assert (percent(0.999), percent(0.999, 0), percent(-0.00001)) == ("99.90", "99", "0.00")
     assert [signed(x) for x in (1.2, -1.2, None)] == ["+1.20", "-1.20", MISSING]
 
 

@@ -8,9 +8,13 @@ DASH = MISSING = "\N{EN DASH}"
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A score between 0 and 1 in percent, e.g. ``87.31``."""
-    # No minus before a zero.
-    return MISSING if value is None else f"{round(value * 100, digits) + 0.0:.{digits}f}"
+    """A score between 0 and 1 in percent, e.g. ``87.31``; only 1 itself is 100."""
+    if value is None:
+        return MISSING
+    shown = round(value * 100, digits) + 0.0  # no minus before a zero
+    if shown == 100 and value < 1 - 1e-9:
+        shown -= 10**-digits
+    return f"{shown:.{digits}f}"
 
 
 def points(value: float | None, digits: int = 2) -> str:
@@ -20,8 +24,8 @@ def points(value: float | None, digits: int = 2) -> str:
 
 
 def span(low: float | None, high: float | None, digits: int = 2) -> str:
-    """An interval of differences in percentage points, e.g. ``-0.30 to 1.20``; empty without."""
-    return "" if low is None else f"{percent(low, digits)} to {percent(high, digits)}"
+    """An interval of differences in percentage points, e.g. ``-0.30 to 1.20``."""
+    return MISSING if low is None else f"{percent(low, digits)} to {percent(high, digits)}"
 
 
 def count(number: int, word: str) -> str:
@@ -33,11 +37,11 @@ def count(number: int, word: str) -> str:
 def interval(ends: Sequence[float] | None) -> str:
     """Two scores between 0 and 1 in percent, with a dash between them: 81.2 to 90.4.
 
-    Empty where there is none, or where both ends are the same, as for a single case.
+    Empty where both ends are the same: that all cases are alike says nothing of others.
     """
-    if ends is None or ends[0] == ends[1]:
-        return ""
-    return DASH.join(percent(end, 1) for end in ends)
+    if ends is None:
+        return MISSING
+    return "" if ends[0] == ends[1] else DASH.join(percent(end, 1) for end in ends)
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -19,6 +19,7 @@ from panorgan.config.labels import Label, load_labels
 from panorgan.config.settings import Config, Recipe, fused_labels
 from panorgan.io.formats import duration
 from panorgan.report.pages import render
+from panorgan.scoring.bootstrap import FEWEST
 
 REFERENCES = {
     "method": "Z. Zhang et al. (team zzm3zz). A Semi-Supervised Abdominal Multi-Organ Pan-Cancer "
@@ -192,6 +193,7 @@ def methods_text(config: Config, facts: Facts) -> Methods:
         fuses_organs=given_organs and bool(fused - {registry.STAGE1}),
         organs_model=PurePath(config.pseudo_labels.organs).name,
         software=_software(facts.versions),
+        fewest=FEWEST,
         **_WORDS,
     )
     cited: dict[str, int] = {}

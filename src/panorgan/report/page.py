@@ -45,6 +45,8 @@ from panorgan.report.show import compared_layers, draw_scan
 from panorgan.report.summary import summary_text
 from panorgan.report.training import describe_model, describe_selection, describe_teacher
 from panorgan.run.layout import Layout
+from panorgan.scoring.bootstrap import FEWEST
+from panorgan.scoring.scores import interval_text, remarks
 
 
 def write_report(
@@ -124,6 +126,9 @@ def write_report(
         main=main.title,
         shown=shown,
         headline=main.summaries[shown] if main.scored else None,
+        remarks=remarks(main.summaries[shown], labels),
+        few=interval_text(main.summaries[shown]),
+        fewest=FEWEST,
         facts=run_facts(config, files, entries),
         checksums=run_checksums(files, students),
         left_out=left_out(files, entries, main, gates, specks),

@@ -16,7 +16,7 @@ from panorgan.report.inputs import Student
 from panorgan.report.pictures import Gallery, Picture
 from panorgan.scoring.lesions import REFERENCE
 from panorgan.scoring.metrics import MISSED, NOT_SCORED, SCORED
-from panorgan.scoring.scores import score_rows
+from panorgan.scoring.scores import hd95_text, remarks, score_rows
 
 STATUS_TEXTS = {
     "scored": "in both",
@@ -41,16 +41,21 @@ MOST_DOTS = 200
 def compared_results(
     students: Iterable[Student], published: Sequence[tuple] = ()
 ) -> list[dict[str, Any]]:
-    """This run's means beside published ones: title, split, four cells, whether they are ours."""
+    """This run's means beside published ones: title, split, four cells, whether they are ours.
+
+    Where no reference has some class, the means without such classes have a row of their own.
+    """
     own = [
         {
-            "title": f"This run, student {student.title}",
-            "split": f"this run's {split}, {count(student.summaries[split]['cases'], 'case')}",
-            "cells": _headline(student.summaries[split]),
+            "title": f"This run, student {student.title}{title}",
+            "split": f"this run's {split}, {count(summary['cases'], 'case')}",
+            "cells": cells,
             "own": True,
         }
         for student in students
         for split in student.scored
+        for summary in [student.summaries[split]]
+        for title, cells in _headlines(summary)
     ]
     others = [
         {
@@ -64,9 +69,20 @@ def compared_results(
     return own + others
 
 
-def _headline(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _headlines(summary: Mapping[str, Any]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+    """The means of a summary, and those of the classes in a reference if these are others."""
+    yield "", _cells(summary)
+    if summary["with_reference"]["absent"]:
+        tumour = summary["tumour"]
+        if not tumour["positive"]["cases"]:
+            tumour = tumour["positive"]  # no numbers
+        only = summary["with_reference"] | {"tumour": tumour}
+        yield ", classes in a reference", _cells(only)
+
+
+def _cells(means: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"value": summary[part][score], "interval": summary[part][f"{score}_interval"]}
+        {"value": means[part][score], "interval": means[part][f"{score}_interval"]}
         for part, score in (("organs", "dsc"), ("tumour", "dsc"), ("all", "dsc"), ("all", "nsd"))
     ]
 
@@ -86,11 +102,12 @@ def class_table(student: Student, split: str, labels: Labels) -> dict[str, Any]:
             {"title": title, "colour": colour}
             | dict(pick(summary))
             | {"name": names.get(title, ""), "worst": worst.get(names.get(title, ""))}
-            for title, colour, pick in score_rows(labels)
+            for title, colour, pick in score_rows(labels, [summary])
         ]
         if split in student.scored
         else [],
         "free": summary["tumour"]["tumour_free"],
+        "remarks": [hd95_text(summary, labels), *remarks(summary, labels)],
     }
 
 
@@ -104,7 +121,7 @@ def student_table(split: str, students: Sequence[Student], labels: Labels) -> di
         "cases": summaries[0]["cases"] if scored else 0,
         "rows": [
             {"title": title, "colour": colour, "cells": [pick(summary) for summary in summaries]}
-            for title, colour, pick in score_rows(labels)
+            for title, colour, pick in score_rows(labels, summaries)
         ],
     }
 

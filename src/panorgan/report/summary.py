@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panorgan.config.labels import Labels
-from panorgan.io.formats import interval, percent
+from panorgan.io.formats import MISSING, interval, percent
 from panorgan.report.inputs import SYNTHETIC, TEACHER, Gate, Student
+from panorgan.scoring.bootstrap import TOO_FEW
 from panorgan.scoring.lesions import detection_text
-from panorgan.scoring.scores import score_rows
+from panorgan.scoring.scores import remarks, score_rows
 
 FREE_NOTE = "a tumour-free case counts 100 for the tumour if none is predicted, else 0"
 
@@ -38,7 +39,7 @@ def student_lines(student: Student, labels: Labels) -> list[str]:
     if not student.scored:
         return ["no class is known in any validation or test case: no scores"]
     scored = {split: student.summaries[split] for split in student.scored}
-    rows = score_rows(labels)
+    rows = score_rows(labels, scored.values())
     width = max(len(title) for title, *_ in rows)
     heads = (f"{split}, cases: {summary['cases']}" for split, summary in scored.items())
     lines = [
@@ -51,6 +52,9 @@ def student_lines(student: Student, labels: Labels) -> list[str]:
             for cell in map(pick, scored.values())
         )
         lines.append(f"{title:{width}}{cells}".rstrip())
+    lines += [
+        f"{split}: {text}" for split, summary in scored.items() for text in remarks(summary, labels)
+    ]
     lines += [
         f"95 % intervals of DSC, {split}: {text}"
         for split, summary in scored.items()
@@ -67,5 +71,10 @@ def student_lines(student: Student, labels: Labels) -> list[str]:
 def _intervals(summary: Mapping[str, Any]) -> str:
     parts = {"organs": summary["organs"], "all": summary["all"]}
     parts["tumour, if any"] = summary["tumour"]["positive"]
-    texts = {name: interval(found["dsc_interval"]) for name, found in parts.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items() if text)
+    known = {
+        name: found["dsc_interval"] for name, found in parts.items() if found["dsc"] is not None
+    }
+    if not any(known.values()):
+        return f"{MISSING}, {TOO_FEW}" if known else ""
+    texts = [f"{name} {interval(ends)}" for name, ends in known.items() if interval(ends)]
+    return ", ".join(texts) + f" ({MISSING}: {TOO_FEW})" * (None in known.values())

@@ -5,7 +5,7 @@ bootstrap sample draws cases and seeds (`bootstrap.compare`), the same ones for 
 differences between arms are paired.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,10 @@ from panorgan.config.registry import ARMS
 from panorgan.io.formats import MISSING, count, percent, points, span
 from panorgan.problems import Problem, Problems
 from panorgan.scoring import bootstrap
-from panorgan.scoring.bootstrap import COVERAGE
+from panorgan.scoring.bootstrap import COVERAGE, TOO_FEW
 from panorgan.scoring.frames import ABLATION
 from panorgan.scoring.metrics import BOTH_EMPTY, FALSE_POSITIVE, MISSED, NOT_SCORED, SCORED
-from panorgan.scoring.scores import faults
+from panorgan.scoring.scores import absent_classes, absent_text, faults
 
 BASE = next(name for name, arm in ARMS.items() if arm.instead is None)
 """The arm that the others are compared with: the method itself."""
@@ -45,7 +45,9 @@ MEASURES = (
 """`subject` names those that the text speaks of."""
 
 
-def measure_cases(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
+def measure_cases(
+    scores: pd.DataFrame, labels: Labels, without: Collection[int] = ()
+) -> pd.DataFrame:
     """What each measure is in each case of one student.
 
     Parameters
@@ -54,6 +56,8 @@ def measure_cases(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
         Of all cases and classes, with the columns of `frames.SCORES`.
     labels
         The class table.
+    without
+        Values of organs that are left out.
 
     Returns
     -------
@@ -71,7 +75,8 @@ def measure_cases(scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
         raise ValueError(f"{case} {cause}")
     known = scores["status"] != NOT_SCORED
     tumour = scores["value"] == labels.tumour.value
-    organs = scores[known & ~tumour].groupby("case")[["dsc", "nsd"]]
+    organs = scores[known & ~tumour & ~scores["value"].isin(without)]
+    organs = organs.groupby("case")[["dsc", "nsd"]]
     # NumPy's mean, as everywhere: that of pandas' groups differs in its last bit.
     organs = organs.agg(lambda own: np.mean(own.to_numpy()))
     tumours = scores[tumour & scores["status"].isin((SCORED, MISSED))].set_index("case")
@@ -128,6 +133,36 @@ def compare(
     }
 
 
+def without_absent(arms: Mapping[str, Sequence[pd.DataFrame]], labels: Labels) -> dict[str, Any]:
+    """The organs' DSC without the organs that no reference has, each of which lifts it.
+
+    Parameters
+    ----------
+    arms
+        Arm -> for each seed what `measure_cases` takes.
+    labels
+        The class table.
+
+    Returns
+    -------
+    dict
+        absent: names of these organs; organs_dsc: arm -> mean over seeds of the mean over cases,
+        None where no organ is left. Empty if a reference has each.
+    """
+    first = next(students[0] for students in arms.values() if students)
+    absent = absent_classes(first) - {labels.tumour.value}
+    if not absent:
+        return {}
+    means = {
+        arm: np.mean([measure_cases(one, labels, absent)["organs_dsc"].mean() for one in students])
+        for arm, students in arms.items()
+    }
+    return {
+        "absent": [organ.name for organ in labels.organs if organ.value in absent],
+        "organs_dsc": {arm: bootstrap.number(mean) for arm, mean in means.items()},
+    }
+
+
 def _check_cases(arms: Mapping[str, Sequence[pd.DataFrame]]) -> None:
     """Problems if the students' cases, or what is known of them, differ."""
     problems = []
@@ -166,7 +201,10 @@ def table_of(result: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def page_text(result: Mapping[str, Any], split: str) -> str:
-    """What `compare` found as Markdown: the table, how it was made, and what it says."""
+    """What `compare` found as Markdown: the table, how it was made, and what it says.
+
+    With what `without_absent` found as `with_reference`, if there is anything.
+    """
     arms = result["arms"]
     shown = next(iter(arms.values()))
     lines = [
@@ -186,8 +224,11 @@ def page_text(result: Mapping[str, Any], split: str) -> str:
         "",
         f"Intervals are percentiles of {result['samples']:,} bootstrap samples that draw cases and "
         "seeds with replacement, the same ones for every arm, so that differences are paired."
-        + _few_seeds(result["seeds"]),
+        + _few_seeds(result["seeds"])
+        + f" {MISSING}: {TOO_FEW}."
+        * any(one["cases"] and one["low"] is None for one in shown.values()),
         "",
+        *_without_absent_text(result.get("with_reference")),
         "## What it says",
         "",
     ]
@@ -200,6 +241,13 @@ def page_text(result: Mapping[str, Any], split: str) -> str:
     if not sentences:
         sentences = ["There is no other arm to compare with."]
     return "\n".join([*lines, *(f"* {sentence}" for sentence in sentences), ""])
+
+
+def _without_absent_text(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    means = (f"{arm} {percent(mean, 1)}" for arm, mean in found["organs_dsc"].items())
+    return [f"{absent_text(found['absent'])}; without it organs DSC is: {', '.join(means)}.", ""]
 
 
 def _few_seeds(seeds: int) -> str:
@@ -247,7 +295,7 @@ def _count_cases(measures: Mapping[str, Any], name: str) -> str:
 
 def _sentence(arm: str, measures: Mapping[str, Any]) -> str:
     """How an arm differs from `BASE`."""
-    changed, same = [], []
+    changed, same, few = [], [], []
     for measure in MEASURES:
         entry = measures[measure.name]
         if not measure.subject or entry["difference"] is None:
@@ -255,7 +303,9 @@ def _sentence(arm: str, measures: Mapping[str, Any]) -> str:
         difference, low, high = (
             entry[key] for key in ("difference", "difference_low", "difference_high")
         )
-        if low <= 0 <= high:
+        if low is None:
+            few.append(f"{measure.subject} {points(difference, 1)}")
+        elif low <= 0 <= high:
             same.append(f"{measure.subject} {points(difference, 1)} ({span(low, high, 1)})")
         elif difference < 0:
             text = f"{percent(-difference, 1)} ({span(-high, -low, 1)})"
@@ -269,13 +319,15 @@ def _sentence(arm: str, measures: Mapping[str, Any]) -> str:
     if same:
         nothing = "not measurably different are" if changed else "nothing changes measurably:"
         parts.append(f"{nothing} {', '.join(same)}")
+    if few:
+        parts.append(f"{TOO_FEW}: {', '.join(few)}")
     return f"{ARMS[arm].instead}, {'; '.join(parts) or 'nothing could be compared'}."
 
 
 def _warn(arm: str, measures: Mapping[str, Any]) -> list[str]:
     """What must hold of an arm and does not."""
     entry, begin = measures["organs_dsc"], ARMS[arm].instead
-    if entry["difference"] is None or entry["difference_high"] < 0:
+    if entry["difference_high"] is None or entry["difference_high"] < 0:
         return []
     interval = span(entry["difference_low"], entry["difference_high"], 1)
     return [

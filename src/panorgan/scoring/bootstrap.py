@@ -2,14 +2,18 @@
 
 A sample draws as many cases as there are, with replacement, and the same ones for every column:
 differences and ratios of two columns' drawn means are paired. Equal seeds give equal samples.
+From fewer than `FEWEST` cases there is no interval.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 COVERAGE = 0.95
+FEWEST = 5
+"""Cases that an interval is made from at least: fewer say too little of how cases differ."""
+TOO_FEW = f"no interval from fewer than {FEWEST} cases"
 BLOCK = 1 << 20
 """Numbers that are drawn at once: memory stays small however many cases there are."""
 
@@ -74,9 +78,10 @@ def compare(
     -------
     list of list of dict
         For each run and measure: mean, low, high (the interval), seeds (the mean of each), cases
-        (that the measure bears on), and difference, difference_low, difference_high to the base.
-        Numbers have six decimals; they are None where there is no such case, and differences where
-        there is no base, or the run is it.
+        (that bear on the measure), and difference, difference_low, difference_high to the base.
+        Numbers have six decimals; they are None where there is no such case, differences where
+        there is no base, or the run is it, and intervals as `interval` says: those of a measure of
+        several columns by the `fewest` cases of one.
     """
     runs, seeds, _, cases = values.shape
     starts = np.cumsum(parts)[:-1].tolist()
@@ -93,10 +98,11 @@ def compare(
     means = by_seed.mean(axis=1)
     to = 0 if base is None else base
     differences = means - means[to]
-    low, high = interval(drawn)
-    difference_low, difference_high = interval(drawn - drawn[to])
     known = np.split(~np.isnan(values[0, 0]), starts)
     bears = [int(part.any(axis=0).sum()) for part in known]
+    least = np.array([fewest(part.sum(axis=1)) for part in known])
+    low, high = interval(drawn, least)
+    difference_low, difference_high = interval(drawn - drawn[to], least)
     found = []
     for run in range(runs):
         found.append([])
@@ -129,11 +135,19 @@ def draw(rng: np.random.Generator, count: int, samples: int) -> np.ndarray:
     return rng.multinomial(count, np.full(count, 1 / count), size=samples)
 
 
-def interval(drawn: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
-    """Percentiles over the last axis, (2, …), without the samples that are NaN."""
+def fewest(counts: Iterable[int]) -> int:
+    """The smallest of some numbers of cases without the zeros: what a mean of columns rests on."""
+    return min(filter(None, counts), default=0)
+
+
+def interval(drawn: np.ndarray, cases: int | np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
+    """Percentiles over the last axis, (2, …), without the samples that are NaN.
+
+    `cases` says how many cases bear on each of the others: of fewer than `FEWEST` it is NaN.
+    """
     tail = 50 * (1 - coverage)
     out = np.full((2, *drawn.shape[:-1]), np.nan)
-    some = ~np.isnan(drawn).all(axis=-1)
+    some = ~np.isnan(drawn).all(axis=-1) & (np.asarray(cases) >= FEWEST)
     out[:, some] = np.nanpercentile(drawn[some], [tail, 100 - tail], axis=-1)
     return out
 

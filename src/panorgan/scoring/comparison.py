@@ -7,11 +7,12 @@ all are equal it is 1. It is exact up to 50 cases without ties and up to 13 with
 the normal distribution (SciPy's rule). Classes are many questions at once, so their p values are
 corrected by Holm's method, those of DSC and of NSD each for themselves.
 
-*Measurable* is a difference whose interval leaves out 0 and whose (corrected) p is below 0.05.
+*Measurable* is a difference whose interval leaves out 0 and whose (corrected) p is below 0.05. From
+fewer than five cases there is neither (`bootstrap.interval`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -25,14 +26,26 @@ from panorgan.config.registry import PROFILES
 from panorgan.io.formats import MISSING, count, percent, points, span
 from panorgan.io.tables import write_text
 from panorgan.problems import Problems
-from panorgan.scoring.bootstrap import COVERAGE, compare, mean, number
+from panorgan.scoring.bootstrap import COVERAGE, TOO_FEW, compare, mean, number
 from panorgan.scoring.frames import COMPARED_CASES, COMPARED_CLASSES
 from panorgan.scoring.metrics import MISSED, NOT_SCORED, SCORED
-from panorgan.scoring.scores import BOOTSTRAP_SEED, BOTH, SAMPLES, faults, read_scores, rounded_mean
+from panorgan.scoring.scores import (
+    ALL_PRESENT,
+    BOOTSTRAP_SEED,
+    BOTH,
+    ORGANS_PRESENT,
+    SAMPLES,
+    absent_text,
+    faults,
+    read_scores,
+    rounded_mean,
+)
 
 ALPHA = 0.05
 MOST_FALLS, MOST_NAMES, WIDTH = 10, 5, 100
 ORGANS, ALL, POSITIVE = "organs", "all", "tumour_positive"
+WITH_REFERENCE = {ORGANS: "organs_with_reference", ALL: "all_with_reference"}
+MEANS = {ORGANS, ALL, POSITIVE, *WITH_REFERENCE.values()}
 """Rows of the comparison that are no class."""
 
 
@@ -91,11 +104,13 @@ def compare_paths(
     -------
     comparison
         profile; cases (that both have); a and b: path, cases (their number); only_a, only_b: names
-        of cases that the other lacks; samples, seed, coverage; classes: rows with the columns of
-        `COMPARED_CLASSES` and title, first `organs`, `all` and `tumour_positive` as far as there
-        are such classes; falls: case, a, b and difference of the cases whose first row's DSC fell
-        most; sentences. Scores are between 0 and 1, and None where no case bears on them. `p_holm`
-        is None for what is no class.
+        of cases that the other lacks; absent: names of the classes that are known but in no
+        reference; samples, seed, coverage; classes: rows with the columns of `COMPARED_CLASSES` and
+        title, first `organs`, `all` and `tumour_positive` as far as there are such classes, and
+        those of `WITH_REFERENCE` if some are absent; falls: case, a, b and difference of the cases
+        whose first row's DSC fell most; sentences. Scores are between 0 and 1, and None where no
+        case bears on them. `p_holm` is None for what is no class; low, high and both p are None
+        where there are too few cases.
     cases
         With the columns of `COMPARED_CASES`.
 
@@ -107,7 +122,9 @@ def compare_paths(
     first, second = read_run(a, profile), read_run(b, profile)
     labels = labels or first.labels or second.labels or load_labels()
     cases = _paired(first, second, labels)
-    measures = [(score, line) for score in BOTH for line in _lines(first.classes, labels)]
+    absent = _absent(cases)
+    lines = _lines(first.classes, labels, absent)
+    measures = [(score, line) for score in BOTH for line in lines]
     scores = [_columns(cases, score, line) for score, line in measures]
     names = cases["case"].unique().tolist()
     rows = _compare(measures, scores, names, samples, seed)
@@ -118,6 +135,7 @@ def compare_paths(
         "b": {"path": str(b), "cases": len(second.cases)},
         "only_a": sorted(first.cases - second.cases),
         "only_b": sorted(second.cases - first.cases),
+        "absent": [name for value, name in first.classes.items() if value in absent],
         "samples": samples,
         "seed": seed,
         "coverage": COVERAGE,
@@ -125,6 +143,9 @@ def compare_paths(
         "falls": _falls(scores[0], names),
     }
     comparison["sentences"] = sentences(comparison)
+    if absent:
+        titles = [labels.by_name(name).title for name in comparison["absent"]]
+        comparison["sentences"].insert(0, f"{absent_text(titles)}.")
     return comparison, cases
 
 
@@ -231,14 +252,28 @@ def _truth_text(has: bool, ml: float) -> str:
     return "unknown" if np.isnan(ml) else f"{ml:.3f} ml" if has else "none"
 
 
-def _lines(classes: Mapping[int, str], labels: Labels) -> list[Line]:
+def _absent(cases: pd.DataFrame) -> set[int]:
+    """Values of the classes that are known in some of the cases, but that no reference has."""
+    return {*cases.loc[cases["ref_ml"].notna(), "value"]} - {*cases.loc[cases["has"], "value"]}
+
+
+def _lines(classes: Mapping[int, str], labels: Labels, absent: Container[int]) -> list[Line]:
     """What is compared: means, as far as there are such classes, then every class."""
     titles = {label.name: label.title for label in labels.labels}
     tumour = [value for value, name in classes.items() if name == labels.tumour_name]
     organs = [value for value in classes if value not in tumour]
+    both = [*organs, *tumour] if organs and tumour else []
+
+    def present(values: Sequence[int]) -> list[int]:
+        """Those in a reference; none if these are all."""
+        found = [value for value in values if value not in absent]
+        return [] if len(found) == len(values) else found
+
     means = [
         (ORGANS, "Mean of the organs", organs),
-        (ALL, "Mean of all classes", [*organs, *tumour] if organs and tumour else []),
+        (WITH_REFERENCE[ORGANS], ORGANS_PRESENT, present(organs)),
+        (ALL, "Mean of all classes", both),
+        (WITH_REFERENCE[ALL], ALL_PRESENT, present(both)),
         (POSITIVE, f"{labels.tumour.title}, cases with one", tumour),
     ]
     single = [(name, titles[name], [value]) for value, name in classes.items()]
@@ -285,7 +320,7 @@ def _compare(
                 "difference": how["difference"],
                 "low": how["difference_low"],
                 "high": how["difference_high"],
-                "p": wilcoxon_p(bearing),
+                "p": None if how["difference_low"] is None else wilcoxon_p(bearing),
                 "p_holm": None,
                 "worse": worse,
                 "equal": int((bearing == 0).sum()),
@@ -295,14 +330,15 @@ def _compare(
             }
         )
     for score in BOTH:
-        tested = [row for row in rows if row["score"] == score and _is_class(row) and row["cases"]]
+        tested = [row for row in rows if row["score"] == score and _is_class(row)]
+        tested = [row for row in tested if row["p"] is not None]
         for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
             row["p_holm"] = p
     return rows
 
 
 def _is_class(row: Mapping[str, Any]) -> bool:
-    return row["name"] not in (ORGANS, ALL, POSITIVE)
+    return row["name"] not in MEANS
 
 
 def wilcoxon_p(differences: np.ndarray) -> float | None:
@@ -387,6 +423,8 @@ def least_cases(classes: int) -> int:
 def sentences(comparison: Mapping[str, Any]) -> list[str]:
     """What got better or worse, in plain words."""
     said = []
+    if not any(row["worse"] or row["better"] for row in comparison["classes"]):
+        said.append("Every score is the same in A and B: are they one run?")
     for score in BOTH:
         rows = [row for row in comparison["classes"] if row["score"] == score and row["cases"]]
         classes = [row for row in rows if _is_class(row)]
@@ -408,7 +446,7 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
                     f"{', '.join(unsure)}."
                 )
         if classes and not any(map(is_measurable, classes)):
-            least = least_cases(len(classes))
+            least = least_cases(sum(row["p"] is not None for row in classes) or len(classes))
             text = f"{score.upper()}: no class is measurably better or worse."
             if all(row["worse"] + row["better"] < least for row in classes):
                 text += (
@@ -424,10 +462,12 @@ def _sentence(row: Mapping[str, Any]) -> str:
     subject, cases = f"{row['score'].upper()}, {_lower(row['title'])}:", count(row["cases"], "case")
     if not row["worse"] and not row["better"]:
         return f"{subject} the same in {cases}."
+    counts = f"{row['worse']} of {cases} worse, {row['better']} better"
+    if row["low"] is None:
+        return f"{subject} {points(row['difference'])}, {TOO_FEW}; {counts}."
     how = "not measurably different"
     if is_measurable(row):
         how = "measurably better" if row["difference"] > 0 else "measurably worse"
-    counts = f"{row['worse']} of {cases} worse, {row['better']} better"
     return f"{subject} {how}, {_change(row)}; {counts}."
 
 
@@ -461,15 +501,18 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         lines += ["", *_table(f"{score.upper()} in percent", rows)]
     dsc = [row for row in comparison["classes"] if row["score"] == "dsc"]
     tested = sum(row["p_holm"] is not None for row in comparison["classes"]) // len(BOTH)
-    lines += [
-        "",
-        f"Interval: {100 * comparison['coverage']:g} % of the difference, from "
-        f"{comparison['samples']:,} bootstrap samples of cases, the same for A and B.",
-        "p: Wilcoxon's signed-rank test, cases that are equal left out; of classes after Holm's",
-        f"correction for {count(tested, 'class')}. Measurable: the interval leaves out 0, p < "
-        f"{ALPHA:g}.",
-        "",
-    ]
+    lines.append("")
+    if any(row["p"] is not None for row in comparison["classes"]):
+        lines += [
+            f"Interval: {100 * comparison['coverage']:g} % of the difference, from "
+            f"{comparison['samples']:,} bootstrap samples of cases, the same for A and B.",
+            "p: Wilcoxon's signed-rank test, cases that are equal left out; of classes after",
+            f"Holm's correction for {count(tested, 'class')}. Measurable: the interval leaves out "
+            f"0, p < {ALPHA:g}.",
+        ]
+    if any(row["cases"] and row["p"] is None for row in comparison["classes"]):
+        lines.append(f"{MISSING}: {TOO_FEW}, nor of a mean with such a class, and no p.")
+    lines.append("")
     for text in comparison["sentences"]:
         lines += wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ")
     if fallen := [row for row in dsc if _is_class(row) and row["worse"]]:

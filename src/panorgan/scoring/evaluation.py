@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from panorgan.scoring.metrics import Row, score_case
 from panorgan.scoring.scores import (
     SAMPLES,
     SIZES_MM,
+    hd95_text,
+    interval_text,
+    remarks,
     score_rows,
     summarise,
     summarise_lesions,
@@ -29,6 +33,8 @@ from panorgan.scoring.scores import (
 
 THREADS = 2
 """Cases that are read and scored at once."""
+WIDTH = 100
+"""Of the terminal."""
 
 
 @dataclass
@@ -155,6 +161,11 @@ def evaluate_folders(
                 kept += own
     if problems:
         raise Problems(problems)
+    if same := sum(predictions[case].samefile(references[case]) for case in cases):
+        notes.append(
+            f"WARNING: predictions that are the very files of their references: {same} of "
+            f"{len(cases)}; was the folder of references given twice?"
+        )
     result = Evaluation(profile, SCORES.frame(scores), LESIONS.frame(lesions), notes=notes)
     result.summarise(labels)
     return result
@@ -204,13 +215,16 @@ def _read(case: str, path: Path, profile: str, notes: list[str]) -> Volume:
     """A label map; one of numbers that are not whole, cast as the official script does it."""
     try:
         return read_label(path)
-    except VolumeError:
-        if not PROFILES[profile].drops_last_slice:
-            raise
+    except VolumeError as error:
+        wrong = error
+    try:
         image = read_image(path)
-        cast = np.trunc(image.array)
-        if image.array.dtype != np.float32 or cast.min() < 0 or cast.max() > 127:
-            raise
+    except VolumeError as error:  # NaN is no HU, but nobody has asked for HU
+        raise VolumeError(error.cause, "write a class or 0 in every voxel") from None
+    cast = np.trunc(image.array)
+    castable = image.array.dtype == np.float32 and cast.min() >= 0 and cast.max() <= 127
+    if not castable or not PROFILES[profile].drops_last_slice:
+        raise wrong
     broken = image.array[cast != image.array]
     notes.append(
         f"{case}: {path}: {broken.size:,} voxels hold no whole number, such as {broken[0]:g}, and "
@@ -221,18 +235,19 @@ def _read(case: str, path: Path, profile: str, notes: list[str]) -> Volume:
 
 def summary_lines(summary: Mapping[str, Any], labels: Labels) -> list[str]:
     """A summary for the terminal: scores by class, what other rules make of them, lesions."""
-    rows = [(title, pick(summary)) for title, _, pick in score_rows(labels)]
+    rows = [(title, pick(summary)) for title, _, pick in score_rows(labels, [summary])]
     width = max(len(title) for title, _ in rows)
     lines = [f"{'':{width}}{'DSC % (95 %)':>22}{'NSD % (95 %)':>22}{'HD95 mm':>9}{'cases':>7}"]
     for title, entry in rows:
         scores = "".join(
-            f"{percent(entry[score]):>8}{_bracketed(entry[f'{score}_interval']):>14}"
-            for score in ("dsc", "nsd")
+            f"{percent(entry[score]):>8}{_bracketed(entry, score):>14}" for score in ("dsc", "nsd")
         )
         distance = entry.get("hd95_mm")
         distance = MISSING if distance is None else f"{distance:.1f}"
         distance = distance if "hd95_mm" in entry else ""
         lines.append(f"{title:{width}}{scores}{distance:>9}{entry.get('cases', ''):>7}".rstrip())
+    said = [interval_text(summary), hd95_text(summary, labels), *remarks(summary, labels)]
+    lines += [line for text in said if text for line in wrap(text, WIDTH)]
     lines += ["", *_profile_lines(summary)]
     if lesions := summary["lesions"]:
         lines += ["", f"lesions: {detection_text(lesions)}"]
@@ -243,9 +258,9 @@ def summary_lines(summary: Mapping[str, Any], labels: Labels) -> list[str]:
     return lines
 
 
-def _bracketed(ends: list[float] | None) -> str:
-    text = interval(ends)
-    return f"({text})" if text else ""
+def _bracketed(entry: Mapping[str, Any], score: str) -> str:
+    text = interval(entry[f"{score}_interval"])
+    return f"({text})" if text and entry[score] is not None else ""
 
 
 def _profile_lines(summary: Mapping[str, Any]) -> Iterable[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pandas as pd
 
 from panorgan.config.labels import Label, Labels
 from panorgan.config.registry import PROFILES
+from panorgan.io.formats import MISSING, percent
 from panorgan.io.tables import write_text
-from panorgan.scoring.bootstrap import drawn_means, interval, mean
+from panorgan.scoring.bootstrap import TOO_FEW, drawn_means, fewest, interval, mean
 from panorgan.scoring.frames import LESIONS, SCORES
 from panorgan.scoring.lesions import OVERLAP, PREDICTION, REFERENCE, SIDES
 from panorgan.scoring.metrics import (
@@ -30,6 +32,7 @@ BOOTSTRAP_SEED = 0
 SIZES_MM = (10.0, 20.0, 50.0)
 """Bounds of the groups of lesions by diameter, where nothing else is said."""
 BOTH = ("dsc", "nsd")
+ORGANS_PRESENT, ALL_PRESENT = "Organs in a reference", "Classes in a reference"
 
 
 def summarise(
@@ -62,8 +65,9 @@ def summarise(
 
         classes
             name -> value, dsc, nsd, cases (with a score), hd95_mm (the median over hd95_cases,
-            those with the class in both volumes), ml_error and ml_abs_error (means of prediction
-            minus reference). No case: the numbers are None.
+            those with the class in both volumes), one_sided (cases with the class in only one of
+            them, which have no HD95), ml_error and ml_abs_error (means of prediction minus
+            reference). No case: the numbers are None.
         organs, all
             dsc, nsd: mean of the class means of the organs and of all classes; classes: over how
             many classes, those without a scored case being left out.
@@ -71,6 +75,11 @@ def summarise(
             dsc, nsd, cases, as in classes; positive: the same over the cases whose reference has
             a tumour; tumour_free: cases, false_positives (cases with a predicted tumour) and
             false_positive_ml (their sum).
+        with_reference
+            absent: names of the classes that are known but in no reference, each of which lifts
+            means by 1 where none is predicted; organs, all: the same as above without them.
+        equal_cases
+            How many predictions, not empty, are equal to their references in all that is scored.
         profiles
             By every profile: dsc and nsd of organs, tumour and all.
         samples, lesions
@@ -78,7 +87,7 @@ def summarise(
 
         Beside each dsc and nsd but those of profiles is its interval (dsc_interval,
         nsd_interval): the lower and the upper end that hold 95 % of the bootstrap samples of
-        cases, or None.
+        cases, or None (see `bootstrap.interval`; a mean of classes has the `fewest` cases of one).
     """
     # Order decides the last bit of a mean and with it ties in the rounding; the official script
     # goes through the sorted file names.
@@ -101,11 +110,13 @@ def summarise(
     }
     # The same cases are drawn for all classes: a mean of classes is one of whole cases.
     drawn = {score: _drawn(by_class(score, profile), samples) for score in BOTH}
+    counts = {value: int((known["value"] == value).sum()) for value in values}
 
     def of_class(label: Label) -> dict[str, Any]:
         found = {score: means[score, profile][label.value] for score in BOTH}
-        found["cases"] = int((known["value"] == label.value).sum())
-        return found | _intervals([drawn[score][values.index(label.value)] for score in BOTH])
+        found["cases"] = counts[label.value]
+        own = [drawn[score][values.index(label.value)] for score in BOTH]
+        return found | _intervals(own, counts[label.value])
 
     def errors(label: Label) -> dict[str, Any]:
         own = known[known["value"] == label.value]
@@ -113,6 +124,7 @@ def summarise(
         return {
             "hd95_mm": rounded(np.median(distances)) if len(distances) else None,
             "hd95_cases": len(distances),
+            "one_sided": int(own["status"].isin((MISSED, FALSE_POSITIVE)).sum()),
             "ml_error": rounded_mean(error),
             "ml_abs_error": rounded_mean(error.abs()),
         }
@@ -124,9 +136,9 @@ def summarise(
 
     def with_intervals(chosen: Sequence[Label]) -> dict[str, Any]:
         places = [values.index(label.value) for label in chosen]
-        intervals = _intervals([mean(drawn[score][places], axis=0) for score in BOTH])
-        scored = sum(bool((known["value"] == label.value).any()) for label in chosen)
-        return of_classes(chosen, profile) | intervals | {"classes": scored}
+        own = [counts[label.value] for label in chosen]
+        intervals = _intervals([mean(drawn[score][places], axis=0) for score in BOTH], fewest(own))
+        return of_classes(chosen, profile) | intervals | {"classes": len([*filter(None, own)])}
 
     tumour = known[known["value"] == labels.tumour.value]
     positive = tumour[tumour["status"].isin((SCORED, MISSED))]
@@ -134,6 +146,7 @@ def summarise(
     free = tumour[tumour["status"].isin((BOTH_EMPTY, FALSE_POSITIVE))]
     false = free.loc[free["status"] == FALSE_POSITIVE, "pred_ml"]
     parts = {"organs": labels.organs, "tumour": (labels.tumour,), "all": labels.labels}
+    absent = absent_classes(known)
     return {
         "profile": profile,
         "class_table": labels.model_dump(mode="json", by_alias=True),
@@ -148,7 +161,7 @@ def summarise(
             "positive": {
                 **{score: rounded_mean(positive[f"{score}_{profile}"]) for score in BOTH},
                 "cases": len(positive),
-                **_intervals(_drawn(positive, samples)),
+                **_intervals(_drawn(positive, samples), len(positive)),
             },
             "tumour_free": {
                 "cases": len(free),
@@ -157,6 +170,14 @@ def summarise(
             },
         },
         "all": with_intervals(labels.labels),
+        "with_reference": {
+            "absent": [label.name for label in labels.labels if label.value in absent],
+            **{
+                part: with_intervals([label for label in parts[part] if label.value not in absent])
+                for part in ("organs", "all")
+            },
+        },
+        "equal_cases": _equal_cases(known),
         "profiles": {
             rules: {part: of_classes(chosen, rules) for part, chosen in parts.items()}
             for rules in PROFILES
@@ -176,13 +197,31 @@ def _drawn(columns: pd.DataFrame, samples: int) -> np.ndarray:
     return drawn_means(columns.to_numpy(), samples, BOOTSTRAP_SEED)
 
 
-def _intervals(drawn: Sequence[np.ndarray]) -> dict[str, list[float] | None]:
-    return {f"{score}_interval": _interval(one) for score, one in zip(BOTH, drawn, strict=True)}
+def _intervals(drawn: Sequence[np.ndarray], cases: int) -> dict[str, list[float] | None]:
+    return {
+        f"{score}_interval": _interval(one, cases) for score, one in zip(BOTH, drawn, strict=True)
+    }
 
 
-def _interval(drawn: np.ndarray) -> list[float] | None:
-    ends = interval(drawn)
+def _interval(drawn: np.ndarray, cases: int) -> list[float] | None:
+    ends = interval(drawn, cases)
     return None if np.isnan(ends).any() else [rounded(end) for end in ends]
+
+
+def absent_classes(scores: pd.DataFrame) -> set[int]:
+    """Values of the classes that are known in some case but that no reference has."""
+    present = scores["status"].isin((SCORED, MISSED))
+    known = scores["status"] != NOT_SCORED
+    return {*scores.loc[known, "value"]} - {*scores.loc[present, "value"]}
+
+
+def _equal_cases(known: pd.DataFrame) -> int:
+    """How many cases' predictions are equal to their references in all that is scored."""
+    scored = known["status"] == SCORED
+    alike = (known[["dsc_corrected", "nsd_corrected"]] == 1).all(axis=1) & (known["hd95_mm"] == 0)
+    alike = alike & (known["pred_ml"] == known["ref_ml"]) | (known["status"] == BOTH_EMPTY)
+    cases = known["case"]
+    return int((alike.groupby(cases).all() & scored.groupby(cases).any()).sum())
 
 
 def summarise_lesions(
@@ -217,7 +256,8 @@ def summarise_lesions(
         overlap and cases (whose truth is known); reference, found and sensitivity (lesions of the
         reference); prediction, true and precision (predicted lesions), all with sizes: the same by
         size with title, low_mm and high_mm (None: open); sensitivity_interval and
-        precision_interval (95 % of the bootstrap samples of cases, or None); false_per_case;
+        precision_interval (95 % of the bootstrap samples of cases, or None where too few have such
+        a lesion; see `bootstrap.interval`); false_per_case;
         tumour_free: cases, false (lesions) and false_per_case. None if no truth is known.
     """
     known = scores[(scores["value"] == tumour) & (scores["status"] != NOT_SCORED)]
@@ -277,7 +317,7 @@ def _ratio_interval(
     by_case = lesions[lesions["side"] == side].groupby("case")["hit"]
     counts = by_case.agg(["sum", "size"]).reindex(cases, fill_value=0)
     hits, found = _drawn(counts, samples)
-    ends = interval(hits / np.where(found == 0, np.nan, found))
+    ends = interval(hits / np.where(found == 0, np.nan, found), len(by_case))
     return None if np.isnan(ends).any() else [round(float(end), 4) for end in ends]
 
 
@@ -321,18 +361,71 @@ def read_lesions(path: str | Path) -> pd.DataFrame:
 ScoreRow = tuple[str, str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]
 
 
-def score_rows(labels: Labels) -> list[ScoreRow]:
-    """Rows of a table of scores: title, colour (of means none), and where a summary has them."""
-    return [
-        *(
-            (label.title, label.colour, lambda summary, name=label.name: summary["classes"][name])
-            for label in labels.labels
-        ),
-        ("Mean of the organs", "", lambda summary: summary["organs"]),
-        ("Mean of all classes", "", lambda summary: summary["all"]),
-        (
-            f"{labels.tumour.title}, only cases with one",
-            "",
-            lambda summary: summary["tumour"]["positive"],
-        ),
+def score_rows(labels: Labels, summaries: Iterable[Mapping[str, Any]]) -> list[ScoreRow]:
+    """Rows of a table of scores: title, colour (of means none), and where a summary has them.
+
+    Where one of the summaries has classes that no reference has, the means without them too.
+    """
+    absent = {name for summary in summaries for name in summary["with_reference"]["absent"]}
+    rows: list[ScoreRow] = [
+        (label.title, label.colour, lambda summary, name=label.name: summary["classes"][name])
+        for label in labels.labels
     ]
+    rows.append(("Mean of the organs", "", itemgetter("organs")))
+    if absent - {labels.tumour_name}:
+        rows.append((ORGANS_PRESENT, "", lambda summary: summary["with_reference"]["organs"]))
+    rows.append(("Mean of all classes", "", itemgetter("all")))
+    if absent:
+        rows.append((ALL_PRESENT, "", lambda summary: summary["with_reference"]["all"]))
+    title = f"{labels.tumour.title}, only cases with one"
+    return [*rows, (title, "", lambda summary: summary["tumour"]["positive"])]
+
+
+def remarks(summary: Mapping[str, Any], labels: Labels) -> list[str]:
+    """What lifts a summary's means, or what they lack: a sentence each, or none."""
+    said = []
+    if equal := summary["equal_cases"]:
+        begin = "WARNING: predictions" if equal == summary["cases"] else "Predictions"
+        said.append(
+            f"{begin} that are equal to their references: {equal} of {summary['cases']}. Are they "
+            "copies? Then these scores say nothing."
+        )
+    if absent := summary["with_reference"]["absent"]:
+        parts = {"organs": "organs", "all": "all classes"}
+        if absent == [labels.tumour_name]:
+            del parts["organs"]
+        means = "; ".join(
+            f"{title} DSC {percent(found['dsc'])}, NSD {percent(found['nsd'])}"
+            for part, title in parts.items()
+            for found in [summary["with_reference"][part]]
+        )
+        titles = [labels.by_name(name).title for name in absent]
+        said.append(f"{absent_text(titles)}; without it the means are: {means}.")
+    if unknown := len(labels.labels) - summary["all"]["classes"]:
+        said.append(f"Known in no case, so in no mean: {unknown} of {len(labels.labels)} classes.")
+    return said
+
+
+def absent_text(names: Iterable[str]) -> str:
+    """That no reference has some classes, and what that does; no full stop."""
+    classes = ", ".join(names)
+    return f"In no reference: {classes}; such a class counts 100 where it is not predicted, else 0"
+
+
+def hd95_text(summary: Mapping[str, Any], labels: Labels) -> str:
+    """In how many cases HD95 leaves out that only one volume has a class; empty where in none."""
+    few = [
+        f"{label.title} {found['one_sided']} of {found['one_sided'] + found['hd95_cases']}"
+        for label in labels.labels
+        for found in [summary["classes"][label.name]]
+        if found["one_sided"]
+    ]
+    return f"HD95 leaves out cases with the class on one side only: {', '.join(few)}." * bool(few)
+
+
+def interval_text(summary: Mapping[str, Any]) -> str:
+    """Why some of the scores have no interval; empty where all have one."""
+    entries = [*summary["classes"].values(), summary["tumour"]["positive"]]
+    if all(found["dsc_interval"] for found in entries if found["cases"]):
+        return ""
+    return f"({MISSING}): {TOO_FEW}, nor of a mean with such a class."

@@ -8,7 +8,13 @@ import pandas as pd
 from panorgan.config.labels import Labels, load_labels
 from panorgan.io.tables import write_text
 from panorgan.problems import Problem, Problems
-from panorgan.scoring.ablation import compare, measure_cases, page_text, table_of
+from panorgan.scoring.ablation import (
+    compare,
+    measure_cases,
+    page_text,
+    table_of,
+    without_absent,
+)
 from panorgan.scoring.frames import ABLATION
 from panorgan.scoring.scores import read_scores
 
@@ -44,8 +50,14 @@ def write_ablation(
         If a file is no table of scores, or the arms are not scored on the same cases.
     """
     labels = load_labels(labels_file)
-    measured = {arm: [_measure(path, labels) for path in files] for arm, files in arms.items()}
+    scores = {arm: [read_scores(path) for path in files] for arm, files in arms.items()}
+    measured = {
+        arm: [_measure(*one, labels) for one in zip(files, scores[arm], strict=True)]
+        for arm, files in arms.items()
+    }
     result = compare(measured, samples=samples, seed=seed)
+    if without := without_absent(scores, labels):
+        result["with_reference"] = without
     text = page_text(result, split)
     ABLATION.write(table, table_of(result))
     write_text(page, text)
@@ -53,9 +65,9 @@ def write_ablation(
     print(text)
 
 
-def _measure(path: str, labels: Labels) -> pd.DataFrame:
+def _measure(path: str, scores: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     try:
-        return measure_cases(read_scores(path), labels)
+        return measure_cases(scores, labels)
     except ValueError as error:
         cure = "remove the file and run the same command again"
         raise Problems([Problem("", str(path), str(error), cure)]) from None
