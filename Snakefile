@@ -30,7 +30,7 @@ see_all_reasons()
 configfile: "config/config.yaml"
 
 
-run = Run(config)
+run = Run(config, workflow.configfiles)
 settings, paths = run.config, run.paths
 started = time.time()
 

@@ -159,7 +159,7 @@ def mutate_table(random: np.random.Generator, folder: Path) -> str:
         return REFUSED
     names = [one.case for one in (found.values() if isinstance(found, dict) else found)]
     plain = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), delimiter="\t")
-    head, *lines = [line for line in plain if any(line)]
+    head, *lines = [line for line in plain if any(map(str.strip, line))]
     expected = sorted(line[head.index("case")].strip() for line in lines)
     if sorted(names) != expected:
         raise Wrong(f"cases {names}, but the table has {expected}")

@@ -32,3 +32,7 @@ class Problems(Exception):
     def one(cls, cause: str, cure: str = "", *, case: str = "", file: object = "") -> "Problems":
         """The common case of a single problem."""
         return cls([Problem(case, str(file), cause, cure)])
+
+
+class WrongOption(Problems):
+    """What is wrong is the value of a command's option, whatever the files hold."""

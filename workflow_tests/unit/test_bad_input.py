@@ -1,12 +1,14 @@
 """Bad input, as a user gives it to a command: what docs/reliability.md says is what is seen.
 
 Each function spoils something in a folder and names the command; its mark is the row of the fault
-table. The command ends with 1, and whatever was there before is there afterwards, and nothing else.
+table. The command ends with 1, or with 2 where an option is wrong, and whatever was there before is
+there afterwards, and nothing else.
 """
 
 import gzip
 import json
 import struct
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,18 +25,19 @@ from panorgan.io.volumes import new_volume, write_image, write_label
 
 Spoil = Callable[[Path], list[object]]
 FAULTS: dict[str, Spoil] = {}
+CODES: dict[str, int] = {}
 SHAPE, SPACING = (12, 30, 40), (4.0, 9.0, 9.0)
 DIM, DATATYPE, PIXDIM, OFFSET, SLOPE = 40, 70, 80, 108, 112
 QFORM_CODE, SFORM_CODE, QUATERN, SROW, MAGIC = 252, 254, 256, 280, 344
 """Where fields begin in a NIfTI header."""
 
 
-def fault(name: str) -> Callable[[Spoil], Spoil]:
-    """Mark what makes a fault with its row."""
+def fault(name: str, code: int = 1) -> Callable[[Spoil], Spoil]:
+    """Mark what makes a fault with its row and the command's exit code."""
 
     def mark(spoil: Spoil) -> Spoil:
         assert name not in FAULTS
-        FAULTS[name] = spoil
+        FAULTS[name], CODES[name] = spoil, code
         return spoil
 
     return mark
@@ -45,10 +48,13 @@ def test_a_line_says_what_is_wrong_and_nothing_else_happens(name, tmp_path, caps
     monkeypatch.chdir(tmp_path)
     command = [str(word) for word in FAULTS[name](tmp_path)]
     before = contents(tmp_path)
-    code = main(command)
+    try:
+        code = main(command)
+    except SystemExit as ended:  # argparse
+        code = ended.code
     said = capsys.readouterr()
     fault_rows()[name].check((said.out + said.err).replace(f"{tmp_path}/", ""))
-    assert code == 1
+    assert code == CODES[name]
     assert contents(tmp_path) == before
 
 
@@ -142,6 +148,13 @@ def config(folder: Path, text: str) -> list[object]:
     path = folder / "mine.yaml"
     path.write_text(text)
     return ["describe", "--recipe", "student", "--config", path]
+
+
+def nested(key: str, value: str) -> str:
+    """YAML that sets a key alone."""
+    *sections, last = key.split(".")
+    lines = [*(f"{section}:" for section in sections), f"{last}: {value}"]
+    return "\n".join("  " * depth + line for depth, line in enumerate(lines)) + "\n"
 
 
 @cache
@@ -454,6 +467,52 @@ def _(folder):
     return ["check", path]
 
 
+@fault("table-column-twice")
+def _(folder):
+    path = table(folder, {}, {})
+    head, *lines = path.read_text().splitlines()
+    lines = [head + "\tlabel", *(line + "\tc0.nii.gz" for line in lines)]
+    path.write_text("\n".join(lines) + "\n")
+    return ["check", path]
+
+
+@fault("table-column-nameless")
+def _(folder):
+    path = table(folder)
+    path.write_text(path.read_text().replace("\n", "\t\n"))
+    return ["check", path]
+
+
+@fault("table-quote-open")
+def _(folder):
+    return ["check", table(folder, {"patient": '"P1'}, {}, {"patient": '"P2'})]
+
+
+@fault("table-other-separators")
+def _(folder):
+    path = table(folder)
+    path.write_text(path.read_text().replace("\t", ","))
+    return ["check", path]
+
+
+@fault("table-spreadsheet")
+def _(folder):
+    with zipfile.ZipFile(folder / "cases.tsv", "w") as file:
+        file.writestr("xl/workbook.xml", "<workbook/>")
+    return ["check", folder / "cases.tsv"]
+
+
+@fault("table-zero-byte")
+def _(folder):
+    return ["check", table(folder, {"patient": "\0"})]
+
+
+@fault("table-empty")
+def _(folder):
+    (folder / "cases.tsv").touch()
+    return ["check", folder / "cases.tsv"]
+
+
 @fault("table-name-twice")
 def _(folder):
     return ["check", table(folder, {"case": "x"}, {"case": "x"})]
@@ -524,6 +583,16 @@ def _(folder):
     return config(folder, "- student\n")
 
 
+@fault("config-key-twice")
+def _(folder):
+    return config(folder, "student:\n  seeds: [0]\n  batch_size: 2\n  seeds: [1]\n")
+
+
+@fault("config-tabs")
+def _(folder):
+    return config(folder, "student:\n\tseeds: [0]\n")
+
+
 @fault("config-key-unknown")
 def _(folder):
     return config(folder, "student:\n  sead: 1\n")
@@ -537,6 +606,62 @@ def _(folder):
 @fault("config-out-of-range")
 def _(folder):
     return config(folder, "prediction:\n  tile_step: 1.5\n")
+
+
+@fault("config-exponent")
+def _(folder):
+    return config(folder, nested("student.training.optimizer.learning_rate", "1e-3"))
+
+
+@fault("config-infinite")
+def _(folder):
+    return config(folder, nested("student.spacing_mm", "[.inf, 1.2, 1.2]"))
+
+
+@fault("config-spacing")
+def _(folder):
+    return config(folder, nested("student.spacing_mm", "[0.0012, 0.0012, 0.0012]"))
+
+
+@fault("config-range-downwards")
+def _(folder):
+    return config(folder, nested("gate.tumour.hu", "[250.0, -50.0]"))
+
+
+@fault("config-factor-zero")
+def _(folder):
+    return config(folder, nested("student.training.augmentation.gamma", "[0.0, 1.0]"))
+
+
+@fault("config-kernel-even")
+def _(folder):
+    kernels = "[[1, 2, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]]"
+    return config(folder, nested("student.network.kernel_sizes", kernels))
+
+
+@fault("config-stages-differ")
+def _(folder):
+    return config(folder, nested("student.network.features", "[8, 16, 32, 64]"))
+
+
+@fault("config-patch-small")
+def _(folder):
+    return config(folder, nested("student.patch_size", "[4, 128, 192]"))
+
+
+@fault("config-value-missing")
+def _(folder):
+    return config(folder, nested("student.batch_size", ""))
+
+
+@fault("config-run-name")
+def _(folder):
+    return config(folder, "run: ..\n")
+
+
+@fault("config-braces")
+def _(folder):
+    return config(folder, "cases: data/{all}/cases.tsv\n")
 
 
 @fault("config-choice-unknown")
@@ -584,8 +709,43 @@ def _(folder):
     return class_table(folder, lambda table: table["labels"][0].update(name="background"))
 
 
+@fault("classes-key-twice")
+def _(folder):
+    command = class_table(folder, lambda table: None)
+    path = folder / "labels.yaml"
+    path.write_text("ignore: 15\n" + path.read_text())
+    return command
+
+
+@fault("class-tolerance-infinite")
+def _(folder):
+    return class_table(folder, lambda table: table["labels"][0].update(tolerance_mm=float("inf")))
+
+
+@fault("class-colour-unknown")
+def _(folder):
+    return class_table(folder, lambda table: table["labels"][0].update(colour="red"))
+
+
 # ---------------------------------------------------------------------------------------------
 # Commands
+
+
+@fault("argument-empty", 2)
+def _(folder):
+    ct(folder / "a_0000.nii.gz")
+    return ["check", ""]
+
+
+@fault("option-no-class", 2)
+def _(folder):
+    scored(folder)
+    return evaluate(folder, "--annotated", "livr")
+
+
+@fault("option-no-value", 2)
+def _(folder):
+    return ["fuse", "--tumour", mask(folder / "t.nii.gz"), "-o", "a", "--tumour-value", 300]
 
 
 @fault("output-exists")
@@ -632,7 +792,7 @@ def _(folder):
     return evaluate(folder)
 
 
-@fault("nothing-annotated")
+@fault("nothing-annotated", 2)
 def _(folder):
     scored(folder)
     return evaluate(folder, "--annotated", "none")
@@ -657,7 +817,7 @@ def fuse(folder: Path, *inputs: object) -> list[object]:
     return ["fuse", *inputs, "--annotated", "liver", "-o", folder / "fused.nii.gz"]
 
 
-@fault("fuse-nothing")
+@fault("fuse-nothing", 2)
 def _(folder):
     return ["fuse", "-o", folder / "fused.nii.gz"]
 
@@ -709,7 +869,7 @@ def _(folder):
     return ["predict", "-i", path, "-o", folder / "scans", "-m", folder / "model"]
 
 
-@fault("predict-into-a-file")
+@fault("predict-into-a-file", 2)
 def _(folder):
     model(folder)
     path = ct(folder / "a_0000.nii.gz")

@@ -1,6 +1,10 @@
 """The command-line tool: exit codes, one line a problem, never a traceback."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -196,6 +200,89 @@ def test_wrong_usage_is_2(arguments):
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("check @", "argument PATH: is empty; the current folder is ."),
+        ("init @", "argument folder: is empty; the current folder is ."),
+        ("init . --organs @", "argument --organs: is empty; the current folder is ."),
+        ("predict -i @ -o x -m m", "argument -i/--images: is empty; the current folder is ."),
+        ("check a --labels @", "argument --labels: is empty; the current folder is ."),
+        ("describe @", "argument MODEL: is empty; the current folder is ."),
+        ("evaluate -p p -r r -o o --annotated @", "argument --annotated: is empty"),
+        ("show @ --run r", "argument CASE: is empty"),
+        ("show a --run r --class @", "argument --class: is empty"),
+        ("convert m -o o --fold 1a", "argument --fold: '1a' is no fold; write all, 0, 1, …"),
+        ("predict -i a -o b -m c --precision fp8", "argument --precision: invalid choice"),
+    ],
+)
+def test_values_that_argparse_refuses(tmp_path, monkeypatch, capsys, command, said):
+    monkeypatch.chdir(tmp_path)
+    image(tmp_path / "imagesTr/a_0000.nii.gz")  # what an empty path would find
+    with pytest.raises(SystemExit) as error:
+        main(["" if word == "@" else word for word in command.split()])
+    assert error.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "evaluate -p labelsVal -r labelsVal -o o --annotated livr",
+            "--annotated: 'livr' is no class; did you mean 'liver'?; mend the list",
+        ),
+        (
+            "evaluate -p labelsVal -r labelsVal -o o --annotated none",
+            "--annotated names no class: nothing to score; name some",
+        ),
+        (
+            "fuse --tumour organs -o o --tumour-value 300",
+            "--tumour-value is 300; give a number from 1 to 255, or one class's name",
+        ),
+        (
+            "fuse --tumour organs -o o --tumour-value liver,1",
+            "--tumour-value is liver,1; give a number from 1 to 255, or one class's name",
+        ),
+        ("fuse --organs organs -o o --annotated liver", "--annotated without --partial; give both"),
+        ("fuse --partial labelsVal -o o", "--partial without --annotated: no class of it would be"),
+        (
+            "show -i imagesVal/d_0000.nii.gz -o a.png --class livr",
+            "--class: 'livr' is no class; did you mean 'liver'?",
+        ),
+        (
+            "show -i imagesVal/d_0000.nii.gz -o a.jpg",
+            "a.jpg: is no name of a PNG, nor a folder that exists; name a new .png file with -o",
+        ),
+        ("predict -i imagesVal -o a.nii.gz -m m", "a.nii.gz: is the name of a file; name a folder"),
+    ],
+)
+def test_values_that_a_command_refuses(flare, monkeypatch, capsys, command, said):
+    monkeypatch.chdir(flare)
+    before = sorted(flare.rglob("*"))
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err.startswith(said)
+    assert sorted(flare.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["--help", "check ."])
+def test_a_closed_pipe_ends_a_command_in_silence(flare, command):
+    """As ``| head`` closes it, before the first line or after it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import sys; from panorgan.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()],
+        cwd=flare,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 128 + signal.SIGPIPE
 
 
 def test_a_surprise_is_a_line_unless_asked_for(monkeypatch, capsys):

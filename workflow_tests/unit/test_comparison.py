@@ -535,7 +535,8 @@ def test_equal_inputs_give_equal_bytes(tmp_path, capsys):
             lambda path: run(path / "validation", case_rows("x", 0.5)),
             "holds no cases.csv; did you mean",
         ),
-        (lambda path: path.write_text("case\tdsc\nx\t1\n"), "is no table of scores"),
+        (lambda path: path.write_text("case,dsc\nx,1\n"), "is no table of scores"),
+        (lambda path: path.write_text("case\tdsc\nx\t1\n"), "has tabs between its columns"),
         (lambda path: path.write_text(",".join(SCORES.columns) + "\n"), "holds no scored case"),
     ],
 )

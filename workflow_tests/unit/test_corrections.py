@@ -1,6 +1,7 @@
 """The user's corrections: what they say, and what is wrong with them."""
 
 import pytest
+from fault_rows import fault_rows
 
 from panorgan.cases.corrections import ABSENT, ANNOTATED, UNKNOWN, Correction, read_corrections
 from panorgan.config.labels import load_labels
@@ -77,6 +78,12 @@ def test_header_faults(tmp_path):
     assert "unknown column 'anotated'; did you mean 'annotated'?" in text
     with pytest.raises(Problems, match="does not exist; check `corrections`"):
         read_corrections(tmp_path / "none.tsv", LABELS)
+
+
+@pytest.mark.fault("corrections-quote-open")
+def test_no_line_vanishes_between_two_open_quotes(tmp_path):
+    text = faults(tmp_path, 'case | unknown | note\na | 14 | "cyst\nb | 14 | \nc | 14 | "mail\n')
+    fault_rows()["corrections-quote-open"].check(text)
 
 
 def applied(values, scope=None, labelled=True, **fields):

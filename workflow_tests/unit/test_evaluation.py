@@ -134,7 +134,7 @@ def test_unreadable_scores(tmp_path):
     with pytest.raises(Problems, match="No such file"):
         read_scores(tmp_path / "cases.csv")
     line = "a,x,liver,scored" + ",1" * len(DECIMALS)
-    for text in ("case;value\na;1\n", ",".join(SCORES.columns) + f"\n{line}\n"):
+    for text in ("case,value\na,1\n", ",".join(SCORES.columns) + f"\n{line}\n"):
         (tmp_path / "cases.csv").write_text(text)
         with pytest.raises(Problems, match="no table of scores"):
             read_scores(tmp_path / "cases.csv")

@@ -30,7 +30,13 @@ def test_some_tables_are_read_as_one_and_none_is_empty(tmp_path):
     assert LESIONS.read().dtypes.equals(LESIONS.read(*paths).dtypes)
 
 
-@pytest.mark.parametrize("changes", [{"hit": "maybe"}, {"lesion": "one"}, {"side": "left"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"hit": "maybe"}, {"lesion": "one"}, {"lesion": ""}, {"side": "left"}),
+        *({"ml": "inf"}, {"ml": "nan"}, {"ml": "1;5"}),
+    ],
+)
 def test_other_values_are_refused(tmp_path, changes):
     row = {**ROW, "hit": "yes", **changes}
     text = "\n".join(",".join(map(str, line)) for line in (row, row.values()))
@@ -39,6 +45,29 @@ def test_other_values_are_refused(tmp_path, changes):
         LESIONS.read(tmp_path / "lesions.csv")
     with pytest.raises(Problems, match="No such file"):
         COMPARED_CASES.read(tmp_path / "cases.tsv")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace(",ml,", ",ml,ml,"), "has the column `ml` twice; remove one"),
+        (
+            lambda text: text.removesuffix(",1 2 3,1 2 3\n"),
+            "line 2 has not the 9 fields of the header",
+        ),
+        (
+            lambda text: text.replace("a,", '"a,') + text[-30:],
+            "line 2 opens a quote that is not closed",
+        ),
+        (lambda text: text.replace(",", ";"), "has semicolons between its columns"),
+    ],
+)
+def test_tables_that_would_be_read_otherwise_than_they_were_written(tmp_path, change, said):
+    LESIONS.write(tmp_path / "lesions.csv", LESIONS.frame([ROW]))
+    path = tmp_path / "lesions.csv"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(Problems, match=said):
+        LESIONS.read(path)
 
 
 def test_what_plans_predicts_or_fuses_loads_no_pandas():

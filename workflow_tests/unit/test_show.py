@@ -250,7 +250,7 @@ class TestStructures:
         ],
     )
     def test_wrong_class(self, made, capsys, name, said):
-        assert show(made, "seen", "--class", name) == 1
+        assert show(made, "seen", "--class", name) == 2
         assert capsys.readouterr().err == said
 
 
@@ -280,7 +280,7 @@ class TestRefusals:
         assert "a.png: is a file; name a folder" in capsys.readouterr().err
 
     def test_other_formats(self, made, capsys):
-        assert show(made, "seen", "-o", "seen.jpg") == 1
+        assert show(made, "seen", "-o", "seen.jpg") == 2
         assert "is no name of a PNG" in capsys.readouterr().err
 
     def test_no_run(self, made, tmp_path, capsys):

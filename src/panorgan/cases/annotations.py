@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from panorgan.config.labels import ANNOTATED, UNKNOWN, Labels, config_folder
-from panorgan.problems import Problems
+from panorgan.problems import Problems, WrongOption
 
 Known = tuple[dict[int, str], Collection[int] | None]
 """The states of a case's classes, and where annotators looked for tumours (None: everywhere)."""
@@ -26,8 +26,10 @@ class Annotations:
 
     Raises
     ------
+    WrongOption
+        If the list names what is no class.
     Problems
-        If the list names what is no class, or the table cannot be used.
+        If the table cannot be used.
     """
 
     def __init__(self, text: str, labels: Labels):
@@ -44,7 +46,7 @@ class Annotations:
         try:
             self.classes = {label.value for label in labels.parse(text)}
         except ValueError as error:
-            raise Problems.one(f"--annotated: {error}", "mend the list") from None
+            raise WrongOption.one(f"--annotated: {error}", "mend the list") from None
         self.listed = bool(self.classes)
 
     def of(self, case: str, label: Path | None, array: np.ndarray | None = None) -> Known:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from panorgan.cases.checks import find_repeats, patients_in_two_splits, shared
 from panorgan.cases.corrections import Correction, scope_text
 from panorgan.cases.sides import Point, doubtful_sides
 from panorgan.cases.table import SCOPE, Case, fold_of
-from panorgan.config.labels import ABSENT, ANNOTATED, UNKNOWN, Labels, read_yaml
+from panorgan.config.labels import ABSENT, ANNOTATED, UNKNOWN, Labels, Table, read_table_of
 from panorgan.io.tables import read_table, write_table
 from panorgan.io.volumes import (
     Volume,
@@ -49,13 +49,19 @@ PLACES = ("case", "split", "shard", "source", "patient", "image", "label", "orga
 SUSPECT_COLUMNS = ("case", "file", "cause")
 
 
-Listed = list[str | int] | str
+def _listed(value: object) -> str:
+    """A list of classes as people type it in a table: YAML may have it as a list."""
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, bool) or not isinstance(part, str | int) for part in parts):
+        raise ValueError("is no list of classes; write [liver, spleen], all or none")
+    return ",".join(map(str, parts))
 
 
-class Source(BaseModel):
+Listed = Annotated[str, BeforeValidator(_listed)]
+
+
+class Source(Table):
     """What a data set annotates."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     annotated: Annotated[Listed, Field(description="class names, `all` or `none`")]
     tumour_scope: Annotated[
@@ -63,12 +69,10 @@ class Source(BaseModel):
     ] = "all"
 
 
-class Sources(BaseModel):
-    """The rules of `config/sources.yaml` by name of the data set."""
+class Sources(Table):
+    """The rules of `config/sources.yaml`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sources: dict[str, Source] = {}
+    sources: dict[str, Source] = Field({}, description="by name of the data set")
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,13 @@ def load_sources(path: str | Path, labels: Labels) -> dict[str, Rule]:
         If the file is missing, no YAML, breaks its form, names an unknown class, or has a scope
         of tumours without tumours.
     """
-    rules = read_yaml(Path(path), Sources, "sources").sources
+    rules = read_table_of(path, Sources, "sources").sources
     known: dict[str, Rule] = {}
     problems = []
     for name, rule in rules.items():
         try:
-            annotated = tuple(label.name for label in labels.parse(_text(rule.annotated)))
-            scope = labels.parse_scope(_text(rule.tumour_scope) or "none")
+            annotated = tuple(label.name for label in labels.parse(rule.annotated))
+            scope = labels.parse_scope(rule.tumour_scope or "none")
         except ValueError as error:
             problems.append(Problem("", str(path), f"{name}: {error}", "mend it"))
             continue
@@ -114,10 +118,6 @@ def load_sources(path: str | Path, labels: Labels) -> dict[str, Rule]:
     if problems:
         raise Problems(problems)
     return known
-
-
-def _text(listed: Listed) -> str:
-    return listed if isinstance(listed, str) else ",".join(map(str, listed))
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,39 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from panorgan import __version__
 from panorgan.cli import check, compare, convert, describe, evaluate, fuse, init, predict, show
-from panorgan.problems import Problems
+from panorgan.problems import Problems, WrongOption
 
 COMMANDS = (init, check, fuse, predict, evaluate, compare, show, describe, convert)
 
 
+CLOSED_PIPE = 128 + signal.SIGPIPE
+"""The exit code of a program that a closed pipe has ended, as shells say it."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 if all is well, 1 with problems, 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    """Run a command; the exit code is 0 if all is well, 1 with problems, 2 for wrong usage.
+
+    If whoever reads what is printed leaves (``| head``), the command ends in silence.
+    """
     try:
-        return options.command(options)
+        try:
+            options = _parser().parse_args(arguments)
+            return options.command(options)
+        finally:
+            sys.stdout.flush()
     except Problems as error:
         print("\n".join(map(str, error.problems)), file=sys.stderr)
+        return 2 if isinstance(error, WrongOption) else 1
+    except BrokenPipeError:
+        # Else Python tries to print the rest at its end, and says that it cannot.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     except OSError as error:
         if os.environ.get("PANORGAN_TRACEBACK"):
             raise

@@ -1,10 +1,9 @@
 """`panorgan check`: check volumes, folders or a case table."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from panorgan.cli.options import class_table
+from panorgan.cli.options import class_table, path
 from panorgan.config.labels import load_labels
 
 
@@ -13,7 +12,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "check", parents=[class_table()], help="check volumes, folders or a case table"
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    parser.add_argument("paths", nargs="+", type=path, metavar="PATH")
     parser.set_defaults(command=run)
 
 

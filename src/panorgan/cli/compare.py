@@ -1,9 +1,9 @@
 """`panorgan compare`: compare two scored runs case by case."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from panorgan.cli.options import path
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import PROFILES
 from panorgan.problems import Problems
@@ -20,11 +20,11 @@ def add(commands: Any) -> None:
         parser.add_argument(
             name,
             metavar=name.upper(),
-            type=Path,
+            type=path,
             help="a folder that panorgan evaluate or the workflow wrote, or its cases.csv",
         )
     parser.add_argument(
-        "-o", "--output", type=Path, help="a new folder for classes.tsv, cases.tsv, comparison.json"
+        "-o", "--output", type=path, help="a new folder for classes.tsv, cases.tsv, comparison.json"
     )
     parser.add_argument(
         "--profile",
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--labels",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="the class table (default: the one that both were scored with)",
     )

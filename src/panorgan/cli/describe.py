@@ -2,17 +2,18 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
+
+from panorgan.cli.options import path
 
 
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     parser = commands.add_parser("describe", help="what a model or a recipe is, as JSON")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="a model's folder")
+    what.add_argument("model", nargs="?", type=path, metavar="MODEL", help="a model's folder")
     what.add_argument("--recipe", choices=["teacher", "student"], help="of the config")
-    parser.add_argument("--config", type=Path, help="laid over the defaults, as --configfile")
+    parser.add_argument("--config", type=path, help="laid over the defaults, as --configfile")
     parser.set_defaults(command=run)
 
 

@@ -1,10 +1,9 @@
 """`panorgan evaluate`: score a folder of predictions."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from panorgan.cli.options import class_table
+from panorgan.cli.options import class_table, path, text
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import CHALLENGE, PROFILES
 from panorgan.problems import Problems
@@ -15,9 +14,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate", parents=[class_table()], help="score a folder of predictions: DSC and NSD"
     )
-    parser.add_argument("-p", "--predictions", type=Path, required=True)
-    parser.add_argument("-r", "--references", type=Path, required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder")
+    parser.add_argument("-p", "--predictions", type=path, required=True)
+    parser.add_argument("-r", "--references", type=path, required=True)
+    parser.add_argument("-o", "--output", type=path, required=True, help="a new folder")
     parser.add_argument(
         "--profile",
         default=CHALLENGE,
@@ -28,6 +27,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--annotated",
+        type=text,
         default="all",
         metavar="CLASSES",
         help="classes that the references know, by name or value, such as 1,spleen; or a case "

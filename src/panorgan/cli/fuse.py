@@ -1,11 +1,10 @@
 """`panorgan fuse`: fuse partial labels and pseudo-labels."""
 
 import argparse
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from panorgan.cli.options import class_table
+from panorgan.cli.options import class_table, path, text
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import ORDERS, REFERENCE
 
@@ -53,25 +52,27 @@ def add(commands: Any) -> None:
         description=_FUSE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--partial", type=Path, help="partial label, or a folder of them")
+    parser.add_argument("--partial", type=path, help="partial label, or a folder of them")
     parser.add_argument(
         "--annotated",
+        type=text,
         default="none",
         metavar="CLASSES",
         help="classes annotated in the partial labels, by name or value, such as 1,spleen; or a "
         "case table, TABLE.tsv (default: none)",
     )
-    parser.add_argument("--tumour", type=Path, help="tumour mask, or a folder of them")
+    parser.add_argument("--tumour", type=path, help="tumour mask, or a folder of them")
     parser.add_argument(
         "--tumour-value",
+        type=text,
         default="1",
         metavar="VALUE",
         help="value of tumour in the mask, or a class's name: `tumour` is its value in full label "
         "maps (default: 1)",
     )
-    parser.add_argument("--organs", type=Path, help="organ pseudo-label, or a folder of them")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a new file, or a folder")
-    parser.add_argument("--source-map", type=Path, help="where to write what each voxel is from")
+    parser.add_argument("--organs", type=path, help="organ pseudo-label, or a folder of them")
+    parser.add_argument("-o", "--output", type=path, required=True, help="a new file, or a folder")
+    parser.add_argument("--source-map", type=path, help="where to write what each voxel is from")
     parser.add_argument(
         "--order",
         default=REFERENCE,

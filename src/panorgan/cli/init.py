@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from panorgan.cli.options import path
 from panorgan.config.labels import load_labels
 from panorgan.problems import Problem, Problems
 
@@ -12,11 +13,11 @@ from panorgan.problems import Problem, Problems
 def add(commands: Any) -> None:
     """Add the command to a parser's commands."""
     parser = commands.add_parser("init", help="write the case table of FLARE-style folders")
-    parser.add_argument("folder", type=Path, help="holds imagesTr…, labelsTr…, imagesVal, …")
+    parser.add_argument("folder", type=path, help="holds imagesTr…, labelsTr…, imagesVal, …")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("data/cases.tsv"), help="default: %(default)s"
+        "-o", "--output", type=path, default=Path("data/cases.tsv"), help="default: %(default)s"
     )
-    parser.add_argument("--organs", type=Path, help="folder of organ pseudo-labels, CASE.nii.gz")
+    parser.add_argument("--organs", type=path, help="folder of organ pseudo-labels, CASE.nii.gz")
     parser.set_defaults(command=run)
 
 

@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from panorgan.cli.options import class_table
+from panorgan.cli.options import class_table, path, text
 from panorgan.config.labels import load_labels
 
 
@@ -19,21 +18,28 @@ def add(commands: Any) -> None:
         "       panorgan show -i CT [-l LABEL] [-r REFERENCE] -o FILE [--class NAME] "
         "[--labels FILE]",
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="a name of the run's case table")
-    parser.add_argument("--run", type=Path, help="a run's folder, such as results/demo")
-    parser.add_argument("-i", "--image", type=Path, help="a CT of no run")
     parser.add_argument(
-        "-l", "--label", type=Path, help="a label map on its grid, a prediction say"
+        "cases", nargs="*", type=text, metavar="CASE", help="a name of the run's case table"
     )
-    parser.add_argument("-r", "--reference", type=Path, help="a reference on its grid")
+    parser.add_argument("--run", type=path, help="a run's folder, such as results/demo")
+    parser.add_argument("-i", "--image", type=path, help="a CT of no run")
+    parser.add_argument(
+        "-l", "--label", type=path, help="a label map on its grid, a prediction say"
+    )
+    parser.add_argument("-r", "--reference", type=path, help="a reference on its grid")
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=path,
         help="a new PNG; of several cases a folder (default: CASE.png in the current folder)",
     )
     parser.add_argument(
-        "--class", dest="structure", default="", metavar="NAME", help="one structure, close up"
+        "--class",
+        dest="structure",
+        type=text,
+        default="none",
+        metavar="NAME",
+        help="one structure, close up",
     )
     parser.set_defaults(command=run)
 

@@ -1,16 +1,17 @@
 """The classes, read from `config/labels.yaml`: values, names, tolerances, slice rule, colours."""
 
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from panorgan.problems import Problems
+from panorgan.config.reading import faults, read_yaml
+from panorgan.problems import Problem, Problems
 
 ANNOTATED, ABSENT, UNKNOWN = STATES = ("annotated", "absent", "unknown")
 """What may be known of a class in a case: the label has it, it is not there, nobody looked."""
@@ -27,26 +28,50 @@ REPORT = "report.json"
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Label(BaseModel):
+class Table(BaseModel):
+    """A table in YAML: unknown keys are refused, values are not converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Label(Table):
     """One class: a value in the label maps and how it is scored and shown."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     value: Annotated[int, Field(ge=1, le=254)]
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    title: Annotated[str, Field(pattern=r"\S")]
+    name: str
+    title: str
     tolerance_mm: Annotated[float, Field(gt=0)]
     crop_slices: bool
-    colour: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+    colour: str
     side: Literal["left", "right"] | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise ValueError(f"'{name}' is no class name; use a-z, 0-9 and '_', a letter first")
+        return name
 
-class Labels(BaseModel):
+    @field_validator("title")
+    @classmethod
+    def _is_seen(cls, title: str) -> str:
+        if not title.strip():
+            raise ValueError("is empty; write what the class is called in reports")
+        return title
+
+    @field_validator("colour")
+    @classmethod
+    def _is_a_colour(cls, colour: str) -> str:
+        if not re.fullmatch("#[0-9a-f]{6}", colour):
+            cure = "write '#' and six of 0-9 and a-f, in quotes"
+            raise ValueError(f"'{colour}' is no colour; {cure}")
+        return colour
+
+
+class Labels(Table):
     """The class table. Organs are all classes but the tumour."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    labels: Annotated[tuple[Label, ...], Field(min_length=1, strict=False)]  # YAML has lists
     tumour_name: Annotated[str, Field(alias="tumour")]
     ignore: Annotated[int, Field(ge=1, le=255)]
 
@@ -171,7 +196,7 @@ def load_labels(path: str | Path | None = None) -> Labels:
         If the file is missing, no YAML or breaks a rule of the table.
     """
     path = Path(path) if path else config_folder() / "labels.yaml"
-    return read_yaml(path, Labels, "labels")
+    return read_table_of(path, Labels, "labels")
 
 
 def check_predicted(place: Path, labels: Labels) -> None:
@@ -198,21 +223,19 @@ def check_predicted(place: Path, labels: Labels) -> None:
             raise Problems.one(f"{cause}class table", cure, file=path)
 
 
-def read_yaml(path: Path, model: type[Model], key: str) -> Model:
+def read_table_of(path: str | Path, model: type[Model], key: str) -> Model:
     """Read a YAML file into a typed model; `key` is the config's name for it.
 
     Raises
     ------
     Problems
-        If the file is missing, no YAML or breaks the model's form.
+        If the file is missing, no YAML, or breaks the model's form: each place of it.
     """
+    content = read_yaml(path, f"check the path of `{key}`")
     try:
-        return model.model_validate(yaml.safe_load(path.read_text()) or {})
-    except OSError as error:
-        raise Problems.one(error.strerror, f"check the path of `{key}`", file=path) from None
-    except yaml.YAMLError as error:
-        raise Problems.one(f"no valid YAML: {error}", "mend the file", file=path) from None
+        return model.model_validate({} if content is None else content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Problems.one(f"{where}: {first['msg']}".lstrip(": "), "mend it", file=path) from None
+        found = [
+            (f"{key}: {cause}".lstrip(": "), cure) for key, cause, cure in faults(error, model)
+        ]
+        raise Problems(Problem("", str(path), *fault) for fault in found) from None

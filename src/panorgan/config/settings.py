@@ -4,16 +4,16 @@
 field's description here is the documentation that a user reads there.
 """
 
-import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from panorgan.config.reading import faults, read_yaml
 from panorgan.config.registry import (
     ARMS,
     ATTENTION_UNET,
@@ -41,28 +42,84 @@ from panorgan.config.registry import (
 )
 from panorgan.problems import Problem, Problems
 
+
+def _ascending(numbers: list[float]) -> list[float]:
+    if numbers[0] > numbers[1]:
+        raise ValueError(f"{numbers} runs downwards; write the smaller number first")
+    return numbers
+
+
+def _range(**bounds: float) -> Any:
+    """Two numbers within bounds, the smaller one first."""
+    numbers = list[Annotated[float, Field(**bounds)]]
+    return Annotated[numbers, Field(min_length=2, max_length=2), AfterValidator(_ascending)]
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError(f"{size} is even; kernel sizes must be odd")
+    return size
+
+
+def _path(path: str) -> str:
+    if not path:
+        raise ValueError("is empty; write a path")
+    if bad := {*"{}\0"} & {*path}:
+        cure = "name or link a path without braces, which Snakemake takes for wildcards"
+        raise ValueError(f"{path!r} has {min(bad)!r} in it; {cure}")
+    return path
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_.-]{,99}", name):
+        cure = "use up to 100 letters, digits, '.', '_' and '-', a letter or digit first"
+        raise ValueError(f"{name!r} is no name of a run; {cure}")
+    return name
+
+
+def _each_once(named: list[Any]) -> list[Any]:
+    if len({*named}) < len(named):
+        raise ValueError(f"names one twice: {named}; remove it")
+    return named
+
+
+# Upper bounds are far beyond what any recipe can mean: they are for slips of the keyboard.
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Samples = Annotated[int, Field(ge=1, le=1_000_000)]
+Few = Annotated[int, Field(ge=1, le=100)]
+Processes = Annotated[int, Field(ge=0, le=1024)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_each_once)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Axes = Annotated[list[Positive], Field(min_length=2, max_length=3)]
-Spacing = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=3)]
-Range = Annotated[list[float], Field(min_length=2, max_length=2)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Millimetres = Annotated[float, Field(ge=0.1, le=50)]
+Spacing = Annotated[list[Millimetres], Field(min_length=2, max_length=3)]
+Axes = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=3)]
+Kernel = Annotated[
+    list[Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]],
+    Field(min_length=2, max_length=3),
+]
+Stages = Field(min_length=3, max_length=16)
+Range, NotNegativeRange, Factors = _range(), _range(ge=0), _range(gt=0)
+Name = Annotated[str, AfterValidator(_name)]
+PathText = Annotated[str, AfterValidator(_path)]
 
 
 class Section(BaseModel):
     """A section of the config: unknown keys are refused, values are not converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Shards(Section):
     """Into how many jobs the cases of each per-case stage are divided."""
 
-    labelled: Positive = Field(36, description="training cases with a label")
-    unlabelled: Positive = Field(28, description="training cases without one")
-    validation: Positive = Field(4, description="validation cases")
-    test: Positive = Field(4, description="test cases")
+    labelled: Count = Field(36, description="training cases with a label")
+    unlabelled: Count = Field(28, description="training cases without one")
+    validation: Count = Field(4, description="validation cases")
+    test: Count = Field(4, description="test cases")
 
 
 class Manifest(Section):
@@ -92,7 +149,7 @@ class Selection(Section):
 class PseudoLabels(Section):
     """Where the labels come from that nobody drew."""
 
-    organs: str = Field(
+    organs: PathText = Field(
         "cases",
         description="cases: the case table's column `organs`; marginal: a student of this run that "
         "learns organs from the partial labels; else the folder of a model",
@@ -109,6 +166,13 @@ class TumourGate(Section):
     )
     min_mean_probability: Probability = Field(0.7, description="pieces below are ignored")
     min_max_probability: Probability = Field(0.9, description="pieces below are ignored")
+
+    @field_validator("hu")
+    @classmethod
+    def _holds_something(cls, hu: list[float]) -> list[float]:
+        if hu[0] == hu[1]:
+            raise ValueError(f"{hu} would remove every piece; write two different numbers")
+        return hu
 
 
 class OrganGate(Section):
@@ -158,10 +222,29 @@ class Network(Section):
     """Topology; the lists have one entry a stage, from the full resolution down."""
 
     name: Literal[*NETWORKS] = Field(description="class of the network")
-    features: list[Positive] = Field(min_length=3, description="channels of each stage")
-    kernel_sizes: list[Axes] = Field(min_length=3, description="of each stage's convolutions")
-    strides: list[Axes] = Field(min_length=3, description="of each stage's first convolution")
-    convs_per_stage: Positive = Field(2, description="convolutions in a stage")
+    features: Annotated[list[Annotated[int, Field(ge=1, le=8192)]], Stages] = Field(
+        description="channels of each stage"
+    )
+    kernel_sizes: Annotated[list[Kernel], Stages] = Field(
+        description="of each stage's convolutions"
+    )
+    strides: Annotated[list[Axes], Stages] = Field(description="of each stage's first convolution")
+    convs_per_stage: Few = Field(2, description="convolutions in a stage")
+
+    @field_validator("strides")
+    @classmethod
+    def _first_stage_keeps_the_size(cls, strides: list[list[int]]) -> list[list[int]]:
+        if any(stride != 1 for stride in strides[0]):
+            raise ValueError(f"the first stage keeps the size, so not {strides[0]}; write only 1")
+        return strides
+
+    @model_validator(mode="after")
+    def _one_entry_a_stage(self) -> "Network":
+        counts = len(self.features), len(self.kernel_sizes), len(self.strides)
+        if len({*counts}) > 1:
+            said = "features, kernel_sizes and strides differ in length ({}, {}, {})"
+            raise ValueError(f"{said.format(*counts)}; write one entry a stage in each")
+        return self
 
 
 class Optimizer(Section):
@@ -169,7 +252,7 @@ class Optimizer(Section):
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
     learning_rate: Annotated[float, Field(gt=0)] = Field(0.01, description="at the start")
-    momentum: Probability = Field(0.99, description="of sgd")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of sgd")
     weight_decay: NotNegative = Field(3e-5, description="weight decay")
     poly_power: NotNegative = Field(0.9, description="rate falls with (1 - epoch/epochs)^power")
     warmup_iterations: Annotated[int, Field(ge=0)] = Field(
@@ -186,26 +269,28 @@ class Augmentation(Section):
         180.0, description="largest angle, in plane"
     )
     p_scaling: Probability = Field(0.2, description="scaling, one factor for all axes")
-    scaling: Range = Field([0.7, 1.4], description="range of the factor")
+    scaling: Factors = Field([0.7, 1.4], description="range of the factor")
     p_elastic: Probability = Field(0.2, description="elastic deformation")
-    elastic_alpha: Range = Field([0.0, 200.0], description="its magnitude (batchgenerators' unit)")
-    elastic_sigma: Range = Field([9.0, 13.0], description="its smoothness in voxels")
+    elastic_alpha: NotNegativeRange = Field(
+        [0.0, 200.0], description="its magnitude (batchgenerators' unit)"
+    )
+    elastic_sigma: Factors = Field([9.0, 13.0], description="its smoothness in voxels")
     p_noise: Probability = Field(0.1, description="Gaussian noise")
-    noise_variance: Range = Field(
+    noise_variance: NotNegativeRange = Field(
         [0.0, 0.1], description="range of its sd (batchgenerators calls it variance)"
     )
     p_blur: Probability = Field(0.2, description="Gaussian blur, half of the channels")
-    blur_sigma: Range = Field([0.5, 1.0], description="range of its width in voxels")
+    blur_sigma: Factors = Field([0.5, 1.0], description="range of its width in voxels")
     p_brightness: Probability = Field(0.15, description="multiplied brightness")
-    brightness: Range = Field([0.75, 1.25], description="range of the factor")
+    brightness: Factors = Field([0.75, 1.25], description="range of the factor")
     p_contrast: Probability = Field(0.15, description="contrast, range kept")
-    contrast: Range = Field([0.75, 1.25], description="range of the factor")
+    contrast: Factors = Field([0.75, 1.25], description="range of the factor")
     p_low_resolution: Probability = Field(0.25, description="simulated low resolution")
-    low_resolution: Range = Field([0.5, 1.0], description="range of the zoom")
+    low_resolution: _range(gt=0, le=1) = Field([0.5, 1.0], description="range of the zoom")
     p_gamma: Probability = Field(0.3, description="gamma, statistics kept")
     p_gamma_inverted: Probability = Field(0.1, description="gamma on the inverted image")
-    gamma: Range = Field([0.7, 1.5], description="range of the exponent")
-    mirror_axes: list[Literal[0, 1, 2]] = Field(
+    gamma: Factors = Field([0.7, 1.5], description="range of the exponent")
+    mirror_axes: Annotated[list[Literal[0, 1, 2]], AfterValidator(_each_once)] = Field(
         [], description="patch axes that are mirrored; never left-right for organs with sides"
     )
 
@@ -241,8 +326,8 @@ class Training(Section):
     checkpoint_every_s: NotNegative = Field(
         300.0, description="a checkpoint at an epoch's end if this many seconds have passed"
     )
-    threads: Positive = Field(8, description="CPU threads of the training job")
-    workers: Annotated[int, Field(ge=0)] = Field(
+    threads: Threads = Field(8, description="CPU threads of the training job")
+    workers: Processes = Field(
         6, description="processes that load and augment; 0: none, and bitwise the same each time"
     )
     tensorboard: bool = Field(
@@ -253,54 +338,46 @@ class Training(Section):
 class Recipe(Section):
     """A network and its training."""
 
-    plan: str | None = Field(
+    plan: PathText | None = Field(
         None, description="a plans.json to be used as it is; empty: made from the data"
     )
     spacing_mm: Spacing
     patch_size: Axes
-    batch_size: Positive
+    batch_size: Count
     network: Network
     training: Training
 
     @model_validator(mode="after")
-    def _first_stage_keeps_the_size(self) -> "Recipe":
-        if any(stride != 1 for stride in self.network.strides[0]):
-            first = self.network.strides[0]
-            raise ValueError(f"network.strides: the first stage keeps the size, so not {first}")
-        return self
-
-    @model_validator(mode="after")
-    def _same_dimension(self) -> "Recipe":
-        dimension = len(self.patch_size)
-        network = self.network
+    def _fits_together(self) -> "Recipe":
+        dimension, network = len(self.patch_size), self.network
         if len(self.spacing_mm) != dimension:
             raise ValueError(f"spacing_mm needs {dimension} values, as patch_size has")
-        if len({len(network.features), len(network.kernel_sizes), len(network.strides)}) > 1:
-            raise ValueError("network: features, kernel_sizes and strides differ in length")
         for key in ("kernel_sizes", "strides"):
             if any(len(entry) != dimension for entry in getattr(network, key)):
-                raise ValueError(f"network.{key}: each entry needs {dimension} values")
-        if any(size % 2 == 0 for kernel in network.kernel_sizes for size in kernel):
-            raise ValueError(f"network.kernel_sizes must be odd: {network.kernel_sizes}")
+                cure = f"as patch_size has: {self.patch_size}"
+                raise ValueError(f"network.{key}: each entry needs {dimension} values, {cure}")
         strides = [math.prod(axis) for axis in zip(*network.strides, strict=True)]
-        if all(size <= stride for size, stride in zip(self.patch_size, strides, strict=True)):
-            raise ValueError(f"patch_size {self.patch_size} is down to one voxel after the strides")
-        mirrored = self.training.augmentation.mirror_axes
-        if len({*mirrored}) < len(mirrored):
-            raise ValueError(f"mirror_axes names an axis twice: {mirrored}")
-        for axis in mirrored:
+        cure = "enlarge patch_size, or lower network.strides"
+        for axis, (size, stride) in enumerate(zip(self.patch_size, strides, strict=True)):
+            if size < stride:
+                cause = f"patch_size {self.patch_size}: the strides of axis {axis} need {stride}"
+                raise ValueError(f"{cause} voxels or more; {cure}")
+        if self.patch_size == strides:
+            cause = f"patch_size {self.patch_size} is down to one voxel after the strides"
+            raise ValueError(f"{cause}; {cure}")
+        for axis in self.training.augmentation.mirror_axes:
             if axis >= dimension:
-                raise ValueError(f"mirror_axes: the patch has no axis {axis}")
+                raise ValueError(f"mirror_axes: the patch has no axis {axis}; leave it out")
         return self
 
 
 class Teacher(Recipe):
     """The 2D Attention nnU-Net that finds tumours; spacing and patch are (y, x)."""
 
-    seed: int = Field(0, description="seed of the weights and of the training")
+    seed: Seed = Field(0, description="seed of the weights and of the training")
     spacing_mm: Spacing = Field([0.8164, 0.8164], description="target spacing")
     patch_size: Axes = Field([512, 512], description="in voxels of the target spacing")
-    batch_size: Positive = Field(4, description="patches in a batch")
+    batch_size: Count = Field(4, description="patches in a batch")
     network: Network = Field(
         Network(
             name=ATTENTION_UNET,
@@ -321,17 +398,17 @@ class Teacher(Recipe):
 class Student(Recipe):
     """The small 3D nnU-Net that is the result; spacing and patch are (z, y, x)."""
 
-    seeds: Annotated[list[int], Field(min_length=1)] = Field(
-        [0], description="one student is trained for each"
-    )
-    variants: Annotated[list[Literal[*VARIANTS]], Field(min_length=1)] = Field(
+    seeds: Seeds = Field([0], description="one student is trained for each")
+    variants: Annotated[
+        list[Literal[*VARIANTS]], Field(min_length=1), AfterValidator(_each_once)
+    ] = Field(
         [STAGE2],
         description="labels to train on: "
         + ", ".join(f"{name} ({variant.description})" for name, variant in VARIANTS.items()),
     )
     spacing_mm: Spacing = Field([4.0, 1.2, 1.2], description="target spacing")
     patch_size: Axes = Field([32, 128, 192], description="in voxels of the target spacing")
-    batch_size: Positive = Field(2, description="patches in a batch")
+    batch_size: Count = Field(2, description="patches in a batch")
     network: Network = Field(
         Network(
             name=SMALL_UNET,
@@ -346,14 +423,6 @@ class Student(Recipe):
     )
 
     @model_validator(mode="after")
-    def _named_once(self) -> "Student":
-        for key in ("seeds", "variants"):
-            named = getattr(self, key)
-            if len({*named}) < len(named):
-                raise ValueError(f"{key} names one twice: {named}")
-        return self
-
-    @model_validator(mode="after")
     def _keeps_sides(self) -> "Student":
         if len(self.patch_size) - 1 in self.training.augmentation.mirror_axes:
             axis = len(self.patch_size) - 1
@@ -366,18 +435,18 @@ class Student(Recipe):
 class Prediction(Section):
     """How trained networks are applied."""
 
-    tile_step: Annotated[float, Field(gt=0, le=1)] = Field(
+    tile_step: Annotated[float, Field(ge=0.05, le=1)] = Field(
         0.5, description="step of the sliding window in patch sizes"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="as in training")
-    threads: Positive = Field(4, description="CPU threads of a prediction job")
+    threads: Threads = Field(4, description="CPU threads of a prediction job")
 
 
 class Evaluation(Section):
     """How predictions are scored."""
 
     profile: Literal[*PROFILES] = Field(CHALLENGE, description="rules of DSC and NSD")
-    samples: Positive = Field(2000, description="bootstrap samples of cases, for the intervals")
+    samples: Samples = Field(2000, description="bootstrap samples of cases, for the intervals")
     lesion_overlap: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1,
         description="a lesion counts as found, or a predicted one as true, if at least this share "
@@ -391,41 +460,43 @@ class Evaluation(Section):
     @classmethod
     def _ascending(cls, sizes: list[float]) -> list[float]:
         if sorted(set(sizes)) != sizes:
-            raise ValueError("bounds must ascend")
+            raise ValueError(f"{sizes} does not ascend; write the smaller number first")
         return sizes
 
 
 class Ablation(Section):
     """What `snakemake ablation` compares: students that differ in their labels only."""
 
-    arms: Annotated[list[Literal[*ARMS]], Field(min_length=1)] = Field(
+    arms: Annotated[list[Literal[*ARMS]], Field(min_length=1), AfterValidator(_each_once)] = Field(
         list(ARMS), description="variants of the student; rounds: stage2 after several rounds"
     )
-    seeds: Annotated[list[int], Field(min_length=1)] = Field([0, 1, 2], description="of each arm")
-    rounds: Annotated[int, Field(ge=2)] = Field(2, description="of the arm `rounds`")
-    samples: Positive = Field(2000, description="bootstrap samples of cases and seeds")
+    seeds: Seeds = Field([0, 1, 2], description="of each arm")
+    rounds: Annotated[int, Field(ge=2, le=100)] = Field(2, description="of the arm `rounds`")
+    samples: Samples = Field(2000, description="bootstrap samples of cases and seeds")
 
 
 class Phantom(Section):
     """The demo's synthetic CTs; with this section the run writes them itself."""
 
-    seed: int = Field(0, description="seed of anatomy, noise and errors")
+    seed: Seed = Field(0, description="seed of anatomy, noise and errors")
     shape: Annotated[list[Positive], Field(min_length=3, max_length=3)] = Field(
         [28, 56, 80], description="voxels (z, y, x)"
     )
-    spacing_mm: Annotated[
-        list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)
-    ] = Field([6.0, 4.0, 4.0], description="(z, y, x)")
+    spacing_mm: Annotated[list[Millimetres], Field(min_length=3, max_length=3)] = Field(
+        [6.0, 4.0, 4.0], description="(z, y, x)"
+    )
 
 
 class Config(Section):
     """Everything that can be set for a run."""
 
     run: Name = Field("flare23", description="results go to results/RUN")
-    cases: str = Field("data/cases.tsv", description="the case table (panorgan init writes one)")
-    labels: str = Field("config/labels.yaml", description="the class table")
-    sources: str = Field("config/sources.yaml", description="what each data set annotates")
-    corrections: str | None = Field(
+    cases: PathText = Field(
+        "data/cases.tsv", description="the case table (panorgan init writes one)"
+    )
+    labels: PathText = Field("config/labels.yaml", description="the class table")
+    sources: PathText = Field("config/sources.yaml", description="what each data set annotates")
+    corrections: PathText | None = Field(
         None, description="a table of your corrections, which win: see config/README.md"
     )
     bad_cases: Literal["stop", "exclude"] = Field(
@@ -439,12 +510,12 @@ class Config(Section):
     gate: Gate = Field(Gate(), description="")
     fusion: Fusion = Field(Fusion(), description="")
     student: Student = Field(Student(), description="")
-    rounds: Positive = Field(
+    rounds: Few = Field(
         1,
         description=f"from the second on the students of {' and '.join(ITERATED)} make the "
         "pseudo-labels that the next ones learn",
     )
-    folds: Positive = Field(
+    folds: Few = Field(
         5,
         description="no case is labelled again by a network that trained on it: so many are "
         "trained for that, each without a part of the cases; 1: one network labels all",
@@ -603,19 +674,9 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     Problems
-        If it cannot be read or is neither, or has no keys at its top.
+        If it cannot be read or is neither, has a key twice, or has no keys at its top.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        try:
-            content = json.loads(text)
-        except ValueError:
-            content = yaml.safe_load(text)
-    except OSError as error:
-        raise Problems.one(error.strerror, "check the path", file=path) from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        cause = f"no valid YAML: {' '.join(str(error).split())}"
-        raise Problems.one(cause, "mend the file", file=path) from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise Problems.one("has no keys at its top", "see config/config.yaml", file=path)
     return content
@@ -642,44 +703,8 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(raw))
     except ValidationError as error:
-        raise Problems(_problem(raw, item) for item in error.errors()) from None
-
-
-def _problem(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Problem:
-    path = ".".join(map(str, item["loc"])) or "config"
-    if item["type"] == "extra_forbidden":
-        near = get_close_matches(str(item["loc"][-1]), _known_keys(item["loc"][:-1]), n=1)
-        cure = f"did you mean '{near[0]}'?" if near else "remove it"
-        return Problem("config", path, "unknown key", cure)
-    if item["type"] == "missing":
-        return Problem("config", path, "has no value", "set it")
-    if item["type"] == "value_error":
-        return Problem("config", path, str(item["ctx"]["error"]), "mend it there")
-    value = item["input"]
-    if item["type"] == "literal_error":
-        known = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        near = get_close_matches(str(value), known, n=1)
-        cure = f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(known)}"
-        return Problem("config", path, f"{value!r} is not known", cure)
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return Problem("config", path, f"{value!r} is no good value", message.replace("input ", "it "))
-
-
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
-    """Keys of the section at a place of the config."""
-    model: Any = Config
-    for key in location:
-        for candidate in _models(model.model_fields[str(key)].annotation):
-            model = candidate
-    return list(model.model_fields)
-
-
-def _models(annotation: Any) -> Iterator[type[Section]]:
-    """Section classes inside an annotation such as ``Phantom | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for part in getattr(annotation, "__args__", ()):
-        yield from _models(part)
+        found = [Problem("config", key or "config", *rest) for key, *rest in faults(error, Config)]
+        raise Problems(found) from None
 
 
 def default_yaml() -> str:

@@ -35,7 +35,7 @@ from panorgan.cases.manifest import ABSENT, ANNOTATED, UNKNOWN
 from panorgan.config.labels import Labels, check_predicted
 from panorgan.config.registry import ORDERS, REFERENCE, Source
 from panorgan.io.volumes import Volume, VolumeError, read_label, write_label
-from panorgan.problems import Problem, Problems
+from panorgan.problems import Problem, Problems, WrongOption
 
 INPUTS = ("partial", "tumour", "organs")
 SUFFIX = ".nii.gz"
@@ -612,7 +612,7 @@ def fuse_paths(
     value = _tumour_value(tumour_value, labels)
     if ORDERS[order].inside_organs and not {"partial", "organs"} & set(given):
         cause = f"--order {order} needs to know where organs are"
-        raise Problems.one(cause, "give --organs or --partial, or another order")
+        raise WrongOption.one(cause, "give --organs or --partial, or another order")
     if "organs" in given:
         check_predicted(given["organs"], labels)
     jobs = _jobs(given, targets, annotations, order)
@@ -647,24 +647,26 @@ def _annotations(text: str, has_partial: bool, labels: Labels) -> Annotations:
     if has_partial and not annotations.listed:
         cause = "--partial without --annotated: no class of it would be used"
         cure = "say which classes are annotated, such as --annotated liver,1,3"
-        raise Problems.one(cause, cure)
+        raise WrongOption.one(cause, cure)
     if annotations.listed and not has_partial:
-        raise Problems.one("--annotated without --partial", "give both or neither")
+        raise WrongOption.one("--annotated without --partial", "give both or neither")
     return annotations
 
 
 def _tumour_value(text: int | str, labels: Labels) -> int:
+    cure = "give a number from 1 to 255, or one class's name"
     try:
         value = int(text)
     except ValueError:
         try:
-            (label,) = labels.parse(str(text))
+            found = labels.parse(str(text))
         except ValueError as error:
-            cure = "give a number from 1 to 255, or one class's name"
-            raise Problems.one(f"--tumour-value: {error}", cure) from None
-        value = label.value
+            raise WrongOption.one(f"--tumour-value: {error}", cure) from None
+        if len(found) != 1:
+            raise WrongOption.one(f"--tumour-value is {text}", cure) from None
+        return found[0].value
     if not 1 <= value <= 255:
-        raise Problems.one(f"--tumour-value is {value}", "give a value from 1 to 255")
+        raise WrongOption.one(f"--tumour-value is {value}", cure)
     return value
 
 
@@ -693,7 +695,7 @@ def _jobs(
 
 def _are_folders(given: dict[str, Path]) -> bool:
     if not given:
-        raise Problems.one("nothing to fuse", "give --partial, --tumour or --organs")
+        raise WrongOption.one("nothing to fuse", "give --partial, --tumour or --organs")
     missing = [path for path in given.values() if not path.exists()]
     if missing:
         raise Problems(

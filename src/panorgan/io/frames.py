@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from panorgan.io.tables import write_text
+from panorgan.io.tables import COMMA, TAB, read_rows, write_text
 from panorgan.problems import Problems
 
 
@@ -54,29 +55,18 @@ class Schema:
         return pd.concat([self.frame(), *map(self._read, paths)], ignore_index=True)
 
     def _read(self, path: str | Path) -> pd.DataFrame:
-        numbers = [name for name, kind in self.columns.items() if kind is float]
+        header, rows = read_rows(path, _separator(path))
         try:
-            found = pd.read_csv(
-                path,
-                sep=_separator(path),
-                dtype=dict(self.columns),
-                usecols=list(self.columns),
-                index_col=False,
-                # A case may be called NA.
-                keep_default_na=False,
-                na_values=dict.fromkeys(numbers, ""),
-                true_values=["yes"],
-                false_values=["no"],
-            )
+            found = pd.DataFrame(rows, columns=header, dtype=object)[list(self.columns)]
+            for name, kind in self.columns.items():
+                found[name] = _typed(found[name], kind)
             if not all(found[name].isin(values).all() for name, values in self.values.items()):
                 raise ValueError(path)
-        except OSError as error:
-            raise Problems.one(error.strerror, "check the path", file=path) from None
-        except ValueError:  # no UTF-8 is one too
+        except (KeyError, ValueError):
             cause = f"is no table of {self.kind} with the columns {', '.join(self.columns)}"
             cure = f"give a {self.name} that this version of panorgan wrote"
             raise Problems.one(cause, cure, file=path) from None
-        return found[list(self.columns)]
+        return found
 
     def write(self, path: str | Path, frame: pd.DataFrame) -> None:
         """Write a frame, whole or not at all."""
@@ -96,7 +86,21 @@ class Schema:
 
 
 def _separator(path: str | Path) -> str:
-    return "\t" if Path(path).suffix == ".tsv" else ","
+    return TAB if Path(path).suffix == ".tsv" else COMMA
+
+
+def _typed(texts: pd.Series, kind: type) -> pd.Series:
+    """A column of a file in its type; ValueError if a text is none of it."""
+    if kind is bool:
+        if not texts.isin(["yes", "no"]).all():
+            raise ValueError(texts.name)
+        return texts == "yes"
+    if kind is float:
+        numbers = texts.where(texts != "", "nan").astype(float)
+        if (numbers.isna() != (texts == "")).any() or np.isinf(numbers).any():
+            raise ValueError(texts.name)
+        return numbers
+    return texts.astype(kind)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The page to read before a long run: what is in the data, and what the run will need."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from panorgan.io.resources import (
     preprocessed_bytes,
     preprocessing_memory,
 )
-from panorgan.io.tables import read_table, write_text
+from panorgan.io.tables import COMMA, read_table, write_text
 from panorgan.report.pages import cut, describe_data, render
 from panorgan.run.layout import Layout, beside
 
@@ -271,7 +270,6 @@ def _progress(slot: Path) -> tuple[int, float | None]:
     files = sorted(slot.glob("*/progress.csv"), key=lambda path: path.stat().st_mtime)
     if not files:
         return 0, None
-    with open(files[-1], newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(files[-1], COMMA)
     seconds = [float(row["seconds"]) for row in rows if row.get("seconds")]
     return len(rows), float(np.median(seconds)) if seconds else None

@@ -29,7 +29,7 @@ from panorgan.io.volumes import (
     read_label,
     to_canonical,
 )
-from panorgan.problems import Problem, Problems
+from panorgan.problems import Problem, Problems, WrongOption
 from panorgan.report.drawing import (
     SOURCE_COLOURS,
     Layer,
@@ -383,16 +383,16 @@ def _parse_class(text: str, labels: Labels) -> Label | None:
     try:
         found = labels.parse(text)
     except ValueError as error:
-        raise Problems.one(str(error), "", file="--class") from None
+        raise WrongOption.one(str(error), "", file="--class") from None
     if len(found) > 1:
-        raise Problems.one(f"'{text}' are several classes", "name one", file="--class")
+        raise WrongOption.one(f"'{text}' are several classes", "name one", file="--class")
     return found[0] if found else None
 
 
 def _check_new(path: Path) -> None:
     if path.suffix.lower() != ".png":
         cause = "is no name of a PNG, nor a folder that exists"
-        raise Problems.one(cause, "name a new .png file with -o", file=path)
+        raise WrongOption.one(cause, "name a new .png file with -o", file=path)
     if path.exists():
         raise Problems.one("exists already", "name another with -o", file=path)
 

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
-
-import pandas as pd
 
 from panorgan.io.formats import duration, spread
 from panorgan.io.frames import records
+from panorgan.io.tables import COMMA, read_table
 from panorgan.report.inputs import read_json, read_rows
 from panorgan.report.pages import cut
 from panorgan.report.pictures import Gallery
@@ -51,7 +51,8 @@ def describe_model(title: str, model: Path, gallery: Gallery) -> dict[str, Any]:
     """What a model's card says, and the learning curves that its training drew."""
     card = read_json(model / "card.json")
     progress, curves = model / "progress.csv", model / "curve.png"
-    rows = pd.read_csv(progress) if progress.exists() else pd.DataFrame()
+    rows = read_table(progress, COMMA) if progress.exists() else []
+    seconds = [float(row["seconds"]) for row in rows if row.get("seconds")]
     facts = {
         "parameters": f"{card['parameters']:,}" if "parameters" in card else None,
         "training cases": card.get("cases"),
@@ -59,9 +60,7 @@ def describe_model(title: str, model: Path, gallery: Gallery) -> dict[str, Any]:
         "training time": duration(card["hours"]) if "hours" in card else None,
         "precision": card.get("precision"),
         "device": card.get("device"),
-        "seconds an epoch, median": f"{rows['seconds'].median():.1f}"
-        if "seconds" in rows
-        else None,
+        "seconds an epoch, median": f"{median(seconds):.1f}" if seconds else None,
     }
     return {
         "title": title,

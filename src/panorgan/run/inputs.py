@@ -31,6 +31,7 @@ from panorgan.config.settings import (
     load_config,
     members,
     origins,
+    read_config_file,
     students,
     teachers,
     trained_students,
@@ -105,6 +106,13 @@ def check_plan_file(recipe: str, plan: str | None) -> None:
 class Run:
     """A checked config and the cases that it names; the case table is read when first needed.
 
+    Parameters
+    ----------
+    raw
+        The config as Snakemake merged it.
+    files
+        Where it is from: a key that stands twice in a file is refused.
+
     Attributes
     ----------
     paths
@@ -114,8 +122,10 @@ class Run:
         with a label.
     """
 
-    def __init__(self, raw: Mapping[str, Any]):
+    def __init__(self, raw: Mapping[str, Any], files: Iterable[str | Path] = ()):
         try:
+            for path in files:
+                read_config_file(path)
             self.config: Config = load_config(raw)
             self.labels = load_labels(self.config.labels)
             self._sources = load_sources(self.config.sources, self.labels)

@@ -15,7 +15,7 @@ from panorgan.config.labels import UNKNOWN, Labels, check_predicted
 from panorgan.config.registry import PROFILES
 from panorgan.io.formats import MISSING, interval, percent
 from panorgan.io.volumes import Volume, VolumeError, read_image, read_label
-from panorgan.problems import Problem, Problems
+from panorgan.problems import Problem, Problems, WrongOption
 from panorgan.scoring.frames import LESIONS, SCORES
 from panorgan.scoring.lesions import OVERLAP, detection_text, find_lesions
 from panorgan.scoring.metrics import Row, score_case
@@ -113,7 +113,7 @@ def evaluate_folders(
     """
     annotations = Annotations(annotated, labels)
     if not annotations.listed:
-        raise Problems.one("--annotated names no class: nothing to score", "name some")
+        raise WrongOption.one("--annotated names no class: nothing to score", "name some")
     check_predicted(Path(prediction_dir), labels)
     predictions, references = _cases_in(prediction_dir), _cases_in(reference_dir)
     problems = []

@@ -11,7 +11,7 @@ from panorgan.networks import count_parameters
 from panorgan.nnunet.models import version1, version2
 from panorgan.nnunet.models.model import PLANS, WEIGHTS, Model, load_model, save_model
 from panorgan.nnunet.models.pickles import DAMAGED
-from panorgan.problems import Problems
+from panorgan.problems import Problems, WrongOption
 
 
 def convert(
@@ -165,7 +165,7 @@ def _checked_names(classes: Sequence[str] | None) -> Sequence[str] | None:
         for name in classes:
             if not name or name in ("background", "ignore") or classes.count(name) > 1:
                 cause = f"--classes: '{name}' is empty, reserved or given twice"
-                raise Problems.one(cause, "give each class a name of its own")
+                raise WrongOption.one(cause, "give each class a name of its own")
     return classes
 
 
