@@ -48,7 +48,7 @@ def affine_of(
 @st.composite
 def affines(draw: st.DrawFn) -> tuple[tuple[float, float, float], np.ndarray]:
     """A spacing (z, y, x) and an affine with it: any orientation, up to 20 degrees tilted."""
-    spacing = draw(st.tuples(*[st.floats(0.3, 8)] * 3))
+    spacing = draw(st.tuples(*[st.floats(0.5, 8)] * 3))
     origin = draw(st.tuples(*[st.floats(-500, 500)] * 3))
     tilt = draw(st.just((0.0, 0.0, 0.0)) | st.tuples(*[st.floats(-20, 20)] * 3))
     return spacing, affine_of(draw(st.sampled_from(ORIENTATIONS)), spacing, origin, tilt)

@@ -27,7 +27,7 @@ Spoil = Callable[[Path], list[object]]
 FAULTS: dict[str, Spoil] = {}
 CODES: dict[str, int] = {}
 SHAPE, SPACING = (12, 30, 40), (4.0, 9.0, 9.0)
-DIM, DATATYPE, PIXDIM, OFFSET, SLOPE = 40, 70, 80, 108, 112
+DIM, DATATYPE, PIXDIM, OFFSET, SLOPE, UNITS = 40, 70, 80, 108, 112, 123
 QFORM_CODE, SFORM_CODE, QUATERN, SROW, MAGIC = 252, 254, 256, 280, 344
 """Where fields begin in a NIfTI header."""
 
@@ -111,6 +111,13 @@ def patched(path: Path, *edits: tuple[object, ...]) -> Path:
         struct.pack_into("<" + form, raw, offset, *numbers)
     path.write_bytes(gzip.compress(raw, 1))
     return path
+
+
+def write_scaled(path: Path, factor: float) -> None:
+    """A CT whose header is right but for a factor; the writer would refuse it."""
+    edits = [(PIXDIM + 4 * (2 - axis), "f", factor * SPACING[axis]) for axis in range(3)]
+    rows = [(SROW + 20 * (2 - axis), "f", factor * SPACING[axis]) for axis in range(3)]
+    patched(ct(path), *edits, *rows)
 
 
 def table(folder: Path, *rows: dict[str, str], header: str = "") -> Path:
@@ -237,6 +244,13 @@ def _(folder):
     return ["check", folder]
 
 
+@fault("gzip-tail")
+def _(folder):
+    path = ct(folder / "a_0000.nii.gz")
+    path.write_bytes(path.read_bytes() + b"<html>404 Not Found</html>")
+    return ["check", folder]
+
+
 @fault("gzip-unnamed")
 def _(folder):
     ct(folder / "a_0000.nii.gz").rename(folder / "a_0000.nii")
@@ -328,6 +342,55 @@ def _(folder):
     return ["check", folder]
 
 
+@fault("spacing-in-metres")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (UNITS, "B", 1))
+    return ["check", folder]
+
+
+@fault("spacing-in-micrometres")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (UNITS, "B", 3))
+    return ["check", folder]
+
+
+@fault("spacing-tenfold")
+def _(folder):
+    write_scaled(folder / "a_0000.nii.gz", 10.0)
+    return ["check", folder]
+
+
+@fault("spacing-a-tenth")
+def _(folder):
+    write_scaled(folder / "a_0000.nii.gz", 0.02)
+    return ["check", folder]
+
+
+@fault("positions-mirrored")
+def _(folder):
+    edits = (SFORM_CODE, "h", 2), (SROW, "4f", -9.0, 0, 0, 351)
+    patched(ct(folder / "a_0000.nii.gz"), *edits)
+    return ["check", folder]
+
+
+@fault("positions-shifted")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (SROW + 44, "f", 25.0))
+    return ["check", folder]
+
+
+@fault("positions-one-unusable")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (QUATERN, "3f", 2.0, 0, 0))
+    return ["check", folder]
+
+
+@fault("orientation-code-unknown")
+def _(folder):
+    patched(ct(folder / "a_0000.nii.gz"), (SFORM_CODE, "h", 77))
+    return ["check", folder]
+
+
 @fault("orientation-missing")
 def _(folder):
     patched(ct(folder / "a_0000.nii.gz"), (QFORM_CODE, "hh", 0, 0))
@@ -375,6 +438,48 @@ def _(folder):
     return ["check", folder]
 
 
+@fault("voxels-beyond-hu")
+def _(folder):
+    hu = anatomy()[0].astype(np.float32)
+    hu[0, 0, 0] = 4e9
+    write_image(folder / "a_0000.nii.gz", hu, new_volume(hu, SPACING))
+    return ["check", folder]
+
+
+@fault("hu-with-offset")
+def _(folder):
+    hu = anatomy()[0] + np.int16(1024)
+    write_image(folder / "a_0000.nii.gz", hu, new_volume(hu, SPACING))
+    return ["check", folder]
+
+
+@fault("hu-scaled-to-1")
+def _(folder):
+    scaled = ((anatomy()[0] + 1020) / 1200).astype(np.float32)
+    write_image(folder / "a_0000.nii.gz", scaled, new_volume(scaled, SPACING))
+    return ["check", folder]
+
+
+@fault("hu-as-a-picture")
+def _(folder):
+    picture = ((np.clip(anatomy()[0], -60, 65) + 60) / 125 * 255).astype(np.int16)
+    write_image(folder / "a_0000.nii.gz", picture, new_volume(picture, SPACING))
+    return ["check", folder]
+
+
+@fault("hu-doubled")
+def _(folder):
+    hu = anatomy()[0] * np.int16(2)
+    write_image(folder / "a_0000.nii.gz", hu, new_volume(hu, SPACING))
+    return ["check", folder]
+
+
+@fault("image-is-a-label")
+def _(folder):
+    mask(folder / "a_0000.nii.gz")
+    return ["check", folder]
+
+
 @fault("image-empty")
 def _(folder):
     hu = np.full(SHAPE, -1024, np.int16)
@@ -410,6 +515,13 @@ def _(folder):
 @fault("label-is-a-ct")
 def _(folder):
     ct(folder / "labelsTr/a.nii.gz")
+    return ["check", folder / "labelsTr"]
+
+
+@fault("label-scaled")
+def _(folder):
+    scaled = anatomy()[1] * np.float32(0.99999)
+    write_image(folder / "labelsTr/a.nii.gz", scaled, new_volume(scaled, SPACING))
     return ["check", folder / "labelsTr"]
 
 
@@ -776,6 +888,14 @@ def _(folder):
 @fault("prediction-elsewhere")
 def _(folder):
     mask(scored(folder)[0] / "b.nii.gz", affine=shifted(4.0))
+    return evaluate(folder)
+
+
+@fault("prediction-nan")
+def _(folder):
+    prediction = np.where(anatomy()[1] > 13, np.nan, 0).astype(np.float32)
+    scored(folder)
+    write_image(folder / "p/b.nii.gz", prediction, new_volume(prediction, SPACING))
     return evaluate(folder)
 
 

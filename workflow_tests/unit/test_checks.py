@@ -122,6 +122,21 @@ def test_all_faults_of_a_case_at_once(tmp_path):
     ]
 
 
+def test_numbers_that_do_not_look_like_hu(tmp_path):
+    hu = np.where(np.indices((8, 16, 16))[2] < 8, -1000, 40).astype(np.int16)
+    image = save(tmp_path / "a_0000.nii.gz", hu + np.int16(1024))
+    cause = "its numbers do not look like HU: 50% lie above 500"
+    facts, problems = inspect(image, None, None)
+    assert facts.doubt[0] == cause
+    assert facts.doubt[1].startswith("subtract 1024, or convert it again from its source")
+    assert problems == []  # the workflow goes on, with a suspect
+    assert check(tmp_path) == (1, [("a", "a_0000.nii.gz", cause)])
+    save_label(tmp_path / "a.nii.gz")
+    assert len(check(tmp_path)[1]) == 2  # beside another grid
+    save(image, hu)
+    assert inspect(image, None, None)[0].doubt is None
+
+
 def test_a_broken_volume_does_not_hide_the_others(tmp_path):
     image = tmp_path / "a_0000.nii.gz"
     image.touch()

@@ -188,6 +188,20 @@ def test_numbers_that_are_not_whole_are_cast_as_the_official_script_does(folders
     assert "13.9986" in cause
 
 
+@pytest.mark.parametrize(("value", "cause"), [(np.nan, "holds NaN"), (1e9, "the value 1e+09")])
+@pytest.mark.parametrize("profile", ["flare23-2023", "corrected"])
+def test_numbers_that_are_no_labels_are_not_told_about_hu(folders, value, cause, profile):
+    predictions, _ = folders
+    broken = np.where(shifted_boxes()[1], value, 0.0).astype(np.float32)
+    write_image(predictions / "a.nii.gz", broken, new_volume(broken, (2.0, 2.0, 2.0)))
+    with pytest.raises(Problems) as caught:
+        evaluate_folders(*folders, LABELS, profile)
+    (problem,) = caught.value.problems
+    assert cause in problem.cause
+    assert "class" in problem.cure or "label map" in problem.cure
+    assert "HU" not in str(problem)
+
+
 def test_problems_are_those_of_all_cases(folders):
     for folder in folders:
         (folder / "a.nii.gz").write_bytes(b"no volume")

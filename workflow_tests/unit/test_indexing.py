@@ -13,7 +13,7 @@ from panorgan.cases.selection import needs_tumour, reason_against, wants_organs
 from panorgan.cases.table import Case, write_cases
 from panorgan.config.labels import config_folder, load_labels
 from panorgan.io.tables import read_table
-from panorgan.io.volumes import new_volume, read_label, write_image, write_label
+from panorgan.io.volumes import new_volume, read_image, read_label, write_image, write_label
 from panorgan.problems import Problems
 from panorgan.run.store import ShardOutput
 from panorgan.stages.cases import check_cases, index_cases
@@ -177,6 +177,47 @@ def test_suspects_name_their_case_and_file(project, axes):
     assert mirrored[1][2].startswith("right_kidney lies ")
     assert mirrored[2][2].startswith("spleen lies ")
     assert mirrored[3][2] == "left_kidney: annotated in kits, but missing in this case"
+
+
+def test_a_ct_of_other_numbers_is_a_suspect(project):
+    project.add("fine", 1, 2)
+    project.add("raw", 1, 2)
+    path = project.cases[1].image
+    image = read_image(path)
+    write_image(path, image.array + np.int16(1024), image)
+    project.index()
+    assert set(project.collect()) == {"fine", "raw"}
+    cause = "its numbers do not look like HU: 40% lie above 500; subtract 1024, or convert it again"
+    (found,) = project.suspects()
+    assert found[:2] == ("raw", "raw-image.nii.gz")
+    assert found[2].startswith(cause)
+
+
+@pytest.mark.parametrize("hostile", ["spacing", "value", "places"])
+def test_impossible_volumes_are_bad_cases(project, hostile):
+    project.add("a", 1, 2)
+    project.add("b", 1, 2)
+    path = project.cases[0].image
+    image = nib.load(path)
+    hu, header = np.asarray(image.dataobj), image.header.copy()
+    if hostile == "spacing":
+        header.set_xyzt_units("meter")
+    elif hostile == "value":
+        hu = hu.astype(np.float32)
+        hu[0, 0, 0] = 1e9
+        header.set_data_dtype(np.float32)
+    else:
+        header.set_sform(np.diag([-1, 1, 1, 1]) @ image.affine, 1)
+    nib.Nifti1Image(hu, None, header).to_filename(path)
+    project.index()
+    assert set(project.collect(bad_cases="exclude")) == {"b"}
+    cause = {
+        "spacing": "has voxels of 6000 x 2000 x 5000 mm and a field of view of",
+        "value": "holds 1e+09 in 1 voxel, and no CT goes beyond 65,535 HU",
+        "places": "its sform and its qform disagree: voxels up to ",
+    }
+    causes = {row["cause"] for row in read_table(project.folder / "excluded.tsv")}
+    assert any(found.startswith(cause[hostile]) for found in causes)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS"])
@@ -349,8 +390,8 @@ def test_real_tumours_are_selected_by_their_volume(real_data, project, case, ml)
     path = real_data / f"labels_only/kits19_case_{case}_flare.nii.gz"
     label = read_label(path)
     image = str(project.folder / "image.nii.gz")
-    noise = np.zeros(label.array.shape, np.int16)
-    noise[0, 0, 0] = 1
+    noise = np.full(label.array.shape, -1000, np.int16)
+    noise[..., ::2] = 40
     write_image(image, noise, label)
     project.cases.append(Case("k", image, str(path), "train", "kits"))
     project.index()

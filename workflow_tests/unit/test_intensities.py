@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from panorgan.cases.intensities import (
     add_histograms,
     class_histograms,
+    histogram,
     load_histograms,
     save_histograms,
     statistics,
@@ -36,6 +37,20 @@ def test_statistics_are_those_of_all_voxels_together(cases):
     expected = np.percentile(voxels, [0.5, 50, 99.5])
     measured = [found["percentile_00_5"], found["median"], found["percentile_99_5"]]
     assert measured == pytest.approx(expected.tolist(), abs=1e-9)
+
+
+@given(IMAGES)
+def test_the_histogram_of_an_image_counts_each_voxel(image):
+    lowest, counts = histogram(image)
+    values, expected = np.unique(image, return_counts=True)
+    assert counts.sum() == image.size
+    assert (lowest, lowest + len(counts) - 1) == (values[0], values[-1])
+    assert counts[values - lowest].tolist() == expected.tolist()
+
+
+def test_a_histogram_rounds():
+    lowest, counts = histogram(np.array([[[-1.4, -0.6, 0.2, 2.0]]], np.float32))
+    assert (lowest, counts.tolist()) == (-1, [2, 1, 0, 1])
 
 
 def test_counts_by_hand():

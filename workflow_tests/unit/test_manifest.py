@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from panorgan.cases.corrections import Correction
 from panorgan.cases.manifest import (
     FACTS,
-    WHEREABOUTS,
+    FOR_SUSPECTS,
     Rule,
     build_manifest,
     centres_text,
@@ -95,7 +95,7 @@ def test_specks_below_the_minimum_do_not_count(voxels, state):
 
 
 def facts(image_hash="i", values="1:5"):
-    known = dict.fromkeys((*FACTS, *WHEREABOUTS), "")
+    known = dict.fromkeys((*FACTS, *FOR_SUSPECTS), "")
     return known | {
         "image_hash": image_hash,
         "label_values": values,

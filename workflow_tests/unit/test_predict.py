@@ -465,6 +465,40 @@ class TestFiles:
         assert (tmp_path / "out/b.nii.gz").exists()
         assert not (tmp_path / "out/a.nii.gz").exists()
 
+    @pytest.mark.parametrize(
+        ("spoil", "cause"),
+        [
+            (lambda hu: hu * 0 - 1024, "is empty: every voxel is -1024"),
+            (lambda hu: hu + 1024, "its numbers do not look like HU: 100% lie above 500"),
+            (lambda hu: (hu > 0) * 3, "they lie between 0 and 3, as in a label map"),
+            (lambda hu: hu.astype(np.float32) + 1e9, "holds 1e+09 in 4,320 voxels"),
+        ],
+    )
+    def test_what_is_no_ct_is_not_labelled_and_hides_no_other(
+        self, images, tmp_path, models, spoil, cause
+    ):
+        image = read_image(images / "a_0000.nii.gz")
+        array = spoil(image.array)
+        array = array.astype(np.int16) if array.dtype != np.float32 else array
+        write_image(images / "a_0000.nii.gz", array, image)
+        predictor = predictor_by_intensity(models, "3d isotropic")
+        with pytest.raises(Problems) as caught:
+            predict_files(images, tmp_path / "out", predictor)
+        (problem,) = caught.value.problems
+        assert (problem.case, problem.file) == ("a", str(images / "a_0000.nii.gz"))
+        assert cause in problem.cause
+        assert problem.cure
+        assert json.loads((tmp_path / "out/report.json").read_text())["cases"].keys() == {"b"}
+        assert not (tmp_path / "out/a.nii.gz").exists()
+
+    def test_a_model_of_other_scans_takes_any_numbers(self, images, tmp_path, models):
+        image = read_image(images / "a_0000.nii.gz")
+        write_image(images / "a_0000.nii.gz", image.array + np.int16(1024), image)
+        predictor = predictor_by_intensity(models, "3d isotropic")
+        configuration = configuration_of(predictor.model.plan)[1]
+        configuration["normalization_schemes"] = ["NoNormalization"]
+        assert len(predict_files(images, tmp_path / "out", predictor)["cases"]) == 2
+
     @pytest.mark.parametrize("name", ["nothing", "empty"])
     def test_nothing_to_do(self, name, tmp_path, models):
         (tmp_path / "empty").mkdir()

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from panorgan.cases.hounsfield import is_empty, not_hounsfield
 from panorgan.cases.table import Case, read_cases
 from panorgan.config.labels import Labels
 from panorgan.config.settings import Manifest
@@ -50,6 +51,8 @@ class CaseFacts:
         `voxel_hash` of the volumes; empty where the case has none.
     repairs
         Of each volume whose header was mended: why, and by how many mm a corner moved at most.
+    doubt
+        Cause and cure if the image's numbers do not look like HU.
     """
 
     image: Volume | None
@@ -60,6 +63,7 @@ class CaseFacts:
     label_hash: str
     organs_hash: str
     repairs: dict[str, tuple[str, float]]
+    doubt: tuple[str, str] | None
 
 
 def inspect_case(
@@ -109,15 +113,19 @@ def inspect_case(
     for kind, found in counts.items():
         if strange := {v: n for v, n in found.items() if v not in allowed[kind]}:
             faults.append((kind, *_strange_values(strange, max(allowed[kind]))))
-    if "image" in volumes and (hu := volumes["image"].array).min() == hu.max():
-        cause = f"is empty: every voxel is {hu.flat[0]:g}"
-        faults.append(("image", cause, "convert it again from its source, or leave the case out"))
+    doubt = None
+    if "image" in volumes:
+        if empty := is_empty(volumes["image"].array):
+            faults.append(("image", *empty))
+        else:
+            doubt = not_hounsfield(volumes["image"].array)
     first = next(iter(volumes), "")
     for kind, volume in volumes.items():
         if difference := volumes[first].grid.difference(volume.grid):
             cause = f"is not on the grid of its {first}: {difference}"
             faults.append((kind, cause, f"pair it with the right {first}, or resample it"))
     if faults:
+        faults += [("image", *doubt)] if doubt else []
         return None, [Problem(case, str(files[kind]), *fault) for kind, *fault in faults]
     hashes = {kind: voxel_hash(volume) for kind, volume in volumes.items()}
     facts = CaseFacts(
@@ -125,6 +133,7 @@ def inspect_case(
         label_values=counts.get("label", {}),
         **{f"{kind}_hash": hashes.get(kind, "") for kind in named},
         repairs=repairs,
+        doubt=doubt,
     )
     return facts, []
 
@@ -319,6 +328,8 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
         problems += wrong
         if facts:
             problems += _repairs(case, facts.repairs, most)
+        if facts and facts.doubt:
+            problems.append(Problem(case.name, str(case.image), *facts.doubt))
         if facts and facts.image:
             images.append((facts.image_hash, case))
     problems += (_same_image(*pair) for pair in find_repeats(images))

@@ -11,6 +11,22 @@ Histogram = tuple[int, np.ndarray]
 """Lowest HU and the int64 counts of that and every following HU."""
 
 
+def histogram(image: np.ndarray) -> Histogram:
+    """Histogram of all voxels of a CT; values between whole numbers are rounded.
+
+    Parameters
+    ----------
+    image
+        (z, y, x) int16, or float32 up to `MAX_HU`.
+    """
+    lowest = round(float(image.min()))
+    counts = np.zeros(round(float(image.max())) - lowest + 1, np.int64)
+    for plane in image:  # bincount makes 64-bit numbers of all that it gets
+        shifted = np.rint(plane).astype(np.int32) - lowest
+        counts += np.bincount(shifted.ravel(), minlength=len(counts))
+    return lowest, counts
+
+
 def class_histograms(image: np.ndarray, label: np.ndarray) -> dict[int, Histogram]:
     """HU histogram of every class in a label map.
 

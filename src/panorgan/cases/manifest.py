@@ -42,8 +42,9 @@ FACTS = (
 )
 """What the index records of a case; shape and spacing are those of the canonical (RAS) array."""
 
-WHEREABOUTS = ("midline_mm", "centres_mm", "organ_centres_mm")
-"""What it records beside these, to find organs on the wrong side: RAS mm."""
+FOR_SUSPECTS = ("midline_mm", "centres_mm", "organ_centres_mm", "doubt")
+"""What it records beside these: RAS mm, to find organs on the wrong side, and what is implausible
+about the image's numbers."""
 
 PLACES = ("case", "split", "shard", "source", "patient", "image", "label", "organs")
 SUSPECT_COLUMNS = ("case", "file", "cause")
@@ -406,6 +407,8 @@ def build_manifest(
         centres = parse_centres(fact["organ_centres_mm"])
         doubts = doubtful_sides(centres, midline, labels, labels.values)
         suspects += [{"case": case.case, "file": case.organs, "cause": doubt} for doubt in doubts]
+        if fact["doubt"]:
+            suspects.append({"case": case.case, "file": case.image, "cause": fact["doubt"]})
         entries.append(
             Entry(
                 case=case.case,

@@ -24,6 +24,7 @@ from nnunetv2.inference.sliding_window_prediction import (
 )
 from torch.nn.functional import interpolate
 
+from panorgan.cases.hounsfield import is_empty, not_hounsfield
 from panorgan.config.labels import REPORT
 from panorgan.fusing.components import Row, component_rows, find_components
 from panorgan.inference.describe import ON_A_PHANTOM
@@ -367,6 +368,8 @@ def predict_files(
             cure = "name another folder with -o, or remove it"
             raise Problems.one("exists already", cure, file=path)
     out.mkdir(parents=True, exist_ok=True)
+    configuration = configuration_of(predictor.model.plan)[1]
+    wants_hu = configuration["normalization_schemes"] == ["CTNormalization"]
     problems: list[Problem] = []
     for case, path in found.items():
         if case in report["cases"] and (out / f"{case}.nii.gz").exists():
@@ -374,6 +377,8 @@ def predict_files(
             continue
         try:
             volume = read_image(path)
+            if wrong := is_empty(volume.array) or (wants_hu and not_hounsfield(volume.array)):
+                raise VolumeError(*wrong)
             label = predictor.predict(volume)
         except VolumeError as error:
             problems.append(Problem(case, str(path), error.cause, error.cure))

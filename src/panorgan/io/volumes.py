@@ -44,6 +44,7 @@ DTYPES = {
 }
 COLOUR, COMPLEX = {128, 2304}, {32, 1792, 2048}
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, mm, micrometre; anything else is mm
+LAST_CODE = 5  # of orientations; with another, programs take it for none, or for any
 GEOMETRY_FIELDS = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -63,6 +64,29 @@ GRID_TOLERANCE_MM = 0.05
 """How far a corner may lie from the same corner of another grid: above what float32 headers lose
 at 500 mm, a tenth of the smallest voxels."""
 
+QUATERNION_ERROR = 5e-7
+"""What is lost of the square of a quaternion's part that is not stored: float32 rounds, and readers
+take less for 0. Where that part is small, as in volumes stored as LPS, that turns axes by twice the
+root of it."""
+
+MAX_QUATERNION = 1 + 1e-3
+"""Length up to which a quaternion is one of length 1 that was rounded."""
+
+SPACING_MM, MAX_PIXEL_MM = (0.1, 20.0), 12.0
+"""What spacings a CT of a body can have: its slices may be 20 mm apart, its pixels are smaller."""
+
+MAX_LENGTH_MM, MAX_WIDTH_MM = 2500.0, 1200.0
+"""What it can measure along one axis, and along the others."""
+
+FINE_MM, MIN_FINE_WIDTH_MM = 0.45, 60.0
+"""Below this width, pixels so fine are no crop, but a spacing ten times too small."""
+
+MAX_HU = 65535
+"""Of either sign: what 16 bits hold. Scales that are extended for metal end at 31,000."""
+
+NEARLY_WHOLE = 0.01
+"""How far scaling and saving again takes a label from its whole number."""
+
 COPY_AGAIN = "copy or download it again"
 MEND_HEADER = "mend the header, or convert the volume again from its source"
 
@@ -78,6 +102,10 @@ class VolumeError(Exception):
 
 class Sheared(VolumeError):
     """A file whose axes are not perpendicular."""
+
+
+class TwoPlaces(VolumeError):
+    """A file whose sform and qform place its voxels differently."""
 
 
 # ---------------------------------------------------------------------------------------------
@@ -134,7 +162,7 @@ class Grid:
         """
         if self.shape != other.shape:
             return f"size {_times(self.shape)} against {_times(other.shape)}"
-        shifts = np.linalg.norm((self.affine - other.affine)[:3] @ self._corners(), axis=0)
+        shifts = np.linalg.norm((self.affine - other.affine)[:3] @ _corners(self.shape), axis=0)
         spacings = np.array([self.spacing, other.spacing])
         same_spacing = (np.ptp(spacings, axis=0) <= MAX_SPACING_ERROR * spacings.min(axis=0)).all()
         if same_spacing and shifts.max() <= GRID_TOLERANCE_MM:
@@ -152,10 +180,11 @@ class Grid:
             found.append(f"origin {_point(self.origin)} against {_point(other.origin)} mm (RAS)")
         return ", ".join(found) or f"corners up to {shifts.max():.3g} mm apart"
 
-    def _corners(self) -> np.ndarray:
-        """Indices (x, y, z, 1) of the eight corner voxels as columns, the first voxel first."""
-        x, y, z = ((0, size - 1) for size in self.shape[::-1])
-        return np.array([(i, j, k, 1) for i in x for j in y for k in z]).T
+
+def _corners(shape: Sequence[int]) -> np.ndarray:
+    """Indices (x, y, z, 1) of the eight corner voxels as columns, the first voxel first."""
+    x, y, z = ((0, size - 1) for size in shape[::-1])
+    return np.array([(i, j, k, 1) for i in x for j in y for k in z]).T
 
 
 def _times(values: Sequence[float]) -> str:
@@ -268,7 +297,8 @@ def read_image(path: str | Path) -> Volume:
     Raises
     ------
     VolumeError
-        If the file cannot be read, is damaged, has no usable geometry, or holds NaN or infinity.
+        If the file cannot be read, is damaged, has no usable geometry, or holds NaN, infinity or
+        numbers that no CT can hold.
     """
     raw, scaling, grid, header = _read(path)
     return Volume(_as_image(raw, scaling), grid, header)
@@ -316,8 +346,9 @@ def mend_image(path: str | Path) -> tuple[Volume, float]:
 
     Axes that are not perpendicular become the nearest ones that are (the orthogonal factor of the
     polar decomposition) with the spacing of pixdim, and the volume's centre stays where it is. An
-    orientation matrix that places no voxel (zero, singular, NaN) gives way to a valid qform. Of
-    headers in which nothing says which of two meanings is right, none is mended.
+    orientation matrix that places no voxel (zero, singular, NaN) gives way to a valid qform. Of a
+    sform and a qform that disagree the sform is kept, and the qform counts as a shift. Of headers
+    in which nothing says which of two meanings is right, none is mended.
 
     Returns
     -------
@@ -378,13 +409,19 @@ def _mended(header: Nifti1Header) -> tuple[Nifti1Header, float]:
         # Opposite corners move alike, and the shift is linear between corners.
         corners = centre[:, None] * np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1]])
         shift = float(np.linalg.norm((before - affine)[:3, :3] @ corners, axis=0).max())
-        shift *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+        shift *= _mm_per_unit(header)
         code = int(header["sform_code"])
+        if header["qform_code"] > 0:
+            shift = max(shift, float(_apart(header, affine).max()))
+    elif isinstance(refusal, TwoPlaces):
+        affine = header.get_sform()
+        code, shift = int(header["sform_code"]), float(_apart(header, affine).max())
     else:
         raise refusal
     pixdim = mended["pixdim"][1:4].copy()
-    mended.set_qform(affine, code)
-    mended.set_sform(affine, code)
+    mended.set_qform(affine, code=1)
+    mended.set_sform(affine, code=1)
+    mended["qform_code"] = mended["sform_code"] = code
     mended["pixdim"][1:4] = pixdim  # set_qform has written its own
     return mended, shift
 
@@ -457,17 +494,31 @@ def _unzip(data: bytes) -> bytes | memoryview:
             if filled == size and not file.read(1):
                 return content.toreadonly()
         return igzip.decompress(data)
-    except EOFError:
-        raise VolumeError("is truncated: its gzip data have no end", COPY_AGAIN) from None
-    except BadGzipFile as error:
-        # Texts of the two checks that end a gzip stream: of the content and of its length.
-        wrong = "CRC" in str(error) or "length" in str(error)
-        cause = "has a wrong gzip checksum" if wrong else "its gzip data are damaged"
-        raise VolumeError(cause, COPY_AGAIN) from None
-    except IsalError:
-        raise VolumeError("its gzip data are damaged", COPY_AGAIN) from None
+    except (EOFError, BadGzipFile, IsalError) as error:
+        raise VolumeError(_gzip_fault(data, error), COPY_AGAIN) from None
     except MemoryError:
         raise VolumeError("does not fit into memory", "use a machine with more of it") from None
+
+
+def _gzip_fault(data: bytes, error: Exception) -> str:
+    """What is wrong with gzip data at which the reader stopped."""
+    # Texts of the two checks that end a gzip stream: of the content and of its length.
+    if isinstance(error, BadGzipFile) and ("CRC" in str(error) or "length" in str(error)):
+        return "has a wrong gzip checksum"
+    rest = data
+    try:
+        while rest.startswith(GZIP_MAGIC):
+            member = isal_zlib.decompressobj(wbits=31)
+            part = rest
+            while part and not member.eof:
+                member.decompress(part, BLOCK)
+                part = member.unconsumed_tail
+            if not member.eof:
+                return "is truncated: its gzip data have no end"
+            rest = member.unused_data
+    except IsalError:
+        return "its gzip data are damaged"
+    return f"has {len(rest):,} bytes after the end of its gzip data"
 
 
 def _header(data: bytes) -> Nifti1Header:
@@ -501,6 +552,11 @@ def _grid(header: Nifti1Header) -> Grid:
     spacing = header["pixdim"][1:4].astype(np.float64)
     if not (np.isfinite(spacing) & (spacing > 0)).all():
         raise VolumeError(f"has the spacing {_times(spacing[::-1])}", MEND_HEADER)
+    for kind in ("sform", "qform"):
+        if (code := int(header[f"{kind}_code"])) > LAST_CODE:
+            raise VolumeError(f"has the unknown {kind}_code {code}", MEND_HEADER)
+    mm_per_unit = _mm_per_unit(header)
+    _check_size(np.array(size), spacing, mm_per_unit)
     affine = _affine(header)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all():
@@ -515,10 +571,42 @@ def _grid(header: Nifti1Header) -> Grid:
     if (np.abs(lengths / spacing - 1) > MAX_SPACING_ERROR).any():
         cause = f"its spacing is {_times(spacing[::-1])} in pixdim, {_times(lengths[::-1])} in"
         raise VolumeError(f"{cause} its orientation matrix", MEND_HEADER)
-    scale = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    affine[:3] *= scale
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        _check_qform(header, affine, shear)
+    affine[:3] *= mm_per_unit
     affine.flags.writeable = False
-    return Grid(tuple(size[::-1]), tuple((spacing * scale).tolist()[::-1]), affine)
+    return Grid(tuple(size[::-1]), tuple((spacing * mm_per_unit).tolist()[::-1]), affine)
+
+
+def _mm_per_unit(header: Nifti1Header) -> float:
+    return MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def _check_size(size: np.ndarray, spacing: np.ndarray, mm_per_unit: float) -> None:
+    """VolumeError if no CT of a body, nor a label map of one, has such a size and spacing."""
+    spacing = spacing * mm_per_unit
+    lengths = size * spacing
+    order = np.argsort(spacing)
+    lowest, pixel, highest = spacing[order]
+    shorter, longest = np.sort(lengths)[1:]
+    if (
+        SPACING_MM[0] <= lowest
+        and highest <= SPACING_MM[1]
+        and pixel <= MAX_PIXEL_MM
+        and longest <= MAX_LENGTH_MM
+        and shorter <= MAX_WIDTH_MM
+        and (pixel >= FINE_MM or lengths[order[:2]].max() >= MIN_FINE_WIDTH_MM)
+    ):
+        return
+    cause = (
+        f"has voxels of {_times(spacing[::-1])} mm and a field of view of "
+        f"{_times(lengths[::-1])} mm, which no CT of a body has"
+    )
+    cure = "mend pixdim and the orientation matrix (10, 100 or 1000 times too large or small?)"
+    if mm_per_unit != 1:
+        unit = "metres" if mm_per_unit > 1 else "micrometres"
+        cure = f"its unit is {unit}: set it to mm (xyzt_units 2) if the numbers are mm"
+    raise VolumeError(cause, f"{cure}, or convert the volume again from its source")
 
 
 def _affine(header: Nifti1Header) -> np.ndarray:
@@ -527,13 +615,61 @@ def _affine(header: Nifti1Header) -> np.ndarray:
         return header.get_sform()
     if header["qform_code"] <= 0:
         raise VolumeError("has no orientation (qform and sform code are 0)", MEND_HEADER)
+    return _qform(header)
+
+
+def _qform(header: Nifti1Header) -> np.ndarray:
+    """The qform (4, 4) float64 in the header's unit, whatever its code."""
     header = header.copy()
     if header["pixdim"][0] == 0:
         header["pixdim"][0] = 1  # as the format says
+    parts = [f"quatern_{axis}" for axis in "bcd"]
+    length = np.linalg.norm([float(header[part]) for part in parts])
+    if 1 < length <= MAX_QUATERNION:
+        for part in parts:
+            header[part] /= length
     try:
-        return header.get_qform()
+        affine = header.get_qform()
     except (HeaderDataError, ValueError):
         raise VolumeError("its orientation (qform) is no rotation", MEND_HEADER) from None
+    if not np.isfinite(affine).all():
+        raise VolumeError("its orientation (qform) holds NaN or infinity", MEND_HEADER)
+    return affine
+
+
+def _check_qform(header: Nifti1Header, affine: np.ndarray, shear: float) -> None:
+    """TwoPlaces if the qform places voxels otherwise than the sform, by more than it loses."""
+    cure = (
+        "programs follow one or the other: set the code of the wrong one to 0, or convert the "
+        "volume again from its source"
+    )
+    try:
+        apart = _apart(header, affine)
+    except VolumeError as error:
+        raise TwoPlaces(f"{error.cause}, beside a sound sform", cure) from None
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    directions[:, 2] *= np.linalg.det(directions)  # the handedness stands in pixdim[0]
+    real = np.sqrt(max(0.0, 1 + np.trace(directions))) / 2
+    turn = 2 * QUATERNION_ERROR / max(real, QUATERNION_ERROR**0.5)
+    diagonal = np.linalg.norm(header["dim"][1:4] * header["pixdim"][1:4]) * _mm_per_unit(header)
+    lost = (turn + shear) * diagonal
+    if apart[0] <= GRID_TOLERANCE_MM and apart.max() <= GRID_TOLERANCE_MM + lost:
+        return
+    cause = f"its sform and its qform disagree: voxels up to {apart.max():.3g} mm apart"
+    axes = ["".join(orientations.aff2axcodes(found)) for found in (affine, _qform(header))]
+    if axes[0] != axes[1]:
+        cause = f"{cause}, axes {axes[0]} against {axes[1]}"
+    raise TwoPlaces(cause, cure)
+
+
+def _apart(header: Nifti1Header, affine: np.ndarray) -> np.ndarray:
+    """mm from each corner where an affine places it to where the qform does (8,), the first voxel
+    first; the affine's spacing is taken for both."""
+    qform = _qform(header)
+    lengths = [np.linalg.norm(matrix[:3, :3], axis=0) for matrix in (affine, qform)]
+    qform[:3, :3] *= lengths[0] / lengths[1]
+    shape = tuple(int(size) for size in header["dim"][3:0:-1])
+    return _mm_per_unit(header) * np.linalg.norm((affine - qform)[:3] @ _corners(shape), axis=0)
 
 
 def _numbers(data: bytes | memoryview, header: Nifti1Header, grid: Grid) -> np.ndarray:
@@ -605,11 +741,22 @@ def _as_image(raw: np.ndarray, scaling: Scaling) -> np.ndarray:
     bad = 0
     for numbers, target in zip(raw, image, strict=True):
         target[...] = _scaled(numbers, scaling)
-        bad += target.size - np.count_nonzero(np.isfinite(target))
+        bad += target.size - np.count_nonzero(np.abs(target) <= MAX_HU)  # false for NaN
     if bad:
-        cause = f"holds NaN or infinity in {bad:,} voxels"
-        raise VolumeError(cause, "replace them by HU, or leave the case out")
+        raise VolumeError(_beyond_hu(image), "replace them by HU, or leave the case out")
     return image
+
+
+def _beyond_hu(image: np.ndarray) -> str:
+    """Which voxels of a float32 image can be no HU."""
+    if bad := image.size - np.count_nonzero(np.isfinite(image)):
+        return f"holds NaN or infinity in {_voxels(bad)}"
+    beyond = image[np.abs(image) > MAX_HU]
+    return f"holds {beyond[0]:.6g} in {_voxels(beyond.size)}, and no CT goes beyond {MAX_HU:,} HU"
+
+
+def _voxels(count: int) -> str:
+    return f"{count:,} voxels" if count > 1 else "1 voxel"
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -620,11 +767,30 @@ def _as_label(raw: np.ndarray, scaling: Scaling) -> np.ndarray:
     for numbers, target in zip(raw, label, strict=True):
         values = _scaled(numbers, scaling)
         if not _fit(values, np.uint8):
-            known = (values >= 0) & (values <= 255) & (values == np.rint(values))
-            cause = f"holds the value {values[~known][0]:g}: labels are whole numbers from 0 to 255"
-            raise VolumeError(cause, "give a label map; a CT is named CASE_0000.nii.gz")
+            raise _no_label(raw, scaling)
         target[...] = values
     return label
+
+
+def _no_label(raw: np.ndarray, scaling: Scaling) -> VolumeError:
+    """Which of the stored numbers are no labels, and what they may be."""
+    planes = (_scaled(numbers, scaling) for numbers in raw)
+    found = np.concatenate(
+        [
+            values[~((values >= 0) & (values <= 255) & (values == np.rint(values)))]
+            for values in planes
+        ]
+    )
+    if bad := found.size - np.count_nonzero(np.isfinite(found)):
+        return VolumeError(
+            f"holds NaN or infinity in {_voxels(bad)}", "write a class or 0 in every voxel"
+        )
+    cause = f"holds the value {found[0]:g}: labels are whole numbers from 0 to 255"
+    whole = np.rint(found)
+    if whole.min() >= 0 and whole.max() <= 255 and np.abs(found - whole).max() <= NEARLY_WHOLE:
+        cause = f"{cause}, and a program has scaled {_voxels(found.size)} of these"
+        return VolumeError(cause, "round them and save them as uint8, without a slope")
+    return VolumeError(cause, "give a label map; a CT is named CASE_0000.nii.gz")
 
 
 # ---------------------------------------------------------------------------------------------

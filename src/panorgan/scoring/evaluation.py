@@ -219,8 +219,8 @@ def _read(case: str, path: Path, profile: str, notes: list[str]) -> Volume:
         wrong = error
     try:
         image = read_image(path)
-    except VolumeError as error:  # NaN is no HU, but nobody has asked for HU
-        raise VolumeError(error.cause, "write a class or 0 in every voxel") from None
+    except VolumeError:
+        raise wrong from None  # what it says is about labels
     cast = np.trunc(image.array)
     castable = image.array.dtype == np.float32 and cast.min() >= 0 and cast.max() <= 127
     if not castable or not PROFILES[profile].drops_last_slice:

@@ -10,8 +10,8 @@ from panorgan.cases.corrections import CORRECTED_COLUMNS, read_corrections
 from panorgan.cases.intensities import class_histograms, save_histograms
 from panorgan.cases.manifest import (
     FACTS,
+    FOR_SUSPECTS,
     SUSPECT_COLUMNS,
-    WHEREABOUTS,
     Entry,
     Rule,
     build_manifest,
@@ -99,6 +99,7 @@ def index_cases(
             "midline_mm": "" if midline is None else f"{midline:.1f}",
             "centres_mm": _centres(facts.label),
             "organ_centres_mm": _centres(facts.organs),
+            "doubt": "; ".join(facts.doubt or ()),
         }
         return Result(row)
 
@@ -114,7 +115,7 @@ def index_cases(
             "values": [labels.values, labels.tumour.value],
             "max_repair_mm": max_repair_mm,
         },
-        columns=(*FACTS, *WHEREABOUTS),
+        columns=(*FACTS, *FOR_SUSPECTS),
         details={"problems": PROBLEM_COLUMNS},
     )
 
