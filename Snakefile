@@ -68,6 +68,7 @@ localrules:
     teacher,
     labels,
     ablation,
+    check_organs,
     deal_cases,
     free_preprocessed,
 
@@ -86,6 +87,7 @@ rule preflight:
     input:
         rules.write_preflight.output,
         rules.check_cases.output,
+        paths.organs_checked if run.learns_filled else [],
 
 
 # The trained teacher with its scores.

@@ -95,11 +95,34 @@ rule check_cases:
         "../scripts/check_cases.py"
 
 
+# Stops a run without organ pseudo-labels before anything trains, once the page can be looked at.
+rule check_organs:
+    input:
+        manifest=paths.case_list,
+        page=ancient(paths.preflight),
+    output:
+        paths.organs_checked,
+    log:
+        "<logs>/check_organs.log",
+    conda:
+        "../envs/panorgan.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        organs=settings.pseudo_labels.organs,
+        labels=settings.labels,
+        classes=run.classes,
+    script:
+        "../scripts/check_organs.py"
+
+
 rule deal_cases:
     input:
         index=f"{paths.index()}.tsv",
         # What another shard's cases changed in it is none of this one's business.
         manifest=ancient(paths.case_list),
+        organs=ancient([paths.organs_checked] if run.learns_filled else []),
     output:
         part=paths.manifest(),
     log:

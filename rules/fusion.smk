@@ -43,6 +43,7 @@ rule fuse_organs:
         organs=run.organs(".tsv"),
         organ_folders=ancient(run.organs("")),
         decisions=run.decisions,
+        checked=ancient(paths.organs_checked),
         corrected=lambda wildcards: list(run.corrected_labels(wildcards).values()),
     output:
         table=f"{paths.fusion()}.tsv",

@@ -167,3 +167,29 @@ def test_bad_cases_stop_the_run_readably_or_are_excluded(tmp_path):
     manifest = (project.results / "cases/manifest.tsv").read_text()
     assert "liver_1\t" not in manifest
     assert "liver_2\t" in manifest
+
+
+def test_a_full_disk_is_a_line_and_the_same_command_goes_on(tiny, tmp_path, small_disk):
+    project = tiny.copy(tmp_path / "p")
+    before = hashes(project.results, "round-1/fusion/**/*.nii.gz")
+    for place in ("round-1", ".store/round-1"):
+        shutil.rmtree(project.results / place)
+    disk = small_disk(5000)
+    shutil.move(project.folder / "results", disk)
+    (project.folder / "results").symlink_to(disk / "results")
+    lines = set()
+    for pages in (0, 30):
+        (disk / "filler").write_bytes(b"")
+        free = shutil.disk_usage(disk).free
+        (disk / "filler").write_bytes(bytes(free - pages * 4096))
+        output = project.run("labels", fails=True)
+        assert "Traceback" not in output
+        said = [line for line in output.splitlines() if "no space left on the disk (" in line]
+        assert said, output + project.failures()
+        lines.update(line.partition(": no space")[0] for line in said)
+        left = [path for path in (disk / "results").rglob("*") if "tmp" in path.name]
+        assert not left
+    assert len(lines) > 1
+    (disk / "filler").unlink()
+    project.run("labels")
+    assert hashes(project.results, "round-1/fusion/**/*.nii.gz") == before

@@ -16,8 +16,9 @@ from panorgan.config.registry import FUSED, first_stage
 from panorgan.config.settings import Arm, Config, fused_labels, load_config, origins, students
 from panorgan.fusing.gate import CASE_COLUMNS, DECISION_COLUMNS
 from panorgan.io.plots import draw_curves
-from panorgan.io.tables import write_table, write_text
+from panorgan.io.tables import write_table
 from panorgan.io.volumes import new_volume, write_image, write_label
+from panorgan.io.writing import write_text
 from panorgan.report.page import write_report
 from panorgan.run.layout import Layout
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard

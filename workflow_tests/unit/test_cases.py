@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from panorgan.cases.folders import LONGEST_NAME
 from panorgan.cases.table import KINDS, Case, read_cases, shard_names, shard_of, write_cases
 from panorgan.config.labels import load_labels
 from panorgan.problems import Problems
@@ -71,6 +72,31 @@ def test_names_that_files_of_another_case_could_have(tmp_path, ending):
     row = f"a_{ending} | a.nii.gz |  | train | s\n"
     text = problems(tmp_path, "case | image | label | split | source\n" + row)
     assert "a case's name must not end in" in text
+
+
+def test_names_that_are_too_long_for_files_made_of_them(tmp_path):
+    head = "case | image | label | split | source\n"
+    longest = "L" * LONGEST_NAME
+    (found,) = read_cases(table(tmp_path, f"{head}{longest} | a.nii.gz |  | train | s\n"), LABELS)
+    assert found.case == longest
+    text = problems(tmp_path, f"{head}L{longest} | a.nii.gz |  | train | s\n")
+    assert text.endswith(
+        "a case's name must not be longer than 150 characters; file names made of it would be too "
+        "long"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [('"a\nb"', "a\\nb"), ("ä", "ä"), ("a b", "a b"), ("a{b}", "a{b}")]
+)
+def test_names_with_other_characters(tmp_path, name, shown):
+    text = problems(
+        tmp_path, f"case | image | label | split | source\n{name} | a.nii.gz |  | train | s\n"
+    )
+    assert text.splitlines() == [
+        f"{shown}: {tmp_path}/cases.tsv: '{shown}' is no case name; use letters, digits, '.', '_' "
+        "and '-'"
+    ]
 
 
 def test_cases_are_sorted_by_name(tmp_path):

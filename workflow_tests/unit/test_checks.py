@@ -32,10 +32,10 @@ def save_image(path: Path, seed: int = 0, axes: str = "LPS", **place) -> Path:
     return save(path, array, axes, **place)
 
 
-def save_label(path: Path, values=(1, 13, 14), axes: str = "LPS", **place) -> Path:
-    """A label map with one voxel of each value."""
+def save_label(path: Path, values=(1, 13, 14), axes: str = "LPS", first=0, **place) -> Path:
+    """A label map with one voxel of each value, from the `first` voxel on."""
     array = np.zeros(SHAPE, np.uint8)
-    array.flat[: len(values)] = values
+    array.flat[first : first + len(values)] = values
     return save(path, array, axes, **place)
 
 
@@ -70,7 +70,7 @@ def flare(tmp_path):
     ):
         save_image(root / f"images{place}" / f"{case}_0000.nii.gz", seed)
         if place != "Tr1800":
-            save_label(root / f"labels{place}" / f"{case}.nii.gz")
+            save_label(root / f"labels{place}" / f"{case}.nii.gz", first=seed)
     return root
 
 
@@ -241,7 +241,7 @@ def test_cases_of_flare_folders(flare):
     (flare / "imagesTs" / "._t_0000.nii.gz").touch()
     found = {
         case.name: (case.split, case.source, *(f.name for f in case.files))
-        for case in find_flare_cases(flare)
+        for case in find_flare_cases(flare)[0]
     }
     assert found == {
         "a": ("train", "Tr2200", "a_0000.nii.gz", "a.nii.gz"),
@@ -258,7 +258,8 @@ def test_cases_of_flare_folders(flare):
 def test_plain_folders(tmp_path):
     save_image(tmp_path / "kits" / "images" / "a_0000.nii.gz")
     save_label(tmp_path / "kits" / "labels" / "a.nii.gz")
-    (case,) = find_flare_cases(tmp_path / "kits")
+    ((case,), left_out) = find_flare_cases(tmp_path / "kits")
+    assert left_out == []
     assert (case.name, case.split, case.source) == ("a", "train", "kits")
     assert case.image == tmp_path / "kits/images/a_0000.nii.gz"
     assert case.label == tmp_path / "kits/labels/a.nii.gz"
@@ -269,7 +270,7 @@ def test_folders_may_be_links(flare, tmp_path):
     for name in ("imagesTr2200", "labelsTr2200"):
         (tmp_path / "linked" / name).symlink_to(flare / name)
     (tmp_path / "linked" / "labelsTr2200" / "circle").symlink_to(tmp_path / "linked")
-    assert [case.name for case in find_flare_cases(tmp_path / "linked")] == ["a", "b"]
+    assert [case.name for case in find_flare_cases(tmp_path / "linked")[0]] == ["a", "b"]
     assert check(tmp_path / "linked") == (4, [])
 
 
@@ -287,6 +288,37 @@ def test_two_images_of_one_case(flare):
     assert check(flare)[1] == [
         ("t", "t_0000.nii.gz", "is a second image of the case, beside t.nii.gz")
     ]
+
+
+def test_what_a_data_set_holds_beside_its_cases(flare):
+    """What could be a case is named, with its reason; hidden files and texts are no matter."""
+    (flare / "imagesTr2200/._x_0000.nii.gz").touch()
+    (flare / "labelsVal/readme.txt").touch()
+    assert find_flare_cases(flare)[1] == []
+    (flare / "imagesTr2200/x_0000.mha").touch()
+    save_label(flare / "labelsTr2200/old/a.nii.gz")
+    save_image(flare / "imagesTest/y_0000.nii.gz")
+    cases, left_out = find_flare_cases(flare)
+    assert [case.name for case in cases] == ["a", "b", "t", "u", "v"]
+    assert [(os.path.relpath(problem.file, flare), problem.cause) for problem in left_out] == [
+        (
+            "imagesTest",
+            "is left out: what follows images or labels is Tr…, Val…, Ts… or nothing",
+        ),
+        ("imagesTr2200/x_0000.mha", "is left out: only .nii.gz and .nii are read"),
+        (
+            "labelsTr2200/old",
+            "is left out: it is a folder, and what lies in folders is not taken",
+        ),
+    ]
+
+
+def test_a_volume_that_is_there_twice(flare):
+    save_label(flare / "labelsTs/t.nii")
+    cause = "stands beside t.nii, and some programs read that one instead"
+    with pytest.raises(Problems, match=cause):
+        find_flare_cases(flare)
+    assert check(flare) == (9, [("t", "t.nii.gz", cause)])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -369,7 +401,8 @@ def test_lone_files_are_what_their_names_say(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["nothing.nii.gz", "nothing", "a\0b", "x" * 300, "nothing.tsv", "x" * 300 + ".nii"]
+    "name",
+    ["nothing.nii.gz", "nothing", "a\0b", "a\nb.nii", "x" * 300, "nothing.tsv", "x" * 300 + ".nii"],
 )
 def test_paths_that_lead_nowhere(tmp_path, name):
     assert len(check(tmp_path / name)[1]) == 1
@@ -406,6 +439,51 @@ def test_a_folder_that_may_not_be_read(flare, monkeypatch):
     assert ("", "imagesTs", "cannot be read: Permission denied") in check(flare)[1]
     with pytest.raises(Problems, match="imagesTs: cannot be read: Permission denied"):
         find_flare_cases(flare)
+
+
+def test_what_is_not_checked_is_a_problem(flare):
+    (flare / "imagesTr2200" / "x_0000.NII.GZ").touch()
+    (flare / "imagesTr2200" / "y_0000.NII.GZ").touch()
+    more = "is left out: its ending has capital letters (the first of 2 such entries of its folder)"
+    assert check(flare) == (9, [("", "x_0000.NII.GZ", more)])
+
+
+def test_images_and_labels_in_folders_below(tmp_path):
+    save_image(tmp_path / "imagesTr/part2/a_0000.nii.gz")
+    save_label(tmp_path / "labelsTr/part2/a.nii.gz", axes="RPS")
+    cause = "is not on the grid of its image: direction LPS against RPS"
+    assert check(tmp_path) == (2, [("a", "a.nii.gz", cause)])
+
+
+def test_a_label_of_two_images(flare):
+    shutil.copy(flare / "labelsTr2200/a.nii.gz", flare / "labelsVal/v.nii.gz")
+    assert check(flare)[1] == [
+        ("a", "a.nii.gz", "is the label of v too, which is another image"),
+        ("v", "v.nii.gz", "is the label of a too, which is another image"),
+    ]
+    # Empty ones may be alike.
+    save_label(flare / "labelsTr2200/a.nii.gz", ())
+    save_label(flare / "labelsVal/v.nii.gz", ())
+    assert check(flare) == (9, [])
+
+
+def test_a_label_that_two_lines_name(flare, tmp_path):
+    images = {name: str(flare / f"imagesTr2200/{name}_0000.nii.gz") for name in "ab"}
+    labels = {name: str(flare / f"labelsTr2200/{name}.nii.gz") for name in "ab"}
+    shared = {
+        "label": str(save_label(tmp_path / "empty.nii.gz", ())),
+        "organs": str(save_label(tmp_path / "organs.nii.gz", (1, 2))),
+    }
+    for kind, file in shared.items():
+        cases = [
+            replace(Case(name, images[name], labels[name], "train", "s"), **{kind: file})
+            for name in images
+        ]
+        write_cases(tmp_path / "cases.tsv", cases)
+        assert check(tmp_path / "cases.tsv")[1] == [
+            (one, Path(file).name, f"is the label of {other} too, which is another image")
+            for one, other in ("ab", "ba")
+        ]
 
 
 def test_a_case_table(flare, tmp_path):

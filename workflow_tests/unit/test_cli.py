@@ -43,8 +43,8 @@ def flare(tmp_path):
     label(tmp_path / "labelsTr2200/a.nii.gz", 1, 14)
     label(tmp_path / "labelsTr2200/b.nii.gz", 2)
     label(tmp_path / "labelsVal/d.nii.gz", 1, 2, 3)
-    for name in "abc":
-        label(tmp_path / f"organs/{name}.nii.gz", 3)
+    for number, name in enumerate("abc"):
+        label(tmp_path / f"organs/{name}.nii.gz", *[0] * number, 3)
     return tmp_path
 
 
@@ -82,6 +82,40 @@ def test_init_names_a_label_without_image(flare, capsys):
     assert not (flare / "cases.tsv").exists()
 
 
+def test_init_names_what_it_leaves_out(flare, capsys):
+    (flare / "imagesTr2200/x_0000.mha").touch()
+    (flare / "imagesTr2200/y_0000.mha").touch()
+    (flare / "imagesTr2200/._z_0000.nii.gz").touch()
+    (flare / "labelsVal/LICENSE").touch()
+    label(flare / "organs/nobody.nii.gz", 3)
+    (flare / "organs/c.nii.gz").rename(flare / "organs/c.NII.GZ")
+    table = flare / "cases.tsv"
+    assert main(["init", str(flare), "-o", str(table), "--organs", str(flare / "organs")]) == 0
+    assert capsys.readouterr().out.splitlines()[4:] == [
+        f"  {flare}/imagesTr2200/x_0000.mha: is left out: only .nii.gz and .nii are read (the "
+        "first of 2 such entries of its folder); convert it, or move it elsewhere",
+        f"  {flare}/organs/c.NII.GZ: is left out: its ending has capital letters; write it in "
+        "small ones",
+        "  organ pseudo-labels of no case: 1, first nobody",
+        "  without an organ pseudo-label: 1 training cases, first c",
+    ]
+    assert [case.case for case in read_cases(table, LABELS)] == [*"abcde"]
+
+
+def test_init_takes_either_kind_of_pseudo_label_but_not_both(flare, capsys):
+    label(flare / "organs/a.nii", 1)
+    command = ["init", str(flare), "-o", str(flare / "cases.tsv")]
+    assert main([*command, "--organs", str(flare / "organs")]) == 1
+    assert capsys.readouterr().err == (
+        f"a: {flare}/organs/a.nii.gz: is of the same case as a.nii; remove one of them\n"
+    )
+    (flare / "organs/a.nii.gz").unlink()
+    assert main([*command, "--organs", str(flare / "organs")]) == 0
+    assert read_cases(flare / "cases.tsv", LABELS)[0].organs.endswith("organs/a.nii")
+    assert main([*command[:-1], str(flare / "new.tsv"), "--organs", str(flare / "none")]) == 1
+    assert capsys.readouterr().err == f"{flare}/none: is no folder; check the path\n"
+
+
 def test_check_finds_nothing_wrong(flare, capsys):
     assert main(["check", str(flare)]) == 0
     assert capsys.readouterr().out.strip().endswith("0 problems")
@@ -113,7 +147,7 @@ def test_fuse_files(flare):
     )
     fused = read_label(out).array
     assert (fused[:, 0] == 2).all()
-    assert set(np.unique(read_label(flare / "source.nii.gz").array)) == {0, 1}
+    assert set(np.unique(read_label(flare / "source.nii.gz").array)) == {0, 1, 3}
 
 
 def test_evaluate_writes_both_files_and_never_over_others(flare, capsys):

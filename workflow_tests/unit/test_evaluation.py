@@ -74,6 +74,34 @@ def test_missing_and_extra_predictions_are_problems(folders):
     ]
 
 
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("c.NII.GZ", "is left out: its ending has capital letters"),
+        ("c.seg.nrrd", "is left out: only .nii.gz and .nii are read"),
+        ("more/c.nii.gz", "is left out: it is a folder, and what lies in folders is not taken"),
+        ("a.nii", "is of the same case as a.nii"),
+    ],
+)
+def test_what_is_not_scored_is_a_problem(folders, side, name, cause):
+    """Where both folders hold it, nobody would miss the case."""
+    place = folders[side] / name
+    place.parent.mkdir(exist_ok=True)
+    place.touch()
+    assert cause in [cause for _, cause in causes(*folders)]
+
+
+def test_volumes_that_are_not_compressed_are_scored(folders):
+    _, reference = shifted_boxes()
+    for folder in folders:
+        (folder / "a.nii.gz").unlink()
+        save(folder / "a.nii", reference)
+        (folder / "notes.txt").touch()
+    found = evaluate_folders(*folders, LABELS, "corrected")
+    assert found.scores["case"].unique().tolist() == ["a", "b"]
+
+
 def test_other_grids_values_and_broken_files_are_problems(folders):
     predictions, references = folders
     prediction, reference = shifted_boxes()
@@ -91,7 +119,7 @@ def test_other_grids_values_and_broken_files_are_problems(folders):
 def test_folders_that_hold_nothing(tmp_path, folders):
     assert causes(tmp_path / "nowhere", folders[1]) == [("", "is no folder")]
     (tmp_path / "empty").mkdir()
-    assert causes(folders[0], tmp_path / "empty") == [("", "holds no .nii.gz file")]
+    assert causes(folders[0], tmp_path / "empty") == [("", "holds no .nii.gz or .nii file")]
 
 
 def test_scores_are_written_and_read_back(tmp_path, folders):

@@ -963,8 +963,8 @@ def test_nothing_is_overwritten(tmp_path):
 def test_wrong_usage(tmp_path):
     file = save(tmp_path / "p" / "a.nii.gz", row(1))
     (tmp_path / "empty").mkdir()
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "plain" / "a.nii").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.nrrd").touch()
     wrong = {
         "nothing to fuse": dict(),
         "did you mean 'liver'": dict(partial=file, annotated="livr"),
@@ -978,8 +978,8 @@ def test_wrong_usage(tmp_path):
         "--partial is a folder, --organs is a file": dict(
             partial=tmp_path / "p", annotated="1", organs=file
         ),
-        "holds no <case>.nii.gz": dict(organs=tmp_path / "empty"),
-        "ends in .nii": dict(organs=tmp_path / "plain"),
+        "holds no .nii.gz or .nii file": dict(organs=tmp_path / "empty"),
+        "is left out: only .nii.gz and .nii are read": dict(organs=tmp_path / "other"),
     }
     for text, arguments in wrong.items():
         with pytest.raises(Problems, match=text):

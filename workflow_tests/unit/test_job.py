@@ -1,6 +1,7 @@
 """What a script leaves behind: its log, its problems, one line on the console."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -80,6 +81,45 @@ def test_a_surprise_leaves_its_traceback_in_the_log(tmp_path):
         "a_rule: unexpected ZeroDivisionError: division by zero; the log has the traceback\n"
     )
     assert "Traceback" in (tmp_path / "results/r/logs/a.log").read_text()
+
+
+A_SHARD = """
+    from pathlib import Path
+    from panorgan.run.store import Result, ShardOutput, Work, run_shard
+    def compute(case, folder):
+        (folder / case).write_bytes(bytes(20_000))
+        return Result()
+    with job(snakemake):
+        place = Path("results/r")
+        out = ShardOutput(place / ".store/s", place / "s.tsv", place / "s")
+        run_shard([Work(case, {}) for case in "abc"], compute, out, parameters=1)
+    """
+
+
+def test_whenever_the_disk_becomes_full_a_line_says_so_and_finished_work_is_kept(small_disk):
+    full = r"no space left on the disk \([\d,]+ bytes free\); free some space and run the same "
+    full = f"a_rule: .*{full}command again(: finished work is kept)?\n"
+    disk = small_disk(100)
+    results = disk / "results/r"
+    (disk / "script.py").write_bytes(bytes(4096))  # its page
+    finished = 0
+    for pages in range(40):
+        (disk / "filler").write_bytes(b"")
+        taken = sum(-(-path.stat().st_size // 4096) for path in disk.rglob("*") if path.is_file())
+        (disk / "filler").write_bytes(bytes((100 - taken - pages) * 4096))
+        done = run_script(disk, A_SHARD, gpu=1, CUDA_VISIBLE_DEVICES="")
+        if done.returncode == 0:
+            break
+        assert re.fullmatch(full, done.stderr), done.stderr
+        line, *_ = report_problems(results / "logs", since=0).splitlines()
+        assert line.startswith("logs: ") or f"a_rule: {line}\n" == done.stderr
+        entries = list((results / ".store/s").glob("[abc].*/entry.json"))
+        assert len(entries) >= finished
+        finished = len(entries)
+        assert not [path for path in results.rglob("*") if "tmp" in path.name]
+    assert done.returncode == 0
+    assert finished == 3
+    assert {row["case"] for row in read_table(results / "s.tsv")} == {*"abc"}
 
 
 def test_what_a_job_took_stands_beside_its_log(tmp_path):

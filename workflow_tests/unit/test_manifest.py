@@ -1,5 +1,7 @@
 """What the manifest says of cases and classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,12 +11,11 @@ from panorgan.cases.corrections import Correction
 from panorgan.cases.manifest import (
     FACTS,
     FOR_SUSPECTS,
+    MISNUMBERED,
     Rule,
     build_manifest,
-    centres_text,
     class_states,
     load_sources,
-    parse_centres,
     read_manifest,
     same_images,
     write_manifest,
@@ -35,7 +36,8 @@ SOURCES = {
 }
 
 
-def case(name="a", split="train", source="s", label="a.nii.gz", annotated="", patient="", **more):
+def case(name="a", split="train", source="s", label=None, annotated="", patient="", **more):
+    label = f"{name}.nii.gz" if label is None else label
     return Case(name, f"{name}_0000.nii.gz", label, split, source, patient, annotated, **more)
 
 
@@ -152,6 +154,55 @@ def test_same_patient_in_two_splits_is_a_problem():
 def test_different_images_are_fine():
     cases = [case("a"), case("b", split="test")]
     assert same_images(cases, {"a": facts("x"), "b": facts("y")}) == ([], [])
+
+
+def labelled(name, label, patient="", organs="", **hashes):
+    """A case and its facts: `label` and `organs` name a file and the hash of what it holds."""
+    files = {"label": f"{label}.nii.gz", "organs": organs and f"{organs}.nii.gz"}
+    hashes = {"image_hash": name, "label_hash": label, "organs_hash": organs} | hashes
+    return case(name, patient=patient, **files), facts() | {"places": "1:…", **hashes}
+
+
+def shared(*labelled):
+    """Problems of `same_images` as (case, file, cause), and its suspects likewise."""
+    problems, suspects = same_images(
+        [case for case, _ in labelled], {case.case: fact for case, fact in labelled}
+    )
+    rows = [tuple(row[column] for column in ("case", "file", "cause")) for row in suspects]
+    return [(p.case, p.file, p.cause) for p in problems], rows
+
+
+def test_a_label_of_two_images_is_a_problem_of_both():
+    one = ("a", "l.nii.gz", "is the label of b too, which is another image")
+    other = ("b", "l.nii.gz", "is the label of a too, which is another image")
+    assert shared(labelled("a", "l"), labelled("b", "l"), labelled("c", "m")) == ([one, other], [])
+    # Copies are as bad as one file, unless they are empty.
+    copy = labelled("b", "copy", label_hash="l")
+    assert shared(labelled("a", "l"), copy)[0] == [one, ("b", "copy.nii.gz", other[2])]
+    empty = [(case, fact | {"places": ""}) for case, fact in (labelled("a", "l"), copy)]
+    assert shared(*empty) == ([], [])
+    empty[1] = labelled("b", "l")[0], empty[1][1]
+    assert shared(*empty)[0] == [one, other]
+    # Of one patient it may be right, of one image it is.
+    assert shared(labelled("a", "l", "p"), labelled("b", "l", "p")) == ([], [one, other])
+    assert len(shared(labelled("a", "l", "p"), labelled("b", "l", "q"))[0]) == 2
+    same = ("a", "a_0000.nii.gz", "same image as b")
+    assert shared(labelled("a", "l"), labelled("b", "l", image_hash="a")) == ([], [same])
+
+
+def test_a_pseudo_label_of_two_images_is_a_problem_of_both():
+    both = [labelled("a", "l", organs="o"), labelled("b", "m", organs="o")]
+    both = [(case, fact | {"organ_places": "1:…"}) for case, fact in both]
+    assert [(case, file) for case, file, _ in shared(*both)[0]] == [
+        ("a", "o.nii.gz"),
+        ("b", "o.nii.gz"),
+    ]
+    # So is a label that is another case's pseudo-label.
+    both[1] = (replace(both[1][0], organs="l.nii.gz"), both[1][1] | {"organs_hash": "l"})
+    assert [(case, file) for case, file, _ in shared(*both)[0]] == [
+        ("a", "l.nii.gz"),
+        ("b", "l.nii.gz"),
+    ]
 
 
 def entry(values, **fields):
@@ -277,18 +328,18 @@ def test_specks_of_annotated_classes_are_suspects(voxels, listed):
 
 
 def test_organs_on_the_wrong_side_are_suspects_of_the_file_that_has_them():
-    swapped = "2:-70.0,0.0,0.0 13:70.0,0.0,0.0"
-    given = facts(values="2:8 13:8") | {"midline_mm": "0.0", "centres_mm": swapped}
+    swapped = "2:-70,0,0,1,0,0,0 13:70,0,0,1,0,0,0"
+    given = facts(values="2:300 13:300") | {"midline_mm": "0.0", "places": swapped}
     found = build_manifest([case()], {"a": given}, {"a": "t"}, SOURCES, LABELS, 0.0)[1]
-    assert [row["file"] for row in found] == ["a.nii.gz"]
+    assert [(row["file"], row["obstacle"]) for row in found] == [("a.nii.gz", MISNUMBERED)]
     assert "right_kidney lies 140 mm to the left of left_kidney" in found[0]["cause"]
-    given = facts(values="1:8") | {"midline_mm": "0.0", "organ_centres_mm": swapped}
+    given = facts(values="1:8") | {"midline_mm": "0.0", "organ_places": swapped}
     found = build_manifest(
         [case(organs="o.nii.gz")], {"a": given}, {"a": "t"}, SOURCES, LABELS, 0.0
     )[1]
     assert [row["file"] for row in found] == ["o.nii.gz"]
     # A class that is not annotated is left out of the label, so its place does not matter.
-    given = facts(values="2:8 13:8") | {"midline_mm": "0.0", "centres_mm": swapped}
+    given = facts(values="2:8 13:8") | {"midline_mm": "0.0", "places": swapped}
     found = build_manifest(
         [case(source="nothing")], {"a": given}, {"a": "t"}, SOURCES, LABELS, 0.0
     )[1]
@@ -344,14 +395,6 @@ def test_hidden_organs_are_never_known_without_a_rule(full, hidden, named, kind,
         else:
             assert state == UNKNOWN
     assert found_scope == (scope if kind == "rule" else None)
-
-
-@given(st.dictionaries(st.integers(1, 14), st.tuples(*[st.floats(-900, 900)] * 3)))
-def test_centres_round_trip(centres):
-    found = parse_centres(centres_text(centres))
-    assert set(found) == set(centres)
-    for value, centre in centres.items():
-        assert found[value] == pytest.approx(centre, abs=0.051)
 
 
 def test_what_the_teacher_learns(tmp_path):

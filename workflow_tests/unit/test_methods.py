@@ -70,6 +70,7 @@ CHANGES = [
     ("teacher.network.convs_per_stage", 3, "3 convolutions each"),
     ("pseudo_labels.organs", "models/organs", "given model (organs)"),
     ("pseudo_labels.organs", "marginal", "with the marginal loss"),
+    ("pseudo_labels.organs", "none", "There were no organ pseudo-labels: organs that were unknown"),
     ("fusion.order", "annotated-first", "the annotation took precedence"),
     ("fusion.order", "inside-organs", "overlapped or touched an organ"),
     ("student.seeds", [0, 1, 2], "seeds 0, 1 and 2"),

@@ -1,6 +1,8 @@
 """Prediction: the exact grid in every orientation, nnU-Net's sliding window, model folders."""
 
+import gzip
 import json
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,12 +19,21 @@ from panorgan.cli import main
 from panorgan.fusing.components import component_rows, find_components
 from panorgan.inference import predict
 from panorgan.inference.predict import Predictor, predict_files, sliding_window_logits
-from panorgan.io.volumes import from_canonical, new_volume, read_image, read_label, write_image
+from panorgan.io import resources
+from panorgan.io.volumes import (
+    from_canonical,
+    geometry_hash,
+    new_volume,
+    read_image,
+    read_label,
+    voxel_hash,
+    write_image,
+)
 from panorgan.nnunet import devices
 from panorgan.nnunet.models.model import load_model, network_of, save_model, tensor_checksum
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
 from panorgan.nnunet.preprocess import network_grid, preprocess_image, save
-from panorgan.problems import Problems
+from panorgan.problems import Problems, Stop
 
 CPU = torch.device("cpu")
 HU = np.array([-250, -50, 100, 250])
@@ -420,6 +431,70 @@ def test_a_network_that_needs_too_much_memory_is_one_line(models, monkeypatch, t
     assert problem.cause == "the GPU's memory does not suffice"
 
 
+def test_a_network_that_needs_more_memory_than_there_is_is_not_begun(models, monkeypatch, tmp_path):
+    volume, _ = blocks()
+    write_image(tmp_path / "a.nii.gz", volume.array, volume)
+    predictor = predictor_by_intensity(models, "3d isotropic")
+    size = preprocess_image(volume, predictor.model.plan).data[0]
+
+    def line(free):
+        monkeypatch.setattr(resources, "available_memory", lambda: free)
+        with pytest.raises(Problems) as caught:
+            predict_files(tmp_path / "a.nii.gz", tmp_path / "out", predictor)
+        return str(caught.value).replace(str(tmp_path), "")
+
+    # Four outputs: for each voxel their sums, that of the weights, and an index.
+    needed = (4 * 4 + 4 + 8) * size.size
+    assert line(needed - 1).startswith(
+        "a: /a.nii.gz: the sum of the tiles' scores for 4 outputs needs at least 0.0 GB of memory, "
+    )
+    grid = " x ".join(map(str, size.shape))
+    assert line(4 * size.size - 1).endswith(
+        f"a: /a.nii.gz: on the network's grid ({grid} voxels, z first) it needs at least 0.0 GB of "
+        "memory, 0.0 GB are free; check its spacing, or use a machine with more (mem_mb of a job)"
+    )
+    monkeypatch.setattr(resources, "available_memory", lambda: needed)
+    predict_files(tmp_path / "a.nii.gz", tmp_path / "out", predictor)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "ends"),
+    [
+        (
+            "CUDA error: device-side assert triggered\nmore",
+            "the GPU has failed: CUDA error: device-side assert triggered",
+            True,
+        ),
+        ("CUDA error: out of memory", "the GPU's memory does not suffice", False),
+        ("shapes differ", "unexpected RuntimeError: shapes differ", False),
+    ],
+)
+def test_a_gpu_that_has_failed_ends_the_batch(text, cause, ends, models, monkeypatch, tmp_path):
+    volume, _ = blocks()
+    for case in "ab":
+        write_image(tmp_path / f"images/{case}.nii.gz", volume.array, volume)
+    predictor = predictor_by_intensity(models, "3d isotropic")
+
+    def fail(*arguments):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(predict, "sliding_window_logits", fail)
+    with pytest.raises(Problems) as caught:
+        predict_files(tmp_path / "images", tmp_path / "out", predictor)
+    assert [problem.case for problem in caught.value.problems] == (["a"] if ends else ["a", "b"])
+    assert {problem.cause for problem in caught.value.problems} == {cause}
+    assert isinstance(caught.value, Stop) == ends
+
+
+def test_a_gpu_without_room_for_the_weights_is_said_once(models, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nn.Module, "to", full)
+    with pytest.raises(Stop, match=r"3d isotropic: the GPU's memory does not suffice; free it, or"):
+        Predictor(models / "3d isotropic", device="cpu")
+
+
 class TestFiles:
     @pytest.fixture
     def images(self, tmp_path):
@@ -526,6 +601,89 @@ class TestFiles:
         other.tile_step = 0.25
         with pytest.raises(Problems, match="another model, precision or step"):
             predict_files(images, tmp_path / "out", other)
+
+    @pytest.mark.parametrize(
+        ("name", "cause"),
+        [
+            ("c_0000.mha", "is left out: only .nii.gz and .nii are read"),
+            ("C_0000.NII.GZ", "is left out: its ending has capital letters"),
+            ("more/c_0000.nii.gz", "is left out: it is a folder, and what lies in folders is not"),
+            ("a_0001.nii.gz", "is left out: it is named like a second channel of a, and a CT has"),
+            ("L" * 240 + ".nii.gz", "is left out: the case's name is longer than 150 characters"),
+        ],
+    )
+    def test_what_gets_no_label_is_told_after_the_others_have_theirs(
+        self, images, tmp_path, models, name, cause
+    ):
+        (images / name).parent.mkdir(exist_ok=True)
+        (images / name).touch()
+        (images / ".DS_Store").touch()
+        (images / "readme.md").touch()
+        with pytest.raises(Problems) as caught:
+            predict_files(images, tmp_path / "out", predictor_by_intensity(models, "3d isotropic"))
+        (problem,) = caught.value.problems
+        assert problem.cause.startswith(cause)
+        names = sorted(path.name for path in (tmp_path / "out").iterdir())
+        assert names == ["a.nii.gz", "b.nii.gz", "report.json"]
+
+    @pytest.mark.parametrize("name", ["a.NII.GZ", "L" * 240 + ".nii.gz", "a.mha"])
+    def test_a_file_that_is_not_taken(self, tmp_path, models, name):
+        (tmp_path / name).touch()
+        with pytest.raises(Problems, match=r"capital letters|longer than 150|only \.nii\.gz"):
+            predict_files(
+                tmp_path / name, tmp_path / "out", predictor_by_intensity(models, "3d isotropic")
+            )
+        assert not (tmp_path / "out").exists()
+
+    def test_another_image_of_the_same_name(self, images, tmp_path, models):
+        """A label map is kept for its own image only, however that is stored."""
+        predictor = predictor_by_intensity(models, "3d isotropic")
+        place, out = images / "b.nii.gz", tmp_path / "out"
+        report = predict_files(images, out, predictor)
+        image = read_image(place)
+        known = report["cases"]["b"]
+        assert (known["image"], known["grid"]) == (voxel_hash(image), geometry_hash(image))
+
+        def again():
+            before = (out / "b.nii.gz").stat()
+            lines = []
+            try:
+                predict_files(images, out, predictor, lines.append)
+            except Problems as error:
+                lines += map(str, error.problems)
+            assert (out / "b.nii.gz").stat() == before
+            return lines[1:]
+
+        place.write_bytes(gzip.compress(gzip.decompress(place.read_bytes()), 9))
+        assert again() == ["b: labelled before"]
+        moved = replace(image, header=image.header.copy())
+        moved.header["qoffset_x"] += 1
+        moved.header["srow_x"][3] += 1
+        refusal = (
+            f"b: {place}: is another image than that of which {out}/b.nii.gz was made; name "
+            "another folder with -o, or remove that label map"
+        )
+        for array, like in ((image.array + 1, image), (image.array, moved)):
+            write_image(place, array.astype(np.int16), like)
+            assert again() == [refusal]
+        (out / "b.nii.gz").unlink()
+        predict_files(images, out, predictor)
+        assert not read_label(out / "b.nii.gz").grid.difference(read_image(place).grid)
+        assert again() == ["b: labelled before"]
+
+    def test_a_report_that_does_not_name_the_images(self, images, tmp_path, models):
+        """As earlier versions wrote it."""
+        predictor = predictor_by_intensity(models, "3d isotropic")
+        path = tmp_path / "out/report.json"
+        report = predict_files(images, path.parent, predictor)
+        for known in report["cases"].values():
+            for key in ("image", "grid", "file"):
+                del known[key]
+        path.write_text(json.dumps(report))
+        lines = []
+        predict_files(images, path.parent, predictor, lines.append)
+        unknown = "labelled before; the report does not say from which image"
+        assert lines == [f"a: {unknown}", f"b: {unknown}"]
 
     def test_labels_do_not_go_among_the_images(self, images, models):
         with pytest.raises(Problems, match="holds the images"):

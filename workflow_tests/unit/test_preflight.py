@@ -7,19 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from panorgan.cases.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
+from panorgan.cases.manifest import (
+    ABSENT,
+    ANNOTATED,
+    FACTS,
+    MISNUMBERED,
+    SUSPECT_COLUMNS,
+    UNKNOWN,
+    Entry,
+    write_manifest,
+)
 from panorgan.config.labels import config_folder, load_labels
 from panorgan.config.settings import Config, load_config, read_config_file
 from panorgan.io.formats import duration, number, percent, size, spread
 from panorgan.io.tables import write_table
+from panorgan.problems import Problems
 from panorgan.report.pages import describe_data
 from panorgan.report.preflight import (
     disk_needs,
     memory_needs,
     training_hours,
+    what_is_doubtful,
+    what_is_elsewhere,
     what_is_missing,
     write_preflight,
 )
+from panorgan.stages.pseudo_labels import check_organs
 
 LABELS = load_labels()
 
@@ -110,12 +123,116 @@ def test_a_model_for_organs_counts():
 
 
 def test_what_is_missing():
-    first, *others = what_is_missing(ENTRIES, LABELS, "cases")
+    some = [replace(ENTRIES[0], organs="o.nii.gz"), *ENTRIES[1:]]
+    first, *others = what_is_missing(some, LABELS, config())
     assert first == "right_kidney is annotated in no training case"
-    assert "3 training cases have no organ pseudo-label (first taught)" in others[-1]
-    learnt = what_is_missing(ENTRIES, LABELS, "marginal")
+    assert "2 training cases have no organ pseudo-label (first free)" in others[-1]
+    learnt = what_is_missing(ENTRIES, LABELS, config("marginal"))
     assert learnt == [first, *others[:-1]]
-    assert what_is_missing(ENTRIES, LABELS, "models/organs") == []
+    assert what_is_missing(ENTRIES, LABELS, config("models/organs")) == []
+
+
+class TestWithoutOrgans:
+    """No training case has an organ pseudo-label: stage 2 would teach that there are no organs."""
+
+    LINE = (
+        "config: pseudo_labels.organs: no training case has an organ pseudo-label, and in 3 of 3 "
+        "organs are unknown (first taught): stage 2 would teach that they are not there; name "
+        "label maps in the case table's column organs (panorgan init --organs), or set it to "
+        "marginal or to the folder of a trained model, or to none if that is meant"
+    )
+
+    @pytest.fixture
+    def check(self, tmp_path):
+        """Runs the check before a training, on some cases."""
+
+        def run(entries, organs):
+            write_manifest(tmp_path / "manifest.tsv", entries, LABELS)
+            labels_file = config().labels
+            out = tmp_path / "organs.txt"
+            check_organs(tmp_path / "manifest.tsv", organs, labels_file=labels_file, out=out)
+            return out.read_text()
+
+        return run
+
+    def test_it_stops(self, check, tmp_path):
+        with pytest.raises(Problems) as caught:
+            check(ENTRIES, "cases")
+        assert str(caught.value) == self.LINE
+        assert not (tmp_path / "organs.txt").exists()
+
+    def test_the_page_says_so(self):
+        assert f"the run stops before it trains: {self.LINE}" in what_is_missing(
+            ENTRIES, LABELS, config()
+        )
+
+    @pytest.mark.parametrize("organs", ["none", "marginal", "models/organs"])
+    def test_the_ways_out(self, organs, check):
+        assert check(ENTRIES, organs) == "0 of 3 training cases name an organ pseudo-label\n"
+
+    def test_one_pseudo_label_is_enough(self, check):
+        some = [*ENTRIES[:2], replace(ENTRIES[2], organs="o.nii.gz"), *ENTRIES[3:]]
+        assert check(some, "cases") == "1 of 3 training cases name an organ pseudo-label\n"
+
+    def test_where_all_organs_are_annotated_none_is_needed(self, check):
+        known = dict.fromkeys(LABELS.values, ANNOTATED) | {14: UNKNOWN}
+        check([replace(entry, states=known) for entry in ENTRIES], "cases")
+
+    @pytest.mark.parametrize(
+        ("variants", "stops"),
+        [(["partial", "marginal", "stage1"], False), (["gated"], True), (["noise"], True)],
+    )
+    def test_only_what_stage_2_teaches_matters(self, variants, stops):
+        found = what_is_missing(ENTRIES, LABELS, config(variants=variants))
+        assert any("the run stops" in text for text in found) == stops
+        assert any("is learnt as background" in text for text in found) != stops
+
+    def test_none_and_some_is_a_contradiction(self, check):
+        given = [replace(entry, organs="o.nii.gz") for entry in ENTRIES]
+        with pytest.raises(Problems) as caught:
+            check(given, "none")
+        assert str(caught.value) == (
+            "config: pseudo_labels.organs: is none, but taught has an organ pseudo-label, and 2 "
+            "more; set it to cases, or empty the column organs"
+        )
+
+
+def test_suspects_stand_in_the_way_a_sentence_a_source():
+    rows = [
+        {"case": "taught", "cause": "liver is in two parts", "obstacle": "misnumbered"},
+        {"case": "taught", "cause": "spleen is too small", "obstacle": "misnumbered"},
+        {"case": "free", "cause": "only 0.001 ml of liver: a speck?", "obstacle": ""},
+        {"case": "free", "cause": "liver is in two parts", "obstacle": "misnumbered"},
+        {"case": "open", "cause": "liver is inside", "obstacle": "misnumbered"},
+        {"case": "excluded", "cause": "liver is inside", "obstacle": "misnumbered"},
+    ]
+    assert [*what_is_doubtful(ENTRIES, rows)] == [
+        "misnumbered in 2 of 4 cases of a (first taught: liver is in two parts)",
+        "misnumbered in 1 of 1 cases of <b> (first open: liver is inside)",
+    ]
+
+
+def test_classes_that_are_never_where_they_were_looked_for():
+    """Two tumours as right kidneys: a liver data set with its own numbers."""
+
+    def known(name, values, **states):
+        named = {LABELS.by_name(key).value: state for key, state in states.items()}
+        facts = ENTRIES[0].facts | {"label_values": values}
+        states = dict.fromkeys(LABELS.values, UNKNOWN) | named
+        return replace(ENTRIES[0], case=name, source="lits", facts=facts, states=states)
+
+    found = {"liver": ANNOTATED, "tumour": ABSENT}
+    wrong = [known("a", "1:9 2:9", **found), known("b", "1:9", **found)]
+    (said,) = what_is_elsewhere(wrong, LABELS)
+    assert said == (
+        "2 labels of lits never hold tumour, which was looked for, but right_kidney, which was "
+        "not: they seem to be numbered otherwise than the class table"
+    )
+    # One case has it: not a matter of numbers.
+    assert [*what_is_elsewhere([*wrong, known("c", "1:9 14:9", tumour=ANNOTATED)], LABELS)] == []
+    # Healthy livers.
+    assert [*what_is_elsewhere([wrong[1]], LABELS)] == []
+    assert [*what_is_elsewhere(ENTRIES, LABELS)] == []
 
 
 def test_hours_come_from_epochs_that_are_done(tmp_path, monkeypatch):
@@ -147,7 +264,8 @@ def test_page_says_what_matters(tmp_path, monkeypatch):
     write_manifest("manifest.tsv", ENTRIES, LABELS)
     bad = {"case": "bad", "file": "x&y.nii.gz", "cause": "is truncated", "cure": "copy it again"}
     write_table("excluded.tsv", list(bad), [bad])
-    write_table("suspects.tsv", ("case", "file", "cause"), [])
+    odd = {"case": "taught", "file": "l.nii.gz", "cause": "liver is in two parts"}
+    write_table("suspects.tsv", SUSPECT_COLUMNS, [odd | {"obstacle": MISNUMBERED}])
     page = Path("results/r/cases/preflight.html")
     page.parent.mkdir(parents=True)
     (page.parent / "there").write_bytes(bytes(500_000))
@@ -161,12 +279,18 @@ def test_page_says_what_matters(tmp_path, monkeypatch):
         config_file=str(tmp_path / "config.yaml"),
     )
     assert load_config(read_config_file(tmp_path / "config.yaml")) == config()
-    assert text.startswith("cases: 3 train, 1 validation, 1 test; 1 excluded, 0 suspects\n")
+    assert text.startswith("cases: 3 train, 1 validation, 1 test; 1 excluded, 1 suspects\n")
+    misnumbered = (
+        "labels seem to be mirrored, or numbered otherwise than the class table in 1 of 4 cases of "
+        "a (first taught: liver is in two parts)"
+    )
+    assert f"ATTENTION: {misnumbered}\n" in text
     assert "no GPU: training would run on the CPU" in text
     assert re.search(
         r"disk: about 1\.9 GB needed, at most .*; 0\.5 MB there already, .* free", text
     )
     html = page.read_text()
+    assert f"<strong>{misnumbered}.</strong>" in html
     assert "x&amp;y.nii.gz" in html
     assert "is truncated" in html
     assert "&lt;b&gt;" in html

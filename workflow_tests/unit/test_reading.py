@@ -2,6 +2,8 @@
 
 import json
 import os
+from itertools import pairwise
+from string import ascii_lowercase as LETTERS
 
 import pytest
 import yaml
@@ -66,12 +68,18 @@ def test_what_is_read(tmp_path, text, content):
             "a: &x\n  b: *x\n",
             "`a.b` contains itself (line 1); write out what it is to hold",
         ),
+        (
+            "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise(LETTERS)),
+            "has more than 100,000 parts if its aliases are written out; use fewer",
+        ),
         ("a: [1, 2\nb: 3\n", "is no valid YAML: line 2: while parsing a flow sequence of line 1, "),
         ("a:\n\tb: 1\n", "is no valid YAML: line 2: found character '\\t' that cannot start any"),
         ("a: 1\nb: \x07\n", "is no valid YAML: line 2: the character 0x0007 is not allowed"),
         ("a: 1\n--- \nb: 1\n", "is no valid YAML: line 2: expected a single document"),
         ("a: 1\nb: !!x 1\n", "is no valid YAML: line 2: could not determine a constructor"),
         ("a: 2023-13-01\n", "is no valid YAML: month must be in 1..12; mend the value"),
+        ("a: !!bool x\n", "is no valid YAML: 'x'; mend the value"),
+        ("a: !!timestamp x\n", "is no valid YAML: "),
         ("a: 1\nb: @x\n", "is no valid YAML: line 2: "),
         ("[" * 10_000, "is nested too deeply; write it flatter"),
         (b"a: \xe9\n", "is no UTF-8 text; save it as UTF-8"),

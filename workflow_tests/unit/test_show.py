@@ -274,6 +274,27 @@ class TestRefusals:
         assert [path.name for path in Path().iterdir()] == ["seen.png"]
         assert Path("seen.png").read_text() == "mine"
 
+    def test_a_case_that_cannot_be_drawn_hides_no_other(self, unmade, capsys):
+        image = Path(unmade.entries["seen"].image)
+        image.write_bytes(image.read_bytes()[:-20])
+        assert show(unmade, "seen", "bare", "-o", "a") == 1
+        printed = capsys.readouterr()
+        assert printed.out.startswith("a/bare.png: ")
+        assert printed.err.startswith(f"seen: {image}: ")
+        assert [path.name for path in Path("a").iterdir()] == ["bare.png"]
+
+    def test_a_full_disk_leaves_no_picture(self, made, small_disk, capsys):
+        disk = small_disk(1000)
+        command = ["seen", "bare", "given", "-o", str(disk / "a/b")]
+        for pages in range(0, 1000, 150):
+            (disk / "filler").write_bytes(bytes((1000 - pages) * 4096))
+            if show(made, *command) == 0:
+                break
+            assert ".png: no space left on the disk (" in capsys.readouterr().err
+            assert [path.name for path in disk.rglob("*")] == ["filler"]
+        assert len(list((disk / "a/b").iterdir())) == 3
+        assert pages > 0
+
     def test_file_for_several_cases(self, made, capsys):
         Path("a.png").write_text("mine")
         assert show(made, "bare", "seen", "-o", "a.png") == 1

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from panorgan.run import stamps as module
-from panorgan.run.stamps import read_stamps, stamp, stamps, write_stamps
+from panorgan.io import stamps as module
+from panorgan.io.stamps import read_stamps, stamp, stamps, write_stamps
 
 
 @pytest.fixture

@@ -3,13 +3,15 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from panorgan.io.tables import read_table
-from panorgan.problems import Problem, Problems
+from panorgan.io.volumes import VolumeError
+from panorgan.problems import Problem, Problems, Stop
 from panorgan.run.store import (
     Result,
     ShardOutput,
@@ -37,7 +39,7 @@ def shard(tmp_path):
             )
 
         run_shard(
-            [Work(name, {"content": content}) for name, content in cases.items()],
+            [Work(name, {"content": text}, f"{name}.nii.gz") for name, text in cases.items()],
             compute,
             out,
             parameters={"version": version},
@@ -143,22 +145,35 @@ def test_every_failing_case_is_reported_and_the_others_are_kept(shard):
     failing = {
         "a": Problems([Problem("a", "f", "is bad", "mend it")]),
         "c": RuntimeError("surprise"),
+        "d": MemoryError("Unable to allocate 23.0 GiB"),
+        "e": VolumeError("is truncated", "copy it again"),
     }
     with pytest.raises(Problems) as error:
-        shard({"a": "x", "b": "y", "c": "z"}, failing=failing)
-    assert str(error.value).splitlines() == [
-        "a: f: is bad; mend it",
-        "c: unexpected RuntimeError: surprise; the log has the traceback",
-    ]
+        shard(dict.fromkeys("abcde", "x"), failing=failing)
+    a, c, d, e = str(error.value).splitlines()
+    assert a == "a: f: is bad; mend it"
+    assert c == "c: c.nii.gz: unexpected RuntimeError: surprise; the log has the traceback"
+    assert d.startswith("d: d.nii.gz: does not fit into memory, of which ")
+    assert e == "e: e.nii.gz: is truncated; copy it again"
     assert not shard.out.table.exists()
-    assert shard({"a": "x", "b": "y", "c": "z"}) == ["a", "c"]
+    assert shard(dict.fromkeys("abcde", "x")) == ["a", "c", "d", "e"]
 
 
 def test_a_full_disk_ends_the_shard_at_once(shard):
-    failing = {"a": OSError(errno.ENOSPC, "No space left on device")}
-    with pytest.raises(Problems, match=r"no space left on the disk.*finished work is kept"):
-        shard({"a": "x", "b": "y"}, failing=failing)
-    assert shard({"a": "x", "b": "y"}) == ["a", "b"]
+    failing = {
+        "a": ValueError("surprise"),
+        "b": OSError(errno.ENOSPC, "No space left on device"),
+    }
+    with pytest.raises(Stop) as error:
+        shard({"a": "x", "b": "y", "c": "z"}, failing=failing)
+    a, b = str(error.value).splitlines()
+    assert a.startswith("a: a.nii.gz: unexpected ValueError: surprise; ")
+    assert re.fullmatch(
+        rf"b: {shard.out.store}/b\.\w+: no space left on the disk \(.* free\); free some space and "
+        "run the same command again: finished work is kept",
+        b,
+    )
+    assert shard({"a": "x", "b": "y", "c": "z"}) == ["a", "b", "c"]
 
 
 def test_half_written_case_of_a_dead_process_is_removed(shard):

@@ -41,7 +41,7 @@ from panorgan.nnunet.training.augmentation import (
 from panorgan.nnunet.training.batches import Batches, in_order, own_random_numbers
 from panorgan.nnunet.training.train import TrainingInterrupted
 from panorgan.nnunet.training.trainer import Trainer, learning_rate, make_trainer
-from panorgan.problems import Problems
+from panorgan.problems import Problems, Stop
 
 CPU = torch.device("cpu")
 FORK = multiprocessing.get_context("fork")
@@ -397,7 +397,7 @@ class TestState:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
-            with pytest.raises(OSError, match="too large"):
+            with pytest.raises(Stop, match=r"checkpoint-0002\.pt: a file may not become so large"):
                 checkpoints.save_checkpoint(tmp_path, {"weights": torch.zeros(10**6)}, 2, 0)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -520,7 +520,7 @@ class TestProblems:
             original(content, file)
 
         monkeypatch.setattr(torch, "save", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(Stop, match=r"checkpoint-0002\.pt: no space left on the disk"):
             run(tmp_path, cases)
         assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-0001.pt"]
         assert not list(tmp_path.glob(".*"))

@@ -15,7 +15,8 @@ from panorgan.io.volumes import read_label, write_label
 
 pytestmark = pytest.mark.workflow
 
-CASES = {"index_cases": 1, "check_cases": 1, "deal_cases": 1, "write_preflight": 1}
+CHECKED = {"check_cases": 1, "write_preflight": 1, "check_organs": 1}
+CASES = {"index_cases": 1, "deal_cases": 1, **CHECKED}
 """A case of one shard is another, or new."""
 END = {"write_report": 1, "all": 1}
 LEARNT = {
@@ -137,8 +138,7 @@ def test_a_corrected_label_is_fused_and_learnt(after):
         write_label(project.folder / "corrected.nii.gz", label.array, label)
         corrected(project, "unlabelled_1\t\tcorrected.nii.gz")
 
-    checked = {"check_cases": 1, "write_preflight": 1}
-    assert after(change) == checked | {"fuse_organs": 1} | LEARNT
+    assert after(change) == CHECKED | {"fuse_organs": 1} | LEARNT
 
 
 def test_a_corrected_annotation_reaches_its_shard(after):

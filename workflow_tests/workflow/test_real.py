@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from running import TINY, Project
 
 from panorgan.cases.manifest import read_manifest
 from panorgan.cases.phantom import store_as
+from panorgan.cases.table import read_cases, write_cases
 from panorgan.cli import main
 from panorgan.config.labels import load_labels
 from panorgan.fusing.fusion import fuse_stage1, fuse_stage2
@@ -103,6 +105,12 @@ def finished(flare_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pr
     table = flare_folder / "cases.tsv"
     organs = str(flare_folder / "organs")
     assert main(["init", str(flare_folder), "-o", str(table), "--organs", organs]) == 0
+    # With and without a lesion the crop is another image, and has the same organs.
+    cases = [
+        replace(case, patient="crop") if case.case in ("flipped", "coronal", "oblique") else case
+        for case in read_cases(table, LABELS)
+    ]
+    write_cases(table, cases)
     grids = {
         "teacher": TINY["teacher"] | {"spacing_mm": [4.0, 4.0], "patch_size": [64, 64]},
         "student": TINY["student"] | {"spacing_mm": [6.0, 4.0, 4.0], "patch_size": [16, 48, 48]},

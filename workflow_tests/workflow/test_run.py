@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -13,6 +14,7 @@ import SimpleITK as sitk
 from running import Project, hashes
 
 from panorgan.cases.manifest import read_manifest
+from panorgan.cases.table import read_cases, write_cases
 from panorgan.config.labels import load_labels
 from panorgan.io.tables import read_table
 from panorgan.io.volumes import read_label, write_label
@@ -252,6 +254,39 @@ def test_organs_by_a_student_of_the_partial_labels(tiny, tmp_path):
     assert "pseudo_labels.organs: 'no_model' is no folder" in project.run("labels", fails=True)
 
 
+def test_without_organ_pseudo_labels_nothing_trains_unless_that_is_meant(tiny, tmp_path):
+    project = tiny.copy(tmp_path / "p")
+    table = project.folder / project.config["cases"]
+    write_cases(table, [replace(case, organs="") for case in read_cases(table, LABELS)])
+    project.write_config(phantom=None)
+    project.forget_logs()
+    manifest, page = (
+        project.results / "cases/manifest.tsv",
+        project.results / "cases/preflight.html",
+    )
+    page.unlink()
+    for arguments in (["preflight"], ["--keep-going"]):
+        *_, line, logs = project.run(*arguments, fails=True).strip().splitlines()
+        assert line.startswith(
+            "config: pseudo_labels.organs: no training case has an organ pseudo-label, and in 8 "
+            "of 10 organs are unknown (first four_1): stage 2 would teach that they are not there; "
+        )
+        assert logs == "logs: results/tiny/logs/check_organs.log"
+        # The page and what it is made of can be looked at.
+        assert "the run stops before it trains: config: pseudo_labels.organs" in page.read_text()
+        assert "four_1" in manifest.read_text()
+        rules = {path.name.removesuffix(".log") for path in (project.results / "logs").iterdir()}
+        tried = {"index_cases", "check_cases", "write_preflight", "check_organs"}
+        assert {rule for rule in rules if not rule.endswith(".tsv")} == tried
+
+    project.write_config(pseudo_labels={"organs": "none"})
+    project.run("labels")
+    tables = (project.results / "round-1/fusion/stage2").glob("*.composition.tsv")
+    sources = {row["source"] for table in tables for row in read_table(table)}
+    assert "ground_truth" in sources
+    assert "organ_pseudo" not in sources
+
+
 def test_the_full_recipe_plans_a_job_a_shard(tmp_path):
     lines = ["case\timage\tlabel\tsplit\tsource\n"]
     (tmp_path / "volume.nii.gz").touch()
@@ -284,6 +319,22 @@ def test_a_wrong_config_is_one_line(tmp_path):
     output = project.run("--dry-run", fails=True)
     assert "Traceback" not in output
     assert output.strip().endswith("config: bad_cases: 'stopp' is not known; did you mean 'stop'?")
+
+
+def test_braces_in_the_paths_of_volumes_mean_nothing(tiny, tmp_path):
+    """As wildcards they would have other files made, or none."""
+    project = tiny.copy(tmp_path / "p")
+    before = hashes(project.results, "round-1/fusion/stage2/*.tsv")
+    table, place = project.folder / project.config["cases"], "da{shard}ta/{{demo} %s"
+    shutil.move(project.folder / "data/demo", project.folder / place)
+    table.write_text(table.read_text().replace("data/demo", place))
+    project.write_config(phantom=None)
+    project.run("labels", "preflight")
+    entries = read_manifest(project.results / "cases/manifest.tsv", LABELS)
+    assert len(entries) == 13
+    assert all(place in entry.image for entry in entries)
+    assert hashes(project.results, "round-1/fusion/stage2/*.tsv") == before
+    assert read_table(project.results / "cases/suspects.tsv") == []
 
 
 def test_freed_data_are_made_again_only_for_a_training_that_needs_them(tiny, tmp_path):

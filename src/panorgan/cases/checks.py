@@ -9,10 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from panorgan.cases.folders import IMAGE_ENDING, left_out_above, stem_of, twin_of, volumes_in
 from panorgan.cases.hounsfield import is_empty, not_hounsfield
 from panorgan.cases.table import Case, read_cases
 from panorgan.config.labels import Labels
 from panorgan.config.settings import Manifest
+from panorgan.io.failures import Failures
 from panorgan.io.volumes import (
     Volume,
     VolumeError,
@@ -24,13 +26,14 @@ from panorgan.io.volumes import (
 )
 from panorgan.problems import Problem, Problems
 
-SUFFIXES = (".nii.gz", ".nii")
-IMAGE_ENDING = "_0000"
 FLARE_FOLDER = r"(images|labels)((?:Tr|Val|Ts)\w*|)"
 SPLITS = {"Tr": "train", "Va": "validation", "Ts": "test", "": "train"}
 SPLIT_ORDER = ("test", "validation", "train", "")
 
+PAIR_AGAIN = "pair each image with its own, or name one patient for both if it is right"
+
 InSplit = TypeVar("InSplit")
+Owner = TypeVar("Owner")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -97,10 +100,8 @@ def inspect_case(
     repairs: dict[str, tuple[str, float]] = {}
     faults: list[tuple[str, str, str]] = []
     for kind, path in files.items():
-        twin = path.name.removesuffix(".gz") if path.suffix == ".gz" else f"{path.name}.gz"
-        if path.name.endswith(SUFFIXES) and os.path.exists(path.with_name(twin)):
-            cause = f"stands beside {twin}, and some programs read that one instead"
-            faults.append((kind, cause, "remove one of the two"))
+        if twin := twin_of(path):
+            faults.append((kind, *_two_of_one(twin)))
         try:
             volumes[kind], repair = _read(kind, path, max_repair_mm)
             if repair:
@@ -136,6 +137,12 @@ def inspect_case(
         doubt=doubt,
     )
     return facts, []
+
+
+def _two_of_one(twin: Path) -> tuple[str, str]:
+    """Cause and cure of a volume that is there twice, compressed and not."""
+    cause = f"stands beside {twin.name}, and some programs read that one instead"
+    return cause, "remove one of the two"
 
 
 def _read(kind: str, path: Path, max_repair_mm: float) -> tuple[Volume, tuple[str, float] | None]:
@@ -201,6 +208,36 @@ def find_repeats(keyed: Iterable[tuple[str, InSplit]]) -> Iterator[tuple[InSplit
         yield from ((case, kept) for case in rest)
 
 
+def find_shared(
+    labels: Iterable[tuple[str, str, Owner]],
+) -> Iterator[tuple[Owner, Owner]]:
+    """Labels that several images have, although each should have its own.
+
+    Parameters
+    ----------
+    labels
+        What tells a label: the hash of its voxels or, as empty ones may be alike, its path; what
+        tells its image; and whose it is.
+
+    Yields
+    ------
+    owner, other
+        Each whose label another image has too, and the first of those.
+    """
+    groups: dict[str, list[tuple[str, Owner]]] = {}
+    for label, image, owner in labels:
+        groups.setdefault(label, []).append((image, owner))
+    for group in groups.values():
+        for image, owner in group:
+            if other := next((found for other, found in group if other != image), None):
+                yield owner, other
+
+
+def label_of(case: str) -> str:
+    """What is said of a label that is another case's too."""
+    return f"is the label of {case} too, which is another image"
+
+
 def patients_in_two_splits(cases: Iterable[Case]) -> Iterator[Problem]:
     """Cases of a table whose patient is in a more important split too."""
     for case, other in find_repeats((case.patient, case) for case in cases if case.patient):
@@ -235,8 +272,8 @@ class FoundCase:
         return [path for path in (self.image, self.label, self.organs) if path is not None]
 
 
-def find_flare_cases(folder: str | Path) -> list[FoundCase]:
-    """Cases of FLARE-style folders, sorted by name.
+def find_flare_cases(folder: str | Path) -> tuple[list[FoundCase], list[Problem]]:
+    """Cases of FLARE-style folders, sorted by name, and what of these folders is left out.
 
     Parameters
     ----------
@@ -248,8 +285,10 @@ def find_flare_cases(folder: str | Path) -> list[FoundCase]:
 
     Returns
     -------
-    list of FoundCase
+    cases
         A label without an image is a case without an image.
+    left_out
+        As `panorgan.cases.folders.volumes_in` tells it.
 
     Raises
     ------
@@ -261,19 +300,31 @@ def find_flare_cases(folder: str | Path) -> list[FoundCase]:
         raise Problems.one("is no folder", "check the path", file=folder)
     files: list[Path] = []
     problems: list[Problem] = []
+    left_out = [*left_out_above(folder, FLARE_FOLDER)]
     for place in sorted(folder.glob("*")):
         if place.is_dir() and fullmatch(FLARE_FOLDER, place.name):
-            found, wrong = _volumes_below(place)
-            files += [path for path in found if path.parent == place]
-            problems += wrong
+            try:
+                found, wrong = volumes_in(place)
+            except Problems as error:
+                problems += error.problems
+                continue
+            files += found
+            left_out += wrong
     cases = _pair(files)
     problems += [problem for case in cases for problem in _extra_files(case)]
+    problems += [
+        Problem(case.name, str(path), *_two_of_one(twin))
+        for case in cases
+        for path in case.files
+        if (twin := twin_of(path))
+    ]
     if problems:
-        raise Problems(problems)
+        raise Problems(problems + left_out)
     if not cases:
         cause = "holds no folder such as imagesTr or imagesTr2200 with .nii.gz files in it"
-        raise Problems.one(cause, "check the path and the folders' names", file=folder)
-    return sorted(cases, key=lambda case: case.name)
+        cure = "check the path and the folders' names"
+        raise Problems([*left_out, Problem("", str(folder), cause, cure)])
+    return sorted(cases, key=lambda case: case.name), sorted(left_out)
 
 
 def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[Problem]]:
@@ -309,7 +360,7 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
             except Problems as error:
                 problems += error.problems
         elif os.path.isdir(path):
-            found, wrong = _volumes_below(path)
+            found, wrong = volumes_in(path, below=True)
             if not found and not wrong:
                 wrong = [Problem("", str(path), "holds no .nii.gz or .nii file", "check the path")]
             problems += wrong
@@ -320,21 +371,43 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
     paired = _pair(volumes.values())
     problems += _labels_without_image(paired, below)
     problems += [problem for case in paired for problem in _extra_files(case)]
-    images = []
+    images: list[tuple[str, FoundCase]] = []
+    labelled: list[tuple[str, str, tuple[FoundCase, Path]]] = []
+    failures = Failures()
     most = Manifest().max_repair_mm
     for case in listed + paired:
         files = (case.image, case.label, case.organs)
-        facts, wrong = inspect_case(case.name, *files, labels, most)
-        problems += wrong
-        if facts:
-            problems += _repairs(case, facts.repairs, most)
-        if facts and facts.doubt:
-            problems.append(Problem(case.name, str(case.image), *facts.doubt))
-        if facts and facts.image:
-            images.append((facts.image_hash, case))
+        with failures.of(case.name, next(iter(case.files), "")):
+            facts, wrong = inspect_case(case.name, *files, labels, most)
+            problems += wrong
+            if facts:
+                problems += _repairs(case, facts.repairs, most)
+            if facts and facts.doubt:
+                problems.append(Problem(case.name, str(case.image), *facts.doubt))
+            if facts and facts.image:
+                images.append((facts.image_hash, case))
+                labelled += _labels_of(case, facts)
+    problems += failures.problems
     problems += (_same_image(*pair) for pair in find_repeats(images))
+    problems += (
+        Problem(case.name, str(path), label_of(other.name), PAIR_AGAIN)
+        for (case, path), (other, _) in find_shared(labelled)
+    )
     checked = sum(len(case.files) for case in listed + paired)
     return checked, sorted(set(problems))
+
+
+def _labels_of(
+    case: FoundCase, facts: CaseFacts
+) -> Iterator[tuple[str, str, tuple[FoundCase, Path]]]:
+    """A case's labels, as `find_shared` takes them."""
+    for volume, key, path in (
+        (facts.label, facts.label_hash, case.label),
+        (facts.organs, facts.organs_hash, case.organs),
+    ):
+        if volume is not None:
+            own = key if volume.array.any() else os.path.abspath(path)
+            yield own, facts.image_hash, (case, path)
 
 
 def _same_image(case: FoundCase, other: FoundCase) -> Problem:
@@ -363,33 +436,12 @@ def _from_table(rows: Iterable[Case]) -> Iterator[FoundCase]:
         yield FoundCase(case.case, case.split, case.source, **files)
 
 
-def _volumes_below(folder: Path) -> tuple[list[Path], list[Problem]]:
-    """Volumes in a folder and all below it, links followed, hidden ones left out."""
-    found: list[Path] = []
-    problems: list[Problem] = []
-
-    def unreadable(error: OSError) -> None:
-        cause = f"cannot be read: {error.strerror}"
-        problems.append(Problem("", str(error.filename), cause, "check its permissions"))
-
-    seen = {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        for name in sorted(folders):
-            real = os.path.realpath(os.path.join(place, name))
-            if name.startswith(".") or real in seen:
-                folders.remove(name)
-            seen.add(real)
-        names = (name for name in files if name.endswith(SUFFIXES) and not name.startswith("."))
-        found += [Path(place, name) for name in names]
-    return sorted(found), problems
-
-
 def _pair(files: Iterable[Path]) -> list[FoundCase]:
     """The cases that some files belong to, in the files' order."""
     cases: dict[tuple[object, ...], FoundCase] = {}
     for path in files:
         folder = Path(os.path.abspath(path)).parent
-        stem = path.name.removesuffix(".gz").removesuffix(".nii")
+        stem = stem_of(path.name)
         is_image = folder.name.startswith("images")
         is_image |= stem.endswith(IMAGE_ENDING) and not folder.name.startswith("labels")
         name = stem.removesuffix(IMAGE_ENDING) if is_image else stem
@@ -411,8 +463,10 @@ def _pair(files: Iterable[Path]) -> list[FoundCase]:
 def _place(path: Path) -> tuple[Path, str | None]:
     """What the files of one case have in common beside its name."""
     folder = Path(os.path.abspath(path)).parent
-    match = fullmatch(r"(images|labels)(.*)", folder.name)
-    return (folder.parent, match[2]) if match else (folder, None)
+    for above in (folder, *folder.parents):
+        if match := fullmatch(r"(images|labels)(.*)", above.name):
+            return above.parent / folder.relative_to(above), match[2]
+    return folder, None
 
 
 def _labels_without_image(cases: Sequence[FoundCase], below: set[Path]) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from panorgan.io.tables import replacing
+from panorgan.io.writing import replacing
 
 Histogram = tuple[int, np.ndarray]
 """Lowest HU and the int64 counts of that and every following HU."""

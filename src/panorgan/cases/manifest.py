@@ -4,16 +4,25 @@ A class of a case is *annotated* (labelled wherever it is), *absent* (annotators
 none) or *unknown*. Selection, fusion and scores derive from this table alone.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from panorgan.cases.checks import find_repeats, patients_in_two_splits, shared
+from panorgan.cases.checks import (
+    PAIR_AGAIN,
+    find_repeats,
+    find_shared,
+    label_of,
+    patients_in_two_splits,
+    shared,
+)
 from panorgan.cases.corrections import Correction, scope_text
-from panorgan.cases.sides import Point, doubtful_sides
+from panorgan.cases.numbering import doubtful_numbers
+from panorgan.cases.places import parse_places
+from panorgan.cases.sides import doubtful_sides
 from panorgan.cases.table import SCOPE, Case, fold_of
 from panorgan.config.labels import ABSENT, ANNOTATED, UNKNOWN, Labels, Table, read_table_of
 from panorgan.io.tables import read_table, write_table
@@ -42,12 +51,14 @@ FACTS = (
 )
 """What the index records of a case; shape and spacing are those of the canonical (RAS) array."""
 
-FOR_SUSPECTS = ("midline_mm", "centres_mm", "organ_centres_mm", "doubt")
-"""What it records beside these: RAS mm, to find organs on the wrong side, and what is implausible
-about the image's numbers."""
+FOR_SUSPECTS = ("midline_mm", "places", "organ_places", "doubt")
+"""What it records beside these: RAS mm, to find organs that are something else, and what is
+implausible about the image's numbers."""
 
 PLACES = ("case", "split", "shard", "source", "patient", "image", "label", "organs")
-SUSPECT_COLUMNS = ("case", "file", "cause")
+SUSPECT_COLUMNS = ("case", "file", "cause", "obstacle")
+"""Of what looks wrong; `obstacle` says what stands in a run's way if it is, or is empty."""
+MISNUMBERED = "labels seem to be mirrored, or numbered otherwise than the class table"
 
 
 def _listed(value: object) -> str:
@@ -233,20 +244,6 @@ def parse_values(text: str) -> dict[int, int]:
     return {int(value): int(count) for value, count in (pair.split(":") for pair in text.split())}
 
 
-def centres_text(centres: Mapping[int, Point]) -> str:
-    """Centres by value as a table's field, e.g. ``1:66.1,185.5,392.3``."""
-    return " ".join(
-        f"{value}:{','.join(f'{place:.1f}' for place in centre)}"
-        for value, centre in sorted(centres.items())
-    )
-
-
-def parse_centres(text: str) -> dict[int, Point]:
-    """The inverse of `centres_text`."""
-    pairs = (pair.split(":") for pair in text.split())
-    return {int(value): tuple(map(float, centre.split(","))) for value, centre in pairs}
-
-
 def class_states(
     case: Case,
     values: Mapping[int, int],
@@ -399,16 +396,18 @@ def build_manifest(
             problems += error.problems
             continue
         corrected += changes
-        midline = float(fact["midline_mm"]) if fact["midline_mm"] else None
-        annotated = [value for value, state in states.items() if state == ANNOTATED]
-        centres = parse_centres(fact["centres_mm"])
-        doubts += doubtful_sides(centres, midline, labels, annotated)
         suspects += [{"case": case.case, "file": case.label, "cause": doubt} for doubt in doubts]
-        centres = parse_centres(fact["organ_centres_mm"])
-        doubts = doubtful_sides(centres, midline, labels, labels.values)
-        suspects += [{"case": case.case, "file": case.organs, "cause": doubt} for doubt in doubts]
         if fact["doubt"]:
             suspects.append({"case": case.case, "file": case.image, "cause": fact["doubt"]})
+        annotated = {value for value, state in states.items() if state == ANNOTATED} - {*settled}
+        for file, found, counted, of in (
+            (case.label, fact["places"], values, annotated),
+            (case.organs, fact["organ_places"], {}, labels.values),
+        ):
+            suspects += [
+                {"case": case.case, "file": file, "cause": doubt, "obstacle": MISNUMBERED}
+                for doubt in _misplaced(fact, found, counted, labels, of)
+            ]
         entries.append(
             Entry(
                 case=case.case,
@@ -430,18 +429,38 @@ def build_manifest(
     return entries, suspects, corrected
 
 
+def _misplaced(
+    fact: Mapping[str, str],
+    places: str,
+    voxels: Mapping[int, int],
+    labels: Labels,
+    of: Collection[int],
+) -> list[str]:
+    """What is said of the places, and where voxels are counted of the sizes, of some classes."""
+    midline = float(fact["midline_mm"]) if fact["midline_mm"] else None
+    found, voxel_ml = parse_places(places), float(fact["voxel_ml"])
+    centres = {value: place.centre for value, place in found.items()}
+    return [
+        *doubtful_sides(centres, midline, labels, of),
+        *doubtful_numbers(found, voxels, voxel_ml, labels, of),
+    ]
+
+
 def same_images(
     cases: Iterable[Case], facts: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[Problem], list[dict[str, str]]]:
-    """Images and patients that occur more than once.
+    """Images, patients and labels that occur more than once.
 
     Returns
     -------
     problems
         One for each training case whose image or patient is in another split too, and for each
-        validation case that is also a test case: scores on it would be worthless.
+        validation case that is also a test case: scores on it would be worthless. And one for each
+        case whose label or organ pseudo-label is that of another image too, unless both are images
+        of one patient: of a wrong pair nobody knows which it is.
     suspects
-        Images that are repeated inside one split, and in no other.
+        Images that are repeated inside one split, and in no other; the same label for several
+        images of a patient.
     """
     usable = [case for case in cases if case.case in facts]
     # The last name is kept, and the others are told.
@@ -456,7 +475,24 @@ def same_images(
             problems[case.case] = shared(case, other, "image")
     for problem in patients_in_two_splits(usable):
         problems.setdefault(problem.case, problem)
+    labelled = [one for case in usable[::-1] for one in _labels_of(case, facts[case.case])]
+    for (case, path), (other, _) in find_shared(labelled):
+        problem = Problem(case.case, path, label_of(other.case), PAIR_AGAIN)
+        if case.patient and case.patient == other.patient:
+            suspects.append({"case": case.case, "file": path, "cause": problem.cause})
+        else:
+            problems.setdefault(case.case, problem)
     return sorted(problems.values()), suspects
+
+
+def _labels_of(case: Case, fact: Mapping[str, str]) -> Iterator[tuple[str, str, tuple[Case, str]]]:
+    """A case's labels, as `find_shared` takes them."""
+    for path, key, filled in (
+        (case.label, fact["label_hash"], fact["places"]),
+        (case.organs, fact["organs_hash"], fact["organ_places"]),
+    ):
+        if path:
+            yield key if filled else path, fact["image_hash"], (case, path)
 
 
 def write_manifest(path: str | Path, entries: Iterable[Entry], labels: Labels) -> None:

@@ -1,15 +1,20 @@
 """Which cases train the teacher, and what it learns from them: tumour 1, everything else 0."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from panorgan.cases.corrections import scope_text
 from panorgan.cases.manifest import Entry
 from panorgan.config.labels import ABSENT, ANNOTATED, UNKNOWN, Labels
+from panorgan.config.registry import CASES, MARGINAL, NONE
+from panorgan.problems import Problem
 
 TUMOUR = 1
 """Value of a tumour in the teacher's labels and predictions."""
+
+ORGANS = "pseudo_labels.organs"
+"""Key of the config."""
 
 
 def reason_against(
@@ -53,6 +58,31 @@ def wants_organs(entry: Entry, labels: Labels) -> bool:
     """Whether a model can tell a case more organs than its annotators did: a training case."""
     unknown = {*entry.unknown} - {labels.tumour.value}
     return entry.split == "train" and bool(unknown)
+
+
+def organs_problem(entries: Iterable[Entry], labels: Labels, organs: str) -> Problem | None:
+    """Why labels of stage 2 would teach something else than is meant; None if they would not.
+
+    `organs` is the config's `pseudo_labels.organs`.
+    """
+    training = [entry for entry in entries if entry.split == "train"]
+    given = [entry for entry in training if entry.organs]
+    lacking = [entry for entry in training if wants_organs(entry, labels)]
+    if organs == NONE and given:
+        cause = f"is {NONE}, but {given[0].case} has an organ pseudo-label"
+        cause += f", and {len(given) - 1} more" if given[1:] else ""
+        return Problem("config", ORGANS, cause, f"set it to {CASES}, or empty the column organs")
+    if organs != CASES or given or not lacking:
+        return None
+    cause = (
+        f"no training case has an organ pseudo-label, and in {len(lacking)} of {len(training)} "
+        f"organs are unknown (first {lacking[0].case}): stage 2 would teach that they are not there"
+    )
+    cure = (
+        "name label maps in the case table's column organs (panorgan init --organs), or set it to "
+        f"{MARGINAL} or to the folder of a trained model, or to {NONE} if that is meant"
+    )
+    return Problem("config", ORGANS, cause, cure)
 
 
 def shows_tumours(entry: Entry, labels: Labels) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from panorgan.cases.places import Point
 from panorgan.config.labels import Label, Labels
 from panorgan.io.volumes import Grid
 
@@ -19,38 +20,6 @@ MARGIN_MM = 20.0
 """How far an organ's centre must lie beyond the midline to be on the wrong side: twice what a cut
 body can move the midline, and less than the 30 mm at which the adrenal glands, the sided organs
 nearest to it, usually lie."""
-
-Point = tuple[float, float, float]
-
-
-def class_centres(label: np.ndarray, grid: Grid) -> dict[int, Point]:
-    """Centre of gravity of each value but 0.
-
-    Parameters
-    ----------
-    label : (z, y, x) uint8
-        In stored order.
-
-    Returns
-    -------
-    dict
-        RAS mm (x, y, z) by value.
-    """
-    counts = np.zeros(256)
-    sums = np.zeros((3, 256))
-    for z, plane in enumerate(label):
-        y, x = np.nonzero(plane)
-        values = plane[y, x]
-        counted = np.bincount(values, minlength=256)
-        counts += counted
-        sums[0] += np.bincount(values, weights=x, minlength=256)
-        sums[1] += np.bincount(values, weights=y, minlength=256)
-        sums[2] += counted * z
-    found = np.flatnonzero(counts)
-    centres = grid.affine[:3, :3] @ (sums[:, found] / counts[found]) + grid.affine[:3, 3:]
-    return {
-        int(value): tuple(centre) for value, centre in zip(found, centres.T.tolist(), strict=True)
-    }
 
 
 def body_midline(image: np.ndarray, grid: Grid) -> float | None:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
 
+from panorgan.cases.folders import LONGEST_NAME
 from panorgan.config.labels import Labels
 from panorgan.io.tables import read_table, write_table
 from panorgan.problems import Problem, Problems
@@ -128,6 +129,9 @@ def _check_header(table: str | Path, rows: Sequence[dict[str, str]]) -> None:
 def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
     if not CASE_NAME.fullmatch(row["case"]):
         yield f"'{row['case']}' is no case name", "use letters, digits, '.', '_' and '-'"
+    if len(row["case"]) > LONGEST_NAME:
+        cause = f"a case's name must not be longer than {LONGEST_NAME} characters"
+        yield cause, "file names made of it would be too long"
     if row["case"].endswith(ENDINGS):
         yield f"a case's name must not end in {', '.join(ENDINGS)}", "files of two cases would mix"
     if not row["image"]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from panorgan import __version__
 from panorgan.cli import check, compare, convert, describe, evaluate, fuse, init, predict, show
-from panorgan.problems import Problems, WrongOption
+from panorgan.io.writing import disk_full
+from panorgan.problems import TRACEBACK, Problems, WrongOption, unexpected
 
 COMMANDS = (init, check, fuse, predict, evaluate, compare, show, describe, convert)
 
@@ -36,18 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     except OSError as error:
-        if os.environ.get("PANORGAN_TRACEBACK"):
+        if os.environ.get(TRACEBACK):
             raise
+        if full := disk_full(error, error.filename or os.path.realpath("/proc/self/fd/1")):
+            # Else Python tries to print the rest at its end, and says that it cannot.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            print(full, file=sys.stderr)
+            return 1
         place = f"{error.filename}: " if error.filename else ""
         cure = "check the path and whether you may write there"
         print(f"{place}{(error.strerror or str(error)).lower()}; {cure}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     except Exception as error:
-        if os.environ.get("PANORGAN_TRACEBACK"):
+        if os.environ.get(TRACEBACK):
             raise
-        cause = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
-        print(f"{cause}; set PANORGAN_TRACEBACK=1 to see where", file=sys.stderr)
+        print(unexpected(error), file=sys.stderr)
     return 1
 
 

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from panorgan.cli.options import path
+from panorgan.cli.places import check_places
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import PROFILES
 from panorgan.problems import Problems
@@ -42,14 +43,17 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit code."""
+    from panorgan.io.writing import new_folder
     from panorgan.scoring.comparison import compare_paths, comparison_text, write_comparison
 
     if options.output and options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
+    check_places(options.output)
     labels = load_labels(options.labels) if options.labels else None
     comparison, cases = compare_paths(options.a, options.b, labels, options.profile)
     if options.output:
-        write_comparison(comparison, cases, options.output)
+        with new_folder(options.output) as temporary:
+            write_comparison(comparison, cases, temporary)
     print(comparison_text(comparison))
     if options.output:
         print(f"\n{options.output}: classes.tsv, cases.tsv, comparison.json")

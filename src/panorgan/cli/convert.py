@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from panorgan.cli.options import fold, path, text
+from panorgan.cli.places import check_places
 
 
 def add(commands: Any) -> None:
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     """Run it; the exit code."""
     from panorgan.nnunet.models.convert import convert
 
+    if not options.output.exists():  # else that is what is wrong
+        check_places(options.output)
     classes = options.classes and [name.strip() for name in options.classes.split(",")]
     lines = convert(
         options.source, options.output, to=options.to, fold=options.fold, classes=classes

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from panorgan.cli.options import class_table, path, text
+from panorgan.cli.places import check_places
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import CHALLENGE, PROFILES
 from panorgan.problems import Problems
@@ -38,15 +39,18 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit code."""
+    from panorgan.io.writing import new_folder
     from panorgan.scoring.evaluation import evaluate_folders, summary_lines
 
     if options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
+    check_places(options.output)
     labels = load_labels(options.labels)
     found = evaluate_folders(
         options.predictions, options.references, labels, options.profile, options.annotated
     )
-    found.write(options.output)
+    with new_folder(options.output) as temporary:
+        found.write(temporary)
     print("\n".join([*found.notes, *summary_lines(found.summary, labels), ""]))
     cases = found.summary["cases"]
     print(f"{options.output}: cases.csv, lesions.csv and summary.json of {cases} cases")

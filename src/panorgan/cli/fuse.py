@@ -5,6 +5,7 @@ from textwrap import fill
 from typing import Any
 
 from panorgan.cli.options import class_table, path, text
+from panorgan.cli.places import check_places
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import ORDERS, REFERENCE
 
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     """Run it; the exit code."""
     from panorgan.fusing.fusion import fuse_paths
 
+    check_places(options.output, options.source_map)
     fused = fuse_paths(
         partial=options.partial,
         annotated=options.annotated,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from panorgan.cli.options import path
+from panorgan.cli.places import check_places
 from panorgan.config.labels import load_labels
 from panorgan.problems import Problem, Problems
 
@@ -24,11 +25,14 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit code."""
     from panorgan.cases.checks import find_flare_cases
+    from panorgan.cases.folders import cases_in
     from panorgan.cases.table import Case, read_cases, write_cases
+    from panorgan.io.writing import making_folder
 
     if options.output.exists():
         raise Problems.one("exists already", "name another with -o", file=options.output)
-    found = find_flare_cases(options.folder)
+    check_places(options.output)
+    found, left_out = find_flare_cases(options.folder)
     problems = [
         Problem(case.name, str(case.label), "no image for this label", "add it or remove the label")
         for case in found
@@ -38,9 +42,13 @@ def run(options: argparse.Namespace) -> int:
         if count > 1:
             cause = f"is the name of {count} cases in {options.folder}"
             problems.append(Problem(name, "", cause, "rename the files of one of them"))
+    pseudo: dict[str, Path] = {}
+    if options.organs:
+        pseudo, wrong = cases_in(options.organs)
+        problems += [problem for problem in wrong if problem.case]
+        left_out += [problem for problem in wrong if not problem.case]
     if problems:
-        raise Problems(problems)
-    pseudo = {case.name: options.organs / f"{case.name}.nii.gz" for case in found if options.organs}
+        raise Problems(problems + left_out)
     cases = [
         Case(
             case=case.name,
@@ -48,9 +56,7 @@ def run(options: argparse.Namespace) -> int:
             label=str(case.label or ""),
             split="test" if case.split == "validation" and not case.label else case.split,
             source=case.source,
-            organs=str(pseudo[case.name])
-            if case.split == "train" and case.name in pseudo and pseudo[case.name].exists()
-            else "",
+            organs=str(pseudo.get(case.name, "")) if case.split == "train" else "",
         )
         for case in found
     ]
@@ -58,12 +64,13 @@ def run(options: argparse.Namespace) -> int:
     if options.organs and len(without) == sum(case.split == "train" for case in cases):
         cure = "it must hold CASE.nii.gz for the training cases"
         raise Problems.one("has no organ pseudo-label of any case", cure, file=options.organs)
-    write_cases(options.output, cases)
-    try:
-        read_cases(options.output, load_labels())
-    except Problems:
-        options.output.unlink()
-        raise
+    with making_folder(options.output.parent):
+        write_cases(options.output, cases)
+        try:
+            read_cases(options.output, load_labels())
+        except Problems:
+            options.output.unlink()
+            raise
     labelled = sum(bool(case.label) for case in cases)
     print(f"{options.output}: {len(cases)} cases, {labelled} with a label")
     for split in ("train", "validation", "test"):
@@ -75,6 +82,10 @@ def run(options: argparse.Namespace) -> int:
         bare = [case.case for case in cases if case.source == source and not case.label]
         if bare:
             print(f"  {source}: {len(bare)} images have no label, first {bare[0]}")
+    for problem in left_out:
+        print(f"  {problem}")
+    if strange := sorted({*pseudo} - {case.case for case in cases}):
+        print(f"  organ pseudo-labels of no case: {len(strange)}, first {strange[0]}")
     if options.organs and without:
         print(f"  without an organ pseudo-label: {len(without)} training cases, first {without[0]}")
     return 0

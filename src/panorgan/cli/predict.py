@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from panorgan.cli.options import path
+from panorgan.cli.places import check_places
 from panorgan.problems import WrongOption
 
 
@@ -27,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output.name.endswith((".nii", ".nii.gz")):
         cure = "name a folder with -o: a label map gets its CT's name there"
         raise WrongOption.one("is the name of a file", cure, file=options.output)
+    check_places(options.output)
     predictor = Predictor(options.model, options.device, options.precision)
     report = predict_files(options.images, options.output, predictor)
     print(f"{options.output}: {len(report['cases'])} label maps and report.json")

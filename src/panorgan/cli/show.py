@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from panorgan.cli.options import class_table, path, text
+from panorgan.cli.places import check_places
 from panorgan.config.labels import load_labels
 
 
@@ -48,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """Run it; the exit code."""
     from panorgan.report.show import show_cases, show_files
 
+    check_places(options.output or Path())
     of_run = options.cases and options.run
     loose = options.image and options.output
     if of_run and not (options.image or options.label or options.reference or options.labels):

@@ -44,6 +44,7 @@ class Label(Table):
     crop_slices: bool
     colour: str
     side: Literal["left", "right"] | None = None
+    volume_ml: Annotated[tuple[float, float], Field(strict=False)] | None = None
 
     @field_validator("name")
     @classmethod
@@ -58,6 +59,15 @@ class Label(Table):
         if not title.strip():
             raise ValueError("is empty; write what the class is called in reports")
         return title
+
+    @field_validator("volume_ml")
+    @classmethod
+    def _is_a_range(cls, ml: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ml and not 0 <= ml[0] < ml[1]:
+            raise ValueError(
+                f"{ml[0]:g} to {ml[1]:g} is no range; write a least and a larger one"
+            )
+        return ml
 
     @field_validator("colour")
     @classmethod

@@ -15,8 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 from panorgan.problems import Problem, Problems
 
+MOST_PARTS = 100_000
+"""Of a file with its aliases written out: nobody means more, and a few lines can make billions."""
+
 _SHOWN = Repr()
-_SHOWN.maxstring = 80
+_SHOWN.maxstring, _SHOWN.maxlevel = 80, 3
 
 
 def read_yaml(path: str | Path, cure: str = "check the path") -> Any:
@@ -32,8 +35,8 @@ def read_yaml(path: str | Path, cure: str = "check the path") -> Any:
     Raises
     ------
     Problems
-        If it cannot be read, is neither, contains itself, or has a key twice: of two values the
-        last one would win in silence.
+        If it cannot be read, is neither, has aliases without an end, or a key twice: of two values
+        the last one would win in silence.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -56,7 +59,8 @@ def read_yaml(path: str | Path, cure: str = "check the path") -> Any:
         raise Problems.one(*_syntax(error, text), file=path) from None
     except RecursionError:
         raise Problems.one("is nested too deeply", "write it flatter", file=path) from None
-    except ValueError as error:  # such as a 13th month
+    # Such as a 13th month; PyYAML's own, where a value is not what its tag says.
+    except (ValueError, LookupError, AttributeError) as error:
         raise Problems.one(f"is no valid YAML: {error}", "mend the value", file=path) from None
 
 
@@ -78,35 +82,46 @@ def _syntax(error: yaml.YAMLError, text: str) -> tuple[str, str]:
 
 
 def _check_keys(path: str | Path, root: yaml.Node | None) -> None:
-    """Problems for every key that stands twice in a mapping, and for an alias inside its anchor."""
-    problems, known = [], set()
+    """Problems for every key that stands twice in a mapping, and for aliases without an end."""
+    problems: list[Problem] = []
+    sizes: dict[int, int] = {}
 
-    def look(node: yaml.Node, name: str, above: tuple[int, ...]) -> None:
+    def size(node: yaml.Node, name: str, above: tuple[int, ...]) -> int:
+        """How many parts a node has, each alias written out."""
         if id(node) in above:
             cause = f"`{name}` contains itself (line {node.start_mark.line + 1})"
             raise Problems.one(cause, "write out what it is to hold", file=path)
-        if id(node) in known or isinstance(node, yaml.ScalarNode):
-            return
-        known.add(id(node))
-        above = (*above, id(node))
-        if isinstance(node, yaml.SequenceNode):
-            for index, part in enumerate(node.value):
-                look(part, f"{name}.{index}", above)
-            return
-        lines: dict[tuple[str, str], int] = {}
-        for key, part in node.value:
-            below = f"{name}.{key.value}".lstrip(".")
-            line, known_as = key.start_mark.line + 1, (key.tag, str(key.value))
-            if known_as in lines:
-                cause = f"has the key `{below}` twice: in line {lines[known_as]} and in line {line}"
-                problems.append(Problem("", str(path), cause, "remove one"))
-            lines[known_as] = line
-            look(part, below, above)
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            parts = [(str(index), part) for index, part in enumerate(node.value)]
+            if isinstance(node, yaml.MappingNode):
+                parts = [(str(key.value), part) for key, part in node.value]
+                problems.extend(Problem("", str(path), *fault) for fault in _twice(node, name))
+            above = (*above, id(node))
+            sizes[id(node)] = 1 + sum(size(part, _below(name, key), above) for key, part in parts)
+        return sizes[id(node)]
 
-    if root:
-        look(root, "", ())
+    if root and size(root, "", ()) > MOST_PARTS:
+        cause = f"has more than {MOST_PARTS:,} parts if its aliases are written out"
+        raise Problems.one(cause, "use fewer", file=path)
     if problems:
         raise Problems(problems)
+
+
+def _twice(node: yaml.MappingNode, name: str) -> Iterator[tuple[str, str]]:
+    """Cause and cure of every key that stands twice in a mapping of a name."""
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        line, known_as = key.start_mark.line + 1, (key.tag, str(key.value))
+        if known_as in lines:
+            where = f"in line {lines[known_as]} and in line {line}"
+            yield f"has the key `{_below(name, str(key.value))}` twice: {where}", "remove one"
+        lines[known_as] = line
+
+
+def _below(name: str, key: str) -> str:
+    return f"{name}.{key}".lstrip(".")
 
 
 def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:

@@ -91,6 +91,8 @@ class Variant(AblationArm):
 PARTIAL, MARGINAL, STAGE1, STAGE2 = "partial", "marginal", "stage1", "stage2"
 GATED, NOISE = "gated", "noise"
 """Names of variants. `MARGINAL` is also what makes `pseudo_labels.organs` a student's."""
+CASES, NONE = "cases", "none"
+"""Its other words: the case table names organ pseudo-labels; there are to be none."""
 
 VARIANTS = {
     variant.name: variant

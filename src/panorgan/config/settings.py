@@ -26,10 +26,13 @@ from panorgan.config.reading import faults, read_yaml
 from panorgan.config.registry import (
     ARMS,
     ATTENTION_UNET,
+    CASES,
     CHALLENGE,
+    FILLED,
     ITERATED,
     MARGINAL,
     NETWORKS,
+    NONE,
     ORDERS,
     PROFILES,
     REFERENCE,
@@ -105,6 +108,8 @@ Stages = Field(min_length=3, max_length=16)
 Range, NotNegativeRange, Factors = _range(), _range(ge=0), _range(gt=0)
 Name = Annotated[str, AfterValidator(_name)]
 PathText = Annotated[str, AfterValidator(_path)]
+MOST_VOXELS = 2**30
+"""Of a batch: a training holds some hundreds of bytes for each."""
 
 
 class Section(BaseModel):
@@ -150,10 +155,16 @@ class PseudoLabels(Section):
     """Where the labels come from that nobody drew."""
 
     organs: PathText = Field(
-        "cases",
+        CASES,
         description="cases: the case table's column `organs`; marginal: a student of this run that "
-        "learns organs from the partial labels; else the folder of a model",
+        "learns organs from the partial labels; none: no pseudo-labels, what is unknown is "
+        "learnt as background; else the folder of a model",
     )
+
+    @property
+    def predicted(self) -> bool:
+        """Whether a network makes those of the organs."""
+        return self.organs not in (CASES, NONE)
 
 
 class TumourGate(Section):
@@ -365,6 +376,9 @@ class Recipe(Section):
         if self.patch_size == strides:
             cause = f"patch_size {self.patch_size} is down to one voxel after the strides"
             raise ValueError(f"{cause}; {cure}")
+        if (voxels := self.batch_size * math.prod(self.patch_size)) > MOST_VOXELS:
+            cure = "lower batch_size or patch_size"
+            raise ValueError(f"a batch has {voxels:,} voxels, more than any GPU holds; {cure}")
         for axis in self.training.augmentation.mirror_axes:
             if axis >= dimension:
                 raise ValueError(f"mirror_axes: the patch has no axis {axis}; leave it out")
@@ -643,6 +657,11 @@ def fused_labels(config: Config) -> list[tuple[int, str]]:
     stage 2."""
     found = {(arm.round, arm.labels) for arm in trained_students(config)}
     return sorted(found | {(1, STAGE1) for one in found if one == (1, STAGE2)})
+
+
+def learns_filled(config: Config) -> bool:
+    """Whether a student learns labels of a stage 2."""
+    return any(labels in FILLED for _, labels in fused_labels(config))
 
 
 def origins(config: Config) -> list[tuple[str, int]]:

@@ -24,6 +24,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -31,10 +32,13 @@ from pathlib import Path
 import numpy as np
 
 from panorgan.cases.annotations import Annotations, Known
+from panorgan.cases.folders import cases_in, stem_of
 from panorgan.cases.manifest import ABSENT, ANNOTATED, UNKNOWN
 from panorgan.config.labels import Labels, check_predicted
 from panorgan.config.registry import ORDERS, REFERENCE, Source
+from panorgan.io.failures import Failures
 from panorgan.io.volumes import Volume, VolumeError, read_label, write_label
+from panorgan.io.writing import making_folder
 from panorgan.problems import Problem, Problems, WrongOption
 
 INPUTS = ("partial", "tumour", "organs")
@@ -570,10 +574,11 @@ def fuse_paths(
 ) -> list[FusedCase]:
     """Fuse files or folders: what ``panorgan fuse`` does.
 
-    The inputs that are given are all files or all folders. A folder holds ``<case>.nii.gz``, and
-    the cases are those of all folders together: a case without a partial label is unlabelled, a
-    case without a pseudo-label that could add something is a problem. Everything is written or, if
-    there is any problem, nothing; an existing file is never replaced. Two threads read.
+    The inputs that are given are all files or all folders. A folder holds ``<case>.nii.gz`` or
+    ``<case>.nii``, and nothing else that could be a case's; the cases are those of all folders
+    together: a case without a partial label is unlabelled, a case without a pseudo-label that could
+    add something is a problem. Everything is written or, if there is any problem, nothing; an
+    existing file is never replaced. Two threads read.
 
     Parameters
     ----------
@@ -618,28 +623,30 @@ def fuse_paths(
     jobs = _jobs(given, targets, annotations, order)
 
     done: list[FusedCase] = []
-    problems: list[Problem] = []
+    failures = Failures()
     written: list[Path] = []
-    try:
-        for job in jobs:
-            try:
-                fused, like = _fuse_files(job, value, labels)
-                if not problems:
-                    _write(job, fused, like, written)
-            except Problems as found:
-                problems += found.problems
-                continue
-            voxel_ml = like.grid.voxel_ml
-            rows = (table(fused, labels, voxel_ml) for table in (composition, conflicts, specks))
-            outside_ml = _amount(fused.outside, voxel_ml)["ml"]
-            done.append(FusedCase(job.case, job.targets[0], *rows, outside_ml))
-        if problems:
-            raise Problems(problems)
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
+    with ExitStack() as folders:
+        for folder in sorted({path.parent for job in jobs for path in job.targets}):
+            folders.enter_context(making_folder(folder))
+        try:
+            for job in jobs:
+                with failures.of(job.case, next(iter(job.inputs.values()))):
+                    fused, like = _fuse_files(job, value, labels)
+                    if not failures.problems:
+                        _write(job, fused, like, written)
+                    done.append(_told(job, fused, labels, like.grid.voxel_ml))
+            failures.check()
+        except BaseException:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
     return done
+
+
+def _told(job: _Job, fused: Fused, labels: Labels, voxel_ml: float) -> FusedCase:
+    rows = (table(fused, labels, voxel_ml) for table in (composition, conflicts, specks))
+    outside_ml = _amount(fused.outside, voxel_ml)["ml"]
+    return FusedCase(job.case, job.targets[0], *rows, outside_ml)
 
 
 def _annotations(text: str, has_partial: bool, labels: Labels) -> Annotations:
@@ -674,7 +681,7 @@ def _jobs(
     given: dict[str, Path], targets: dict[str, Path], annotations: Annotations, order: str
 ) -> list[_Job]:
     in_folders = _are_folders(given)
-    cases = _pair(given) if in_folders else {_case_of(next(iter(given.values()))): given}
+    cases = _pair(given) if in_folders else {stem_of(next(iter(given.values())).name): given}
     problems: list[Problem] = []
     jobs = []
     for case, found in sorted(cases.items()):
@@ -709,24 +716,17 @@ def _are_folders(given: dict[str, Path]) -> bool:
 
 
 def _pair(given: dict[str, Path]) -> dict[str, dict[str, Path]]:
-    """The files of every case in some folders; hidden files are no cases."""
+    """The files of every case in some folders."""
     cases: dict[str, dict[str, Path]] = {}
+    problems: list[Problem] = []
     for name, folder in given.items():
-        files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-        uncompressed = [path for path in files if path.suffix == ".nii"]
-        if uncompressed:
-            cure = f"compress it: folders are paired by <case>{SUFFIX}"
-            raise Problems(Problem("", str(path), "ends in .nii", cure) for path in uncompressed)
-        found = [path for path in files if path.name.endswith(SUFFIX)]
-        if not found:
-            raise Problems.one(f"holds no <case>{SUFFIX}", "check the path", file=folder)
-        for path in found:
-            cases.setdefault(_case_of(path), {})[name] = path
+        found, wrong = cases_in(folder)
+        problems += wrong
+        for case, path in found.items():
+            cases.setdefault(case, {})[name] = path
+    if problems:
+        raise Problems(problems)
     return cases
-
-
-def _case_of(path: Path) -> str:
-    return path.name.removesuffix(SUFFIX)
 
 
 def _target_problems(
@@ -876,9 +876,4 @@ def _tumour_mask(array: np.ndarray, value: int) -> np.ndarray:
 def _write(job: _Job, fused: Fused, like: Volume, written: list[Path]) -> None:
     for path, array in zip(job.targets, (fused.label, fused.source), strict=False):
         written.append(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_label(path, array, like)
-        except OSError as error:
-            cause = error.strerror or str(error)
-            raise Problems.one(cause, "check the folder", case=job.case, file=path) from None
+        write_label(path, array, like)

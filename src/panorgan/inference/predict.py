@@ -10,7 +10,6 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -24,18 +23,33 @@ from nnunetv2.inference.sliding_window_prediction import (
 )
 from torch.nn.functional import interpolate
 
+from panorgan.cases.folders import case_of, cases_in, reason_against
 from panorgan.cases.hounsfield import is_empty, not_hounsfield
 from panorgan.config.labels import REPORT
 from panorgan.fusing.components import Row, component_rows, find_components
 from panorgan.inference.describe import ON_A_PHANTOM
-from panorgan.io.tables import write_text
-from panorgan.io.volumes import Grid, Volume, VolumeError, from_canonical, read_image, write_label
+from panorgan.io.failures import Failures
+from panorgan.io.resources import check_memory
+from panorgan.io.stamps import stamp
+from panorgan.io.volumes import (
+    Grid,
+    Volume,
+    VolumeError,
+    from_canonical,
+    geometry_hash,
+    read_image,
+    voxel_hash,
+    write_label,
+)
+from panorgan.io.writing import making_folder, write_text
 from panorgan.nnunet.bf16 import usable_precision
 from panorgan.nnunet.devices import autocast, memory_problem, pick_device, resolve_precision
 from panorgan.nnunet.models.model import load_model
 from panorgan.nnunet.plans import SOFTMAX, configuration_of
 from panorgan.nnunet.preprocess import Preprocessed, network_grid, preprocess_image
-from panorgan.problems import Problem, Problems
+from panorgan.problems import Problem, Problems, Stop
+
+FREE_IT = "free it, or run on the CPU: CUDA_VISIBLE_DEVICES= (empty)"
 
 NEAREST = {"mode": "nearest-exact"}
 """How labels are resampled."""
@@ -124,7 +138,12 @@ class Predictor:
     ):
         self.device = pick_device(device)
         self.model = load_model(model_folder)
-        self.model.network.to(self.device)
+        try:
+            self.model.network.to(self.device)
+        except RuntimeError as error:
+            if not (problem := memory_problem(error)):
+                raise
+            raise Stop.one(problem.cause, FREE_IT, file=model_folder) from None
         with _threads(threads):
             self.precision = usable_precision(
                 self.model.network, self._batch_shape(), resolve_precision(precision, self.device)
@@ -178,11 +197,15 @@ class Predictor:
                     torch.from_numpy(preprocessed.data), probabilities=probabilities
                 )
             except (RuntimeError, MemoryError) as error:
-                if not (problem := memory_problem(error)):
-                    raise
-                print(error)
-                cure = "free it, or run on the CPU: CUDA_VISIBLE_DEVICES= (empty)"
-                raise Problems.one(problem.cause, cure) from None
+                if problem := memory_problem(error):
+                    print(error)
+                    raise Problems.one(problem.cause, FREE_IT) from None
+                if "CUDA error" in str(error):
+                    # From here on this process gets nothing else from the GPU.
+                    print(error)
+                    cause = f"the GPU has failed: {str(error).splitlines()[0]}"
+                    raise Stop.one(cause, "run the same command again") from None
+                raise
         times.append(time.perf_counter())
         grid = network_grid(volume.grid, self.model.plan)
         prediction = from_canonical(self._on_image_grid(labels, preprocessed), grid)
@@ -243,6 +266,14 @@ class Predictor:
         if self.device.type != "cpu":
             with suppress(torch.OutOfMemoryError):
                 return summed_on(self.device)
+        outputs = 1 + len(self.model.plan["panorgan"]["classes"])
+        # For each voxel a sum for each output, that of the weights, and the index of the highest.
+        bytes_of_a_voxel = 4 * outputs + 4 + 8
+        check_memory(
+            bytes_of_a_voxel * batch[:, 0].numel(),
+            f"the sum of the tiles' scores for {outputs} outputs",
+            "check the image's spacing",
+        )
         return summed_on(torch.device("cpu"))
 
     def _highest(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -331,23 +362,27 @@ def predict_files(
         A file or a folder.
     out
         Folder of the label maps ``CASE.nii.gz`` and of ``report.json``; made if need be. Nothing
-        in it is overwritten; what an earlier call with the same model has labelled is left out.
+        in it is overwritten; images that an earlier call with the same model has labelled are left
+        out.
     say
         Gets a line a case.
 
     Returns
     -------
     dict
-        The report: the model's checksum and classes, and seconds and memory of every case.
+        The report: the model's checksum and classes, and of every case seconds, memory, and which
+        image it is: hashes of its voxels (`image`) and geometry (`grid`), and its file's stamp.
 
     Raises
     ------
     Problems
         If there is nothing to do or something would be overwritten; of every image that cannot be
-        used, after all others have been labelled.
+        used, what else is in the folder, and label maps there that are another image's, after all
+        others have been labelled. A `Stop`, such as a full disk, ends it at once; what is labelled
+        stays.
     """
     out = Path(out)
-    found = _images(Path(images))
+    found, problems = _images(Path(images))
     if out.exists() and any(out.samefile(path.parent) for path in found.values()):
         raise Problems.one("holds the images", "name another folder with -o", file=out)
     card = predictor.model.card
@@ -367,32 +402,42 @@ def predict_files(
         if path.exists() and case not in report["cases"]:
             cure = "name another folder with -o, or remove it"
             raise Problems.one("exists already", cure, file=path)
-    out.mkdir(parents=True, exist_ok=True)
     configuration = configuration_of(predictor.model.plan)[1]
     wants_hu = configuration["normalization_schemes"] == ["CTNormalization"]
-    problems: list[Problem] = []
-    for case, path in found.items():
-        if case in report["cases"] and (out / f"{case}.nii.gz").exists():
-            say(f"{case}: labelled before")
-            continue
-        try:
-            volume = read_image(path)
-            if wrong := is_empty(volume.array) or (wants_hu and not_hounsfield(volume.array)):
-                raise VolumeError(*wrong)
-            label = predictor.predict(volume)
-        except VolumeError as error:
-            problems.append(Problem(case, str(path), error.cause, error.cure))
-            continue
-        except Problems as error:
-            problems += (replace(p, case=case, file=str(path)) for p in error.problems)
-            continue
-        write_label(out / f"{case}.nii.gz", label, volume)
-        report["cases"][case] = predictor.last_report
-        write_text(out / REPORT, json.dumps(report, indent=1))
-        say(f"{case}: {predictor.last_report['total_s']:.1f} s")
-    if problems:
-        raise Problems(problems)
+    failures = Failures()
+    failures.problems += problems
+    with making_folder(out):
+        for case, path in found.items():
+            target, seen = out / f"{case}.nii.gz", stamp(str(path))
+            before = report["cases"].get(case) if target.exists() else None
+            if before is not None and before.get("file", seen) == seen:
+                unknown = "" if "file" in before else "; the report does not say from which image"
+                say(f"{case}: labelled before{unknown}")
+                continue
+            with failures.of(case, path):
+                volume = read_image(path)
+                known = {"image": voxel_hash(volume), "grid": geometry_hash(volume)}
+                if before is not None:
+                    _check_image(known, before, target)
+                    say(f"{case}: labelled before")
+                    continue
+                if wrong := is_empty(volume.array) or (wants_hu and not_hounsfield(volume.array)):
+                    raise VolumeError(*wrong)
+                write_label(target, predictor.predict(volume), volume)
+                report["cases"][case] = predictor.last_report | known | {"file": seen}
+                _write_report(out, report, target)
+                say(f"{case}: {predictor.last_report['total_s']:.1f} s")
+        failures.check()
     return report
+
+
+def _write_report(out: Path, report: Mapping[str, Any], target: Path) -> None:
+    """Write the report; a label map that it could not list is removed: it would be in the way."""
+    try:
+        write_text(out / REPORT, json.dumps(report, indent=1))
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _done_before(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -417,24 +462,27 @@ def _done_before(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     return before["cases"]
 
 
-def _images(path: Path) -> dict[str, Path]:
-    """The images of a path by case, sorted."""
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith((".nii.gz", ".nii")))
-    else:
+def _check_image(known: Mapping[str, str], before: Mapping[str, Any], label: Path) -> None:
+    """Problems if a label map that is there is of another image, or of the same one elsewhere."""
+    if any(before.get(key) != value for key, value in known.items()):
+        cause = f"is another image than that of which {label} was made"
+        raise Problems.one(cause, "name another folder with -o, or remove that label map")
+
+
+def _images(path: Path) -> tuple[dict[str, Path], list[Problem]]:
+    """The images of a path by case, sorted, and what of it gets no label."""
+    if path.is_dir():
+        found, problems = cases_in(path, labels=False)
+        twice = {problem.case for problem in problems}
+        found = {case: file for case, file in found.items() if case not in twice}
+        if not found:
+            raise Problems(problems)
+        return found, problems
+    if not path.is_file():
         raise Problems.one("there is no such file or folder", "check the path", file=path)
-    found: dict[str, Path] = {}
-    for file in files:
-        case = file.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
-        if case in found:
-            cause = f"is of the same case as {found[case].name}"
-            raise Problems.one(cause, "remove one of them", case=case, file=file)
-        found[case] = file
-    if not found:
-        raise Problems.one("no .nii.gz or .nii file in it", "check the path", file=path)
-    return found
+    if reason := reason_against(path.name):
+        raise Problems.one(*reason, file=path)
+    return {case_of(path.name): path}, []
 
 
 def _nearest(size: int, new_size: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from panorgan.io.tables import COMMA, TAB, read_rows, write_text
+from panorgan.io.tables import COMMA, TAB, read_rows
+from panorgan.io.writing import write_text
 from panorgan.problems import Problems
 
 

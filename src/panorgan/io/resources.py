@@ -133,6 +133,28 @@ def check_disk(
         raise Problems.one(cause, cure, file=where)
 
 
+def check_memory(needed: float, what: str, cure: str) -> None:
+    """Refuse to begin what main memory cannot hold.
+
+    Parameters
+    ----------
+    needed
+        Bytes, the least that it can do with.
+    what
+        What needs them, for the message.
+    cure
+        What to do beside giving it more memory.
+
+    Raises
+    ------
+    Problems
+        If less is free.
+    """
+    if needed > (there := available_memory()):
+        cause = f"{what} needs at least {gb(needed)} of memory, {gb(there)} are free"
+        raise Problems.one(cause, f"{cure}, or use a machine with more (mem_mb of a job)")
+
+
 def gb(count: float) -> str:
     """A number of bytes in GB, for messages."""
     return f"{count / 1e9:,.1f} GB"

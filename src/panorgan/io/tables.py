@@ -2,12 +2,11 @@
 
 import csv
 import io
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from panorgan.io.writing import write_text
 from panorgan.problems import Problem, Problems
 
 Row = Mapping[str, object]
@@ -20,25 +19,6 @@ SPREADSHEETS = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 """How a spreadsheet's own files begin: .xlsx and .ods; .xls."""
 
 
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place if the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def write_table(path: str | Path, columns: Iterable[str], rows: Iterable[Row]) -> None:
     """Write rows under a header; None becomes an empty field, floats keep their shortest form.
 
@@ -47,11 +27,16 @@ def write_table(path: str | Path, columns: Iterable[str], rows: Iterable[Row]) -
     ValueError
         If a row has a column that the header lacks.
     """
+    write_text(path, table_text(columns, rows))
+
+
+def table_text(columns: Iterable[str], rows: Iterable[Row]) -> str:
+    """What `write_table` writes."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), delimiter="\t", lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def read_table(path: str | Path, separator: str = TAB) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ from nibabel import orientations
 from nibabel.nifti1 import Nifti1Header
 from nibabel.spatialimages import HeaderDataError
 
-from panorgan.io.tables import replacing
+from panorgan.io.writing import replacing
 
 HEADER_BYTES = 348
 DATA_OFFSET = 352  # of a file without extensions

@@ -14,6 +14,7 @@ import numpy as np
 from nnunetv2.preprocessing.normalization import default_normalization_schemes
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
+from panorgan.io.resources import check_memory
 from panorgan.io.volumes import Grid, Volume, canonical_spacing, to_canonical
 from panorgan.nnunet.plans import RESAMPLING, STORED, configuration_of, make_dataset_json
 from panorgan.nnunet.resampling import OUTSIDE, mark_outside, resample_image, resample_label
@@ -146,6 +147,12 @@ def _by_slices(
     target = configuration["spacing"]
     target = [*spacing[: len(spacing) - len(target)], *target]
     new_size = resampled_size(image.shape, spacing, target)
+    bytes_of_a_voxel = 4 if label is None else 4 + 2
+    check_memory(
+        math.prod(new_size) * bytes_of_a_voxel,
+        f"on the network's grid ({' x '.join(map(str, new_size))} voxels, z first) it",
+        "check its spacing",
+    )
     normalise = _normalisation(plan, configuration)
     limits = normalise(np.array([image.min(), image.max()], np.float32))
 
@@ -307,13 +314,11 @@ def save(folder: str | Path, case: str, preprocessed: Preprocessed) -> None:
                 "filters": [blosc2.Filter.SHUFFLE],
                 "nthreads": 1,
             }
-            blosc2.asarray(
-                array,
-                urlpath=str(temporary / file),
-                chunks=chunks,
-                blocks=blocks,
-                cparams=compression,
+            # Compressed in memory: of a full disk blosc2 says only that something went wrong.
+            packed = blosc2.asarray(
+                array, chunks=chunks, blocks=blocks, cparams=compression, contiguous=True
             )
+            (temporary / file).write_bytes(packed.to_cframe())
         (temporary / f"{case}.pkl").write_bytes(pickle.dumps(preprocessed.properties))
         for path in sorted(temporary.iterdir()):
             os.replace(path, folder / path.name)

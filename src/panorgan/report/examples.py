@@ -8,7 +8,6 @@ import pandas as pd
 from panorgan.config.labels import Labels
 from panorgan.io.formats import number, percent
 from panorgan.io.frames import records
-from panorgan.io.volumes import read_label
 from panorgan.report import drawing
 from panorgan.report.inputs import Student
 from panorgan.report.pictures import (
@@ -193,7 +192,7 @@ def draw_lesions(
                 volume = (
                     scans.entry(case).read_label()
                     if row["side"] == REFERENCE
-                    else read_label(student.predictions.file(case, LABEL))
+                    else student.predictions.read_label(case, LABEL)
                 )
                 mask = piece_of(volume, tumour.value, row["lesion"])
                 return drawing.draw_piece(scan.image, scan.spacing, mask, f"{case}: {about}")

@@ -14,7 +14,7 @@ from panorgan.fusing.components import CLEAN, IGNORE, KEEP
 from panorgan.fusing.gate import DROP, Rule
 from panorgan.io.formats import number, spread
 from panorgan.io.frames import records
-from panorgan.io.volumes import Volume, read_label
+from panorgan.io.volumes import Volume
 from panorgan.report import drawing
 from panorgan.report.frames import DECISIONS
 from panorgan.report.inputs import TEACHER, Gate
@@ -135,7 +135,7 @@ def judged_map(gate: Gate, entry: Entry, value: int, labels: Labels) -> tuple[in
     """The pseudo-label in which the gate judged a class of a case, and its value there."""
     maps = gate.pseudo_labels
     if value == labels.tumour.value:
-        return maps.tumour_value, read_label(maps.tumours.file(entry.case, LABEL))
+        return maps.tumour_value, maps.tumours.read_label(entry.case, LABEL)
     return value, maps.organs.read(entry)
 
 

@@ -140,7 +140,7 @@ def read_gates(
         if number > 1:
             found = maps(origin, number)
             return Round(found, OrganLabels(found), labels.tumour.value)
-        own = config.pseudo_labels.organs != "cases"
+        own = config.pseudo_labels.predicted
         return Round(maps("tumour", 1), OrganLabels(maps("organs", 1) if own else None), TUMOUR)
 
     return [

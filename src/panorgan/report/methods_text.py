@@ -181,7 +181,7 @@ def methods_text(config: Config, facts: Facts) -> Methods:
         If the config's class table cannot be read.
     """
     fused = {name for _, name in fused_labels(config)} - {registry.PARTIAL}
-    given_organs = config.pseudo_labels.organs != "cases" or facts.given_organs != 0
+    given = config.pseudo_labels.organs == registry.CASES and facts.given_organs != 0
     text = render(
         "methods.txt.j2",
         registry=registry,
@@ -190,7 +190,7 @@ def methods_text(config: Config, facts: Facts) -> Methods:
         labels=load_labels(config.labels),
         variants=[registry.VARIANTS[name] for name in config.student.variants],
         fused=fused,
-        fuses_organs=given_organs and bool(fused - {registry.STAGE1}),
+        fuses_organs=(config.pseudo_labels.predicted or given) and bool(fused - {registry.STAGE1}),
         organs_model=PurePath(config.pseudo_labels.organs).name,
         software=_software(facts.versions),
         fewest=FEWEST,

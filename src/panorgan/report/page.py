@@ -12,7 +12,8 @@ from typing import Any
 from panorgan.cases.manifest import read_manifest
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import load_config
-from panorgan.io.tables import read_table, replacing, write_text
+from panorgan.io.tables import read_table
+from panorgan.io.writing import replacing, write_text
 from panorgan.report import drawing
 from panorgan.report.data import draw_distributions
 from panorgan.report.efficiency import describe_efficiency

@@ -9,7 +9,7 @@ import numpy as np
 from panorgan.cases.manifest import Entry
 from panorgan.config.labels import Labels
 from panorgan.fusing.components import find_components
-from panorgan.io.volumes import Volume, read_label, to_canonical
+from panorgan.io.volumes import Volume, to_canonical
 from panorgan.report.drawing import Layer
 from panorgan.report.inputs import Student
 from panorgan.report.pages import data_uri
@@ -95,7 +95,7 @@ class Scans:
 
 def prediction_of(student: Student, case: str) -> np.ndarray:
     """A student's prediction in RAS order."""
-    return canonical(read_label(student.predictions.file(case, LABEL)))
+    return canonical(student.predictions.read_label(case, LABEL))
 
 
 def piece_of(volume: Volume, value: int, number: int) -> np.ndarray:
@@ -106,5 +106,5 @@ def piece_of(volume: Volume, value: int, number: int) -> np.ndarray:
 
 def learnt_layers(case: str, reader: ShardReader, labels: Labels) -> list[Layer]:
     """The CT alone, a training case's fused label, and where it comes from."""
-    label, source = (canonical(read_label(reader.file(case, end))) for end in (LABEL, SOURCE))
+    label, source = (canonical(reader.read_label(case, end)) for end in (LABEL, SOURCE))
     return fused_layers(label, source, labels)

@@ -1,20 +1,27 @@
 """The page to read before a long run: what is in the data, and what the run will need."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from panorgan.cases.manifest import ANNOTATED, Entry, read_manifest
-from panorgan.cases.selection import needs_tumour, reason_against, shows_tumours, wants_organs
+from panorgan.cases.manifest import ABSENT, ANNOTATED, UNKNOWN, Entry, read_manifest
+from panorgan.cases.selection import (
+    needs_tumour,
+    organs_problem,
+    reason_against,
+    shows_tumours,
+    wants_organs,
+)
 from panorgan.config.labels import Labels, load_labels
 from panorgan.config.registry import MARGINAL
 from panorgan.config.settings import (
     Config,
     fused_labels,
+    learns_filled,
     students,
     teachers,
     trained_students,
@@ -32,7 +39,8 @@ from panorgan.io.resources import (
     preprocessed_bytes,
     preprocessing_memory,
 )
-from panorgan.io.tables import COMMA, read_table, write_text
+from panorgan.io.tables import COMMA, read_table
+from panorgan.io.writing import write_text
 from panorgan.report.pages import cut, describe_data, render
 from panorgan.run.layout import Layout, beside
 
@@ -71,13 +79,15 @@ def write_preflight(
     there, free = held_bytes(Path("results") / config.run), free_disk(Path(page))
     hours = training_hours(config)
     gpus = visible_gpus()
-    obstacles = what_is_missing(entries, labels, config.pseudo_labels.organs)
+    doubts = read_table(suspects)
+    obstacles = what_is_missing(entries, labels, config)
+    obstacles += [*what_is_doubtful(entries, doubts), *what_is_elsewhere(entries, labels)]
     context = {
         "run": config.run,
         "obstacles": obstacles,
         "data": describe_data(entries, labels),
         "excluded": cut(read_table(excluded), excluded),
-        "suspects": cut(read_table(suspects), suspects),
+        "suspects": cut(doubts, suspects),
         "disk": disk,
         "most": most,
         "needed": needed,
@@ -104,11 +114,9 @@ def write_preflight(
     )
 
 
-def what_is_missing(entries: Sequence[Entry], labels: Labels, organs: str) -> list[str]:
-    """What will stop a run on these cases or make its result worth less, a sentence each.
-
-    `organs` is the config's `pseudo_labels.organs`.
-    """
+def what_is_missing(entries: Sequence[Entry], labels: Labels, config: Config) -> list[str]:
+    """What will stop a run on these cases or make its result worth less, a sentence each."""
+    organs = config.pseudo_labels.organs
     training = [entry for entry in entries if entry.split == "train"]
     states = [entry.states[labels.tumour.value] for entry in training]
     missing = []
@@ -116,19 +124,69 @@ def what_is_missing(entries: Sequence[Entry], labels: Labels, organs: str) -> li
         missing.append("no training case has an annotated tumour: the teacher cannot be trained")
     if not any(entry.split == "validation" for entry in entries):
         missing.append("there is no validation case: neither network will be scored")
-    without = [entry.case for entry in training if not entry.organs] if organs == "cases" else []
+    without = [entry.case for entry in training if not entry.organs]
+    if config.pseudo_labels.predicted:
+        without = []
     if without or organs == MARGINAL:
         missing += [
             f"{organ.name} is annotated in no training case"
             for organ in labels.organs
             if all(entry.states[organ.value] != ANNOTATED for entry in training)
         ]
-    if without:
+    stop = organs_problem(entries, labels, organs) if learns_filled(config) else None
+    if stop:
+        missing.append(f"the run stops before it trains: {stop}")
+    elif without:
         missing.append(
             f"{len(without)} training cases have no organ pseudo-label (first {without[0]}): "
             "what is not annotated in them is learnt as background"
         )
     return missing
+
+
+def what_is_doubtful(
+    entries: Sequence[Entry], suspects: Iterable[Mapping[str, str]]
+) -> Iterator[str]:
+    """Suspects that stand in the way, a sentence for all of one kind of a source.
+
+    `suspects` are rows of the table of that name.
+    """
+    sources = {entry.case: entry.source for entry in entries}
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in suspects:
+        if row["obstacle"] and row["case"] in sources:
+            causes = found.setdefault((row["obstacle"], sources[row["case"]]), {})
+            causes.setdefault(row["case"], row["cause"])
+    for (obstacle, source), causes in found.items():
+        count = sum(one == source for one in sources.values())
+        case, cause = next(iter(causes.items()))
+        yield f"{obstacle} in {len(causes)} of {count} cases of {source} (first {case}: {cause})"
+
+
+def what_is_elsewhere(entries: Sequence[Entry], labels: Labels) -> Iterator[str]:
+    """Sources in whose labels classes that were looked for never occur, but others instead."""
+    sources: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.label:
+            sources.setdefault(entry.source, []).append(entry)
+    for source, found in sources.items():
+        never = [
+            label.name
+            for label in labels.labels
+            if all(entry.states[label.value] == ABSENT for entry in found)
+        ]
+        instead = [
+            label.name
+            for label in labels.labels
+            if all(entry.states[label.value] == UNKNOWN for entry in found)
+            and any(entry.label_values.get(label.value) for entry in found)
+        ]
+        if never and instead:
+            yield (
+                f"{len(found)} labels of {source} never hold {', '.join(never)}, which was looked "
+                f"for, but {', '.join(instead)}, which was not: they seem to be numbered otherwise "
+                "than the class table"
+            )
 
 
 def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list[dict[str, Any]]:
@@ -147,7 +205,7 @@ def disk_needs(entries: Sequence[Entry], labels: Labels, config: Config) -> list
     ] + shown
     pseudo = [entry for entry in training if needs_tumour(entry, labels)]
     organs = []
-    if config.pseudo_labels.organs != "cases":
+    if config.pseudo_labels.predicted:
         organs = [entry for entry in training if wants_organs(entry, labels)]
     trained = trained_students(config)
     variants = len({(arm.round, arm.labels) for arm in trained})

@@ -8,7 +8,7 @@ from typing import Any
 
 from panorgan.cases.manifest import Entry
 from panorgan.cases.table import EVALUATED
-from panorgan.config.registry import MARGINAL
+from panorgan.config.registry import CASES, MARGINAL, NONE
 from panorgan.config.settings import load_config, students, teachers, trained_students
 from panorgan.fusing.components import CLEAN, IGNORE
 from panorgan.fusing.gate import Rule
@@ -20,7 +20,8 @@ from panorgan.run.store import file_checksum
 from panorgan.scoring.metrics import NOT_SCORED
 
 ORGANS_FROM = {
-    "cases": "those of the case table",
+    CASES: "those of the case table",
+    NONE: "none: what is unknown is learnt as background",
     MARGINAL: "by a student that learnt from the partial labels with the marginal loss",
 }
 MOST_REASONS = 3

@@ -20,7 +20,8 @@ from panorgan.config.settings import (
     read_config_file,
     students,
 )
-from panorgan.io.tables import read_table, replacing
+from panorgan.io.failures import Failures
+from panorgan.io.tables import read_table
 from panorgan.io.volumes import (
     Volume,
     VolumeError,
@@ -29,7 +30,8 @@ from panorgan.io.volumes import (
     read_label,
     to_canonical,
 )
-from panorgan.problems import Problem, Problems, WrongOption
+from panorgan.io.writing import making_folder, replacing
+from panorgan.problems import Problem, Problems, Stop, WrongOption
 from panorgan.report.drawing import (
     SOURCE_COLOURS,
     Layer,
@@ -161,7 +163,8 @@ def show_cases(
     Raises
     ------
     Problems
-        Before anything is drawn if a case is unknown or a file exists; if a file has changed.
+        Before anything is drawn if a case is unknown or a file exists; of every case that cannot be
+        drawn, after all others. After a `Stop`, such as a full disk, none is left.
     """
     names = list(dict.fromkeys(names))
     paths = Layout(run)
@@ -169,14 +172,22 @@ def show_cases(
     label = _parse_class(structure, labels)
     entries = _read_entries(run, paths, labels)
     _check_cases(names, paths, entries)
-    for name, path in _new_files(names, out).items():
-        entry = entries[name]
-        if entry.split == "train":
-            shown = _training(entry, paths, label, labels)
-        else:
-            shown = _scored(entry, paths, label, labels)
-        title = f"{run.absolute().name}: {name}, {entry.split}"
-        yield _draw(entry.read_image(), shown, path, title, label, labels)
+    files = _new_files(names, out)
+    failures = Failures()
+    with making_folder(files[names[0]].parent):
+        for name, path in files.items():
+            entry = entries[name]
+            found = _training if entry.split == "train" else _scored
+            title = f"{run.absolute().name}: {name}, {entry.split}"
+            try:
+                with failures.of(name, entry.image):
+                    shown = found(entry, paths, label, labels)
+                    yield _draw(entry.read_image(), shown, path, title, label, labels)
+            except Stop:
+                for drawn in files.values():
+                    drawn.unlink(missing_ok=True)
+                raise
+        failures.check()
 
 
 def _read_labels(paths: Layout) -> Labels:
@@ -236,8 +247,7 @@ def _training(entry: Entry, paths: Layout, wanted: Label | None, labels: Labels)
     found = _find(paths, entry, lambda arm: paths.fusion(arm.labels, arm.round, entry.shard))
     if found:
         arm, reader = found
-        files = (reader.file(entry.case, end) for end in (LABEL, SOURCE))
-        label, source = (canonical(read_label(file)) for file in files)
+        label, source = (canonical(reader.read_label(entry.case, end)) for end in (LABEL, SOURCE))
         shown.layers = fused_layers(label, source, labels)
         shown.maps["Fused label"] = label
         shown.notes.append(f"fused label of {arm.labels}{arm.round_text}")
@@ -259,7 +269,7 @@ def _scored(entry: Entry, paths: Layout, wanted: Label | None, labels: Labels) -
     reference = canonical(entry.read_label()) if entry.label else None
     if found:
         arm, reader = found
-        prediction = canonical(read_label(reader.file(entry.case, LABEL)))
+        prediction = canonical(reader.read_label(entry.case, LABEL))
         shown.layers = compared_layers(prediction, reference, labels)
         shown.maps["Prediction"] = prediction
         shown.notes.append(f"prediction of {arm.title}")

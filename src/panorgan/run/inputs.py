@@ -11,11 +11,13 @@ from typing import Any
 
 from panorgan.cases.corrections import Correction, read_corrections
 from panorgan.cases.manifest import load_sources
-from panorgan.cases.selection import TUMOUR
+from panorgan.cases.selection import ORGANS, TUMOUR
 from panorgan.cases.table import Case, check_names, read_cases, shard_names, shard_of
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import (
+    CASES,
     MARGINAL,
+    NONE,
     OWN_STAGE1,
     PARTIAL,
     TEACHER,
@@ -28,6 +30,7 @@ from panorgan.config.settings import (
     Member,
     ablation_arms,
     fused_labels,
+    learns_filled,
     load_config,
     members,
     origins,
@@ -36,9 +39,9 @@ from panorgan.config.settings import (
     teachers,
     trained_students,
 )
+from panorgan.io.stamps import STAMPS, read_stamps, stamps
 from panorgan.problems import Problems
 from panorgan.run.layout import Layout, beside
-from panorgan.run.stamps import STAMPS, read_stamps, stamps
 from panorgan.run.store import key_of
 
 
@@ -80,14 +83,12 @@ def _learnt(wildcards: Any) -> str:
     return (wildcards.get("labels") or wildcards.stage1).removesuffix(OWN_STAGE1)
 
 
-ORGANS = "pseudo_labels.organs"
-
-
 def check_organs(source: str) -> None:
     """Problems if `pseudo_labels.organs` is neither a known word nor a folder."""
-    if source in ("cases", MARGINAL):
+    words = (CASES, MARGINAL, NONE)
+    if source in words:
         return
-    cure = f"write cases, {MARGINAL} or the path of a trained model"
+    cure = f"write {', '.join(words)} or the path of a trained model"
     if not source or not Path(source).is_dir():
         raise Problems.one(f"'{source}' is no folder", cure, case="config", file=ORGANS)
     depths = ("", "*/", "*/*/", "*/*/*/")
@@ -235,6 +236,11 @@ class Run:
         return origins(self.config)
 
     @property
+    def learns_filled(self) -> bool:
+        """Whether a student learns labels of a stage 2."""
+        return learns_filled(self.config)
+
+    @property
     def first_stages(self) -> list[tuple[int, str]]:
         """Round and name of every stage 1 of the labels that students learn."""
         return sorted({(n, first_stage(name, n)) for n, name in fused_labels(self.config)})
@@ -242,7 +248,7 @@ class Run:
     @property
     def judged(self) -> list[tuple[str, int]]:
         """Kind and round of the pseudo-labels that the gates of `origins` judge."""
-        first = ["tumour"] if self.config.pseudo_labels.organs == "cases" else ["tumour", "organs"]
+        first = ["tumour", "organs"] if self.config.pseudo_labels.predicted else ["tumour"]
         return [
             (kind, number)
             for origin, number in self.origins
@@ -261,7 +267,7 @@ class Run:
         return lambda wildcards: self._of_fusion("tumour", wildcards, end)
 
     def organs(self, end: str) -> Callable[[Any], list[str]]:
-        """Input function of either stage: its organ pseudo-labels, none if cases name them."""
+        """Input function of either stage: its organ pseudo-labels, if a network makes them."""
         return lambda wildcards: self._of_fusion("organs", wildcards, end)
 
     def _of_fusion(self, kind: str, wildcards: Any, end: str) -> list[str]:
@@ -309,7 +315,7 @@ class Run:
     def _pseudo_labels(self, kind: str, number: int, wildcards: Any, end: str) -> list[str]:
         if number > 1:
             kind = self.origin(wildcards)
-        elif kind == "organs" and self.config.pseudo_labels.organs == "cases":
+        elif kind == "organs" and not self.config.pseudo_labels.predicted:
             return []
         return [self.paths.pseudo_labels(kind, number, wildcards.shard) + end]
 

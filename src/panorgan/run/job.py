@@ -9,16 +9,16 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from panorgan.io.gpus import visible_gpus
-from panorgan.io.tables import read_table, write_table, write_text
-from panorgan.problems import Problem, Problems
+from panorgan.io.tables import read_table, table_text, write_table
+from panorgan.io.writing import disk_full, making_folder, write_text
+from panorgan.problems import Problem, Problems, Stop, unexpected
 from panorgan.run.layout import benchmark_of, beside
 from panorgan.run.store import ShardOutput
 
@@ -60,14 +60,15 @@ def job(snakemake: Any) -> Iterator[Job]:
     # Stands until the job ends well or says why not: a killed job cannot say anything.
     killed = f"{snakemake.rule} was killed: out of memory or time?"
     cure = "see its log and the scheduler's; finished work is kept"
-    write_table(problems_file, PROBLEM_COLUMNS, [vars(Problem("", "", killed, cure))])
+    _record(problems_file, [Problem("", "", killed, cure)])
     started = time.monotonic()
     _die_with_parent()
     with _output_to(log) as console:
         faulthandler.enable()
-        gpu = _claim_gpu() if snakemake.resources.get("gpu") else None
-        this = Job(console)
+        gpu, this = None, Job(console)
         try:
+            if snakemake.resources.get("gpu"):
+                gpu = _claim_gpu()
             yield this
             _leave_records(log, time.monotonic() - started, this.computed)
             problems_file.unlink(missing_ok=True)
@@ -75,18 +76,35 @@ def job(snakemake: Any) -> Iterator[Job]:
         except Problems as error:
             problems = error.problems
         except Exception as error:
-            traceback.print_exc()
-            cause = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
-            problems = [Problem("", "", cause, "the log has the traceback")]
+            # A log that cannot be written on is how a full disk shows where all else is done.
+            full = disk_full(error, getattr(error, "filename", None) or log)
+            problems = full.problems if full else [unexpected(error, log=_say)]
         finally:
             if gpu:
                 gpu.close()
-        for problem in problems:
-            print(problem, flush=True)
-        write_table(problems_file, PROBLEM_COLUMNS, (vars(problem) for problem in problems))
+        _say("\n".join(map(str, problems)))
+        _record(problems_file, problems)
         count = f"{len(problems)} problems, the first: " if len(problems) > 1 else ""
         print(f"{snakemake.rule}: {count}{problems[0]}", file=console, flush=True)
         sys.exit(1)
+
+
+def _say(text: str) -> None:
+    """Print into the log, as far as the disk has room."""
+    with suppress(OSError):
+        print(text, flush=True)
+
+
+def _record(path: Path, problems: Sequence[Problem]) -> None:
+    """Write down a job's problems, as far as the disk has room."""
+    rows = [vars(problem) for problem in problems]
+    try:
+        write_table(path, PROBLEM_COLUMNS, rows)
+    except Stop:
+        # What the file holds already has room for another text.
+        with suppress(OSError), open(path, "r+") as file:
+            file.write(table_text(PROBLEM_COLUMNS, rows))
+            file.truncate()
 
 
 def _leave_records(log: Path, seconds: float, computed: int) -> None:
@@ -110,16 +128,25 @@ def _leave_records(log: Path, seconds: float, computed: int) -> None:
 
 
 @contextmanager
-def _output_to(log: str) -> Iterator[IO[str]]:
+def _output_to(log: Path) -> Iterator[IO[str]]:
     """Send standard output and error, of this process and its children, into a file."""
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    with os.fdopen(os.dup(2), "w") as console, open(log, "w") as file:
+    with os.fdopen(os.dup(2), "w") as console, _opened(log, console) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         sys.stdout.reconfigure(line_buffering=True)
         yield console
+
+
+def _opened(log: Path, console: IO[str]) -> IO[str]:
+    """A log; the process ends with a line on the console if the disk has no room for one."""
+    try:
+        with making_folder(log.parent):
+            return open(log, "w")
+    except (OSError, Stop) as error:
+        print(disk_full(error, log) or error, file=console, flush=True)
+        sys.exit(1)
 
 
 def _die_with_parent() -> None:

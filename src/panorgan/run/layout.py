@@ -29,6 +29,7 @@ class Layout:
         self.suspects = f"{self._cases}/suspects.tsv"
         self.corrected = f"{self._cases}/corrected.tsv"
         self.repaired = f"{self._cases}/repaired.tsv"
+        self.organs_checked = f"{self._cases}/organs.txt"
         self.class_table = f"{self._cases}/labels.yaml"
         self.config = f"{self._cases}/config.yaml"
         self.preflight = f"{self._cases}/preflight.html"

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from panorgan.io.tables import write_text
+from panorgan.io.writing import write_text
 from panorgan.problems import Problems
 
 BEAT_S = 30.0
@@ -211,10 +211,14 @@ def _take(folder: Path, say: Callable[[str], None]) -> tuple[Path, str]:
             # Another one was faster: look at it, once a cached listing shows it.
             time.sleep(LOOK_S / 10)
             continue
-        with os.fdopen(file, "w") as lease:
-            lease.write(text)
-            lease.flush()
-            os.fsync(file)
+        try:
+            with os.fdopen(file, "w") as lease:
+                lease.write(text)
+                lease.flush()
+                os.fsync(file)
+        except OSError:  # a lease of nobody would be waited for
+            path.unlink(missing_ok=True)
+            raise
         # We may have slept since we looked, while others came, went and removed this number.
         if _newest(folder) == path:
             for other in _leases(folder)[:-1]:

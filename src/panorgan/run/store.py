@@ -11,15 +11,18 @@ import errno
 import json
 import os
 import shutil
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from socket import gethostname
 
-from panorgan.io.tables import read_table, write_table, write_text
-from panorgan.problems import Problem, Problems
+from panorgan.io.failures import Failures
+from panorgan.io.tables import read_table, write_table
+from panorgan.io.volumes import Volume, VolumeError, read_label
+from panorgan.io.writing import new_folder, stopping, write_text
+from panorgan.problems import Problems, Stop
 from panorgan.run.lease import exclusive
 
 ENTRY = "entry.json"
@@ -33,10 +36,12 @@ CASE_COLUMNS = ("case", "status", "reason", "files")
 
 @dataclass(frozen=True)
 class Work:
-    """A case that a shard job has to produce: its name and all that the result depends on."""
+    """A case that a shard job has to produce: its name, all that the result depends on, and its
+    image, for messages."""
 
     case: str
     inputs: Mapping[str, object]
+    image: str = ""
 
 
 @dataclass
@@ -124,61 +129,42 @@ def run_shard(
     ------
     Problems
         The problems of all failing cases, after every other case has been tried; finished ones
-        stay in the store. A full disk ends the job at once.
+        stay in the store. A `Stop`, such as a full disk, ends the job at once.
     """
     store = out.store
     store.mkdir(parents=True, exist_ok=True)
     entries: dict[str, Path] = {}
-    problems: list[Problem] = []
+    failures = Failures(say)
     reused = 0
     layout = {"cases": [*columns]} | {name: [*own] for name, own in (details or {}).items()}
     for item in work:
-        entry = entry_of(store, item, parameters)
-        if _is_whole(entry, layout, say):
-            reused += 1
-        else:
-            try:
+        with failures.of(item.case, item.image):
+            entry = entry_of(store, item, parameters)
+            if _is_whole(entry, layout, say):
+                reused += 1
+            else:
                 _fill(entry, item.case, layout, compute)
-            except Problems as error:
-                problems += (replace(p, case=p.case or item.case) for p in error.problems)
-                say(f"{item.case}: {error}")
-                continue
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise disk_full(store) from None
-                problems.append(_unexpected(item.case, error, say))
-                continue
-            except Exception as error:
-                problems.append(_unexpected(item.case, error, say))
-                continue
-            say(f"{item.case}: computed")
-        entries[item.case] = entry
-    say(f"{len(entries) - reused} computed, {reused} reused, {len(problems)} problems")
-    if problems:
-        raise Problems(problems)
-    try:
+                say(f"{item.case}: computed")
+            entries[item.case] = entry
+    count = len(failures.problems)
+    say(f"{len(entries) - reused} computed, {reused} reused, {count} problems")
+    failures.check()
+    with _kept(out.table):
         _publish(entries, out, columns, details or {}, others)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(store) from None
-        raise
     _prune(store, entries)
     return len(entries) - reused
 
 
-def disk_full(path: Path) -> Problems:
-    """The problem of a full disk."""
-    while not path.exists():
-        path = path.parent
-    free = shutil.disk_usage(path).free / 1e9
-    cure = "free some space and run the same command again: finished work is kept"
-    return Problems.one(f"no space left on the disk ({free:.1f} GB free)", cure, file=path)
-
-
-def _unexpected(case: str, error: Exception, say: Callable[[str], None]) -> Problem:
-    say("".join(traceback.format_exception(error)))
-    cause = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
-    return Problem(case, "", cause, "the log has the traceback")
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """`stopping` where finished work stays in a store."""
+    try:
+        with stopping(path):
+            yield
+    except Stop as stop:
+        raise Stop(
+            replace(one, cure=f"{one.cure}: finished work is kept") for one in stop.problems
+        ) from None
 
 
 def _fill(
@@ -189,9 +175,7 @@ def _fill(
 ) -> None:
     """Compute a case into the store; the entry appears whole or not at all."""
     temporary = entry.parent / f".tmp-{gethostname()}-{os.getpid()}-{entry.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with _kept(entry), new_folder(entry, temporary):
         result = compute(case, temporary)
         files = {}
         for path in sorted(temporary.iterdir()):
@@ -201,9 +185,6 @@ def _fill(
         write_text(temporary / ENTRY, json.dumps(content, indent=1))
         _to_disk(temporary)
         shutil.rmtree(entry, ignore_errors=True)
-        os.rename(temporary, entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _to_disk(folder: Path) -> None:
@@ -274,18 +255,15 @@ def _files_text(files: Mapping[str, Sequence]) -> str:
 
 def link_folder(folder: Path, files: Iterable[Path]) -> None:
     """Make `folder` hold exactly these files, as hard links (copies where links don't exist)."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for file in files:
-        try:
-            os.link(file, temporary / file.name)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            shutil.copy2(file, temporary / file.name)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(temporary, folder)
+    with new_folder(folder, folder.with_name(f".{folder.name}.tmp")) as temporary:
+        for file in files:
+            try:
+                os.link(file, temporary / file.name)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                shutil.copy2(file, temporary / file.name)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prune(store: Path, entries: Mapping[str, Path]) -> None:
@@ -368,6 +346,14 @@ class ShardReader:
         """
         return self._checked(case, case + suffix)
 
+    def read_label(self, case: str, suffix: str) -> Volume:
+        """The label map ``CASE`` + suffix; Problems if it cannot be read or is another."""
+        path = self.file(case, suffix)
+        try:
+            return read_label(path)
+        except VolumeError as error:
+            raise Problems.one(error.cause, error.cure, case=case, file=path) from None
+
     def _checked(self, case: str, name: str) -> Path:
         path = self._rows[case][1] / name
         checksum = self.checksums(case)[name]
@@ -413,16 +399,12 @@ def run_training(
         if not (state / KEY).exists():
             _say_changes(slot, key, say)
             write_text(state / KEY, json.dumps(key, indent=1, sort_keys=True))
-        try:
+        with _kept(state):
             finished, trained = train(state, lease.check)
             lease.check()
             for path in finished.iterdir():
                 path.chmod(0o444)
             link_folder(Path(model), sorted(finished.iterdir()))
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise disk_full(state) from None
-            raise
         card = json.loads((finished / "card.json").read_text())
         row = {"model": str(model), "checksum": card["checksum"], "key": state.name}
         write_table(table, list(row), [row])

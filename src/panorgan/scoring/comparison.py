@@ -24,7 +24,7 @@ import pandas as pd
 from panorgan.config.labels import Labels, load_labels
 from panorgan.config.registry import PROFILES
 from panorgan.io.formats import MISSING, count, percent, points, span
-from panorgan.io.tables import write_text
+from panorgan.io.writing import write_text
 from panorgan.problems import Problems
 from panorgan.scoring.bootstrap import COVERAGE, TOO_FEW, compare, mean, number
 from panorgan.scoring.frames import COMPARED_CASES, COMPARED_CLASSES

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from panorgan.cases.annotations import Annotations
+from panorgan.cases.folders import cases_in
 from panorgan.config.labels import UNKNOWN, Labels, check_predicted
 from panorgan.config.registry import PROFILES
+from panorgan.io.failures import Failures
 from panorgan.io.formats import MISSING, interval, percent
 from panorgan.io.volumes import Volume, VolumeError, read_image, read_label
 from panorgan.problems import Problem, Problems, WrongOption
@@ -81,13 +83,13 @@ def evaluate_folders(
     profile: str,
     annotated: str = "all",
 ) -> Evaluation:
-    """Score every `<case>.nii.gz` of a folder of references.
+    """Score every `<case>.nii.gz` or `<case>.nii` of a folder of references.
 
-    Both folders must hold the same cases: a missing prediction would otherwise raise the mean,
-    and an extra one is a sign of the wrong folder. Grids must agree (the official script looks at
-    shapes only) and values be background or classes. Numbers that are not whole are cast as the
-    official script casts them (13.9986 becomes 13), with a note, unless the profile is
-    ``corrected``: it refuses them.
+    Both folders must hold the same cases and nothing that could be one's but is not taken: a
+    missing prediction would otherwise raise the mean, and an extra one is a sign of the wrong
+    folder. Grids must agree (the official script looks at shapes only) and values be background or
+    classes. Numbers that are not whole are cast as the official script casts them (13.9986 becomes
+    13), with a note, unless the profile is ``corrected``: it refuses them.
 
     Parameters
     ----------
@@ -115,8 +117,10 @@ def evaluate_folders(
     if not annotations.listed:
         raise WrongOption.one("--annotated names no class: nothing to score", "name some")
     check_predicted(Path(prediction_dir), labels)
-    predictions, references = _cases_in(prediction_dir), _cases_in(reference_dir)
-    problems = []
+    (predictions, wrong), (references, others) = map(cases_in, (prediction_dir, reference_dir))
+    failures = Failures()
+    problems = failures.problems
+    problems += [*wrong, *others]
     for case in references.keys() - predictions.keys():
         path = Path(prediction_dir) / f"{case}.nii.gz"
         cure = "predict this case or take its reference out of the folder"
@@ -151,16 +155,16 @@ def evaluate_folders(
 
     cases = sorted(references.keys() & predictions.keys(), key="{}.nii.gz".format)
     with ThreadPoolExecutor(THREADS) as pool:
-        for done in [pool.submit(score, case) for case in cases]:
-            try:
-                found = done.result()
-            except Problems as error:
-                problems += error.problems
-                continue
-            for kept, own in zip((scores, lesions, notes), found, strict=True):
-                kept += own
-    if problems:
-        raise Problems(problems)
+        try:
+            for case, done in [(case, pool.submit(score, case)) for case in cases]:
+                with failures.of(case, predictions[case]):
+                    found = done.result()
+                    for kept, own in zip((scores, lesions, notes), found, strict=True):
+                        kept += own
+        except BaseException:  # Ctrl-C waits for no case that has not begun
+            pool.shutdown(cancel_futures=True)
+            raise
+    failures.check()
     if same := sum(predictions[case].samefile(references[case]) for case in cases):
         notes.append(
             f"WARNING: predictions that are the very files of their references: {same} of "
@@ -169,20 +173,6 @@ def evaluate_folders(
     result = Evaluation(profile, SCORES.frame(scores), LESIONS.frame(lesions), notes=notes)
     result.summarise(labels)
     return result
-
-
-def _cases_in(folder: str | Path) -> dict[str, Path]:
-    """Label files of a folder by case."""
-    if not Path(folder).is_dir():
-        raise Problems.one("is no folder", "check the path", file=folder)
-    files = {
-        path.name.removesuffix(".nii.gz"): path
-        for path in Path(folder).glob("*.nii.gz")
-        if not path.name.startswith(".")
-    }
-    if not files:
-        raise Problems.one("holds no .nii.gz file", "check the path", file=folder)
-    return files
 
 
 def _read_pair(

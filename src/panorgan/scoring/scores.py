@@ -13,7 +13,7 @@ import pandas as pd
 from panorgan.config.labels import Label, Labels
 from panorgan.config.registry import PROFILES
 from panorgan.io.formats import MISSING, percent
-from panorgan.io.tables import write_text
+from panorgan.io.writing import write_text
 from panorgan.scoring.bootstrap import TOO_FEW, drawn_means, fewest, interval, mean
 from panorgan.scoring.frames import LESIONS, SCORES
 from panorgan.scoring.lesions import OVERLAP, PREDICTION, REFERENCE, SIDES

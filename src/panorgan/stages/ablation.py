@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from panorgan.config.labels import Labels, load_labels
-from panorgan.io.tables import write_text
+from panorgan.io.writing import write_text
 from panorgan.problems import Problem, Problems
 from panorgan.scoring.ablation import (
     compare,

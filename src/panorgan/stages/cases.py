@@ -15,17 +15,18 @@ from panorgan.cases.manifest import (
     Entry,
     Rule,
     build_manifest,
-    centres_text,
     load_sources,
     read_manifest,
     same_images,
     values_text,
     write_manifest,
 )
-from panorgan.cases.sides import body_midline, class_centres
+from panorgan.cases.places import class_places, places_text
+from panorgan.cases.sides import body_midline
 from panorgan.cases.table import Case, check_names, read_cases, shard_of
 from panorgan.config.labels import load_labels
-from panorgan.io.tables import read_table, write_table, write_text
+from panorgan.io.stamps import STAMPS, Stamp, write_stamps
+from panorgan.io.tables import read_table, write_table
 from panorgan.io.volumes import (
     Volume,
     canonical_shape,
@@ -34,8 +35,8 @@ from panorgan.io.volumes import (
     write_image,
     write_label,
 )
+from panorgan.io.writing import write_text
 from panorgan.problems import Problem, Problems
-from panorgan.run.stamps import STAMPS, Stamp, write_stamps
 from panorgan.run.store import BAD, Result, ShardOutput, ShardReader, Work, key_of, run_shard
 from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
 
@@ -97,8 +98,8 @@ def index_cases(
             "label_values": values_text(facts.label_values),
             "repaired": " ".join(f"{kind}:{mm:.3g}" for kind, (_, mm) in facts.repairs.items()),
             "midline_mm": "" if midline is None else f"{midline:.1f}",
-            "centres_mm": _centres(facts.label),
-            "organ_centres_mm": _centres(facts.organs),
+            "places": _places(facts.label),
+            "organ_places": _places(facts.organs),
             "doubt": "; ".join(facts.doubt or ()),
         }
         return Result(row)
@@ -106,7 +107,7 @@ def index_cases(
     table = out.store.with_name(out.store.name + STAMPS)
     stamps = write_stamps(table, (path for case in cases for path in case.files))
     return run_shard(
-        [Work(case.case, _files(case, stamps)) for case in cases],
+        [Work(case.case, _files(case, stamps), case.image) for case in cases],
         compute,
         out,
         parameters={
@@ -125,8 +126,8 @@ def mended_name(case: str, kind: str) -> str:
     return f"{case}_{kind}{LABEL}"
 
 
-def _centres(volume: Volume | None) -> str:
-    return centres_text(class_centres(volume.array, volume.grid)) if volume else ""
+def _places(volume: Volume | None) -> str:
+    return places_text(class_places(volume.array, volume.grid)) if volume else ""
 
 
 def _path(path: str) -> Path | None:

@@ -20,7 +20,7 @@ from panorgan.fusing.components import (
 )
 from panorgan.fusing.gate import instability
 from panorgan.io.tables import read_table
-from panorgan.io.volumes import Volume, read_label
+from panorgan.io.volumes import Volume
 from panorgan.problems import Problems
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, key_of, run_shard
 from panorgan.stages import LABEL, VERSIONS
@@ -85,7 +85,7 @@ class Round:
         """
         tumours = organs = None
         if entry.case in self.tumours:
-            tumours = read_label(self.tumours.file(entry.case, LABEL))
+            tumours = self.tumours.read_label(entry.case, LABEL)
         wanted = sorted(self.organs.values(entry) - {labels.tumour.value})
         if wanted:
             shared = self.organs.predicted is self.tumours
@@ -186,7 +186,7 @@ def measure_components(
     work, others = [], []
     for name, entry in entries.items():
         if judged_tumours(entry) or judged_organs(entry):
-            work.append(Work(name, inputs(entry)))
+            work.append(Work(name, inputs(entry), entry.image))
         else:
             reason = "not predicted, or tumours are unknown" if known else "has no pseudo-label"
             others.append({"case": name, "status": "excluded", "reason": reason})

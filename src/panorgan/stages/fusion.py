@@ -99,7 +99,7 @@ def fuse_tumours(
         like = entry.frame()
         tumour = organ_map = None
         if tumours and needs_tumour(entry, labels):
-            tumour = on_grid(entry, _read(tumours, name), like) == tumour_value
+            tumour = on_grid(entry, tumours.read_label(name, LABEL), like) == tumour_value
             tumour = gate.judged_tumour(name, tumour)
         if asks_for_organs(entry):
             organ_map = gate.judged_organs(name, on_grid(entry, pseudo.read(entry), like))
@@ -117,7 +117,7 @@ def fuse_tumours(
         return _write(folder, entry, fused, like, unknown, labels)
 
     return run_shard(
-        [Work(name, inputs(entry)) for name, entry in taken.items()],
+        [Work(name, inputs(entry), entry.image) for name, entry in taken.items()],
         compute,
         out,
         parameters=_parameters(1, labels) | {"pseudo-labels": tumours is not None},
@@ -201,8 +201,8 @@ def fuse_organs(
         if organ_map is not None and shuffle_seed is not None:
             organ_map = shuffled(organ_map, like.grid.spacing, name, shuffle_seed)
         fused = fuse_stage2(
-            on_grid(entry, _read(first, name), like),
-            on_grid(entry, _read(first, name, SOURCE), like),
+            on_grid(entry, first.read_label(name, LABEL), like),
+            on_grid(entry, first.read_label(name, SOURCE), like),
             organ_map,
             entry.states,
             labels,
@@ -210,7 +210,11 @@ def fuse_organs(
         return by_hand.write(folder, entry, fused, like, left(entry))
 
     return run_shard(
-        [Work(name, inputs(entry)) for name, entry in entries.items() if name not in dropped],
+        [
+            Work(name, inputs(entry), entry.image)
+            for name, entry in entries.items()
+            if name not in dropped
+        ],
         compute,
         out,
         parameters=_parameters(2, labels),
@@ -326,7 +330,7 @@ class _Corrections:
             return {}
         try:
             volume = self._read(case)
-        except Problems as error:  # said when the case's turn comes, like any other's
+        except Exception as error:  # said when the case's turn comes, like any other's
             return {"corrected": str(error)}
         return {"corrected": [voxel_hash(volume), geometry_hash(volume)]}
 
@@ -364,10 +368,6 @@ class _Corrections:
         write_label(folder / (case + AUTOMATIC), fused.label, like)
         fused = replace(fused, label=label, source=source_of[label], voxels=voxels)
         return _write(folder, entry, fused, like, (), labels)
-
-
-def _read(reader: ShardReader, case: str, suffix: str = LABEL) -> Volume:
-    return read_label(reader.file(case, suffix))
 
 
 def _unknown_organs(entry: Entry, labels: Labels) -> list[int]:

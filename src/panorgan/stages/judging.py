@@ -29,7 +29,8 @@ from panorgan.fusing.gate import (
     write_cases,
     write_decisions,
 )
-from panorgan.io.tables import read_table, write_text
+from panorgan.io.tables import read_table
+from panorgan.io.writing import write_text
 from panorgan.problems import Problem, Problems
 
 

@@ -14,7 +14,8 @@ from panorgan.config.labels import Labels, load_labels
 from panorgan.config.settings import Member
 from panorgan.fusing.components import COLUMNS
 from panorgan.io.tables import read_table, write_table
-from panorgan.io.volumes import read_label, write_label
+from panorgan.io.volumes import write_label
+from panorgan.io.writing import new_folder
 from panorgan.problems import Problems
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.scoring.lesions import DETAILS, as_text, find_lesions
@@ -153,7 +154,10 @@ def predict_cases(
 
     return run_shard(
         # One network at a time is in memory.
-        [Work(name, inputs(name)) for name in sorted(entries, key=fold_of.__getitem__)],
+        [
+            Work(name, inputs(name), entries[name].image)
+            for name in sorted(entries, key=fold_of.__getitem__)
+        ],
         compute,
         out,
         parameters={
@@ -211,10 +215,8 @@ def import_model(source: str, model: str, table: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if (Path(source) / WEIGHTS).exists():
         load_model(source)
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary)
-        temporary.rename(folder)
+        with new_folder(folder) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
     else:
         print("\n".join(convert(Path(source), folder)))
     checksum = load_model(folder).card["checksum"]
@@ -240,7 +242,7 @@ def score_cases(
     def compute(name: str, folder: Path) -> Result:
         entry = entries[name]
         reference = entry.read_label()
-        prediction = read_label(predictions.file(name, LABEL))
+        prediction = predictions.read_label(name, LABEL)
         rows = score_case(
             prediction.array,
             reference.array,
@@ -270,6 +272,7 @@ def score_cases(
                     "prediction": predictions.checksums(name),
                     "unknown": entry.unjudged,
                 },
+                entry.image,
             )
             for name, entry in entries.items()
         ],

@@ -4,11 +4,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panorgan.cases.manifest import Entry
-from panorgan.io.volumes import Volume, read_label
+from panorgan.cases.manifest import Entry, read_manifest
+from panorgan.cases.selection import organs_problem
+from panorgan.config.labels import load_labels
+from panorgan.io.volumes import Volume
+from panorgan.io.writing import write_text
 from panorgan.problems import Problems
 from panorgan.run.store import ShardReader
 from panorgan.stages import CLASSES, LABEL
+
+
+def check_organs(manifest: str, organs: str, *, labels_file: str, out: str) -> None:
+    """Stop a run whose stage 2 would teach that organs are not there, before anything trains.
+
+    Parameters
+    ----------
+    manifest
+        Of all cases.
+    organs
+        The config's `pseudo_labels.organs`.
+    out
+        A text file, for those who look at the run later: how many cases have a pseudo-label.
+
+    Raises
+    ------
+    Problems
+        If `organs_problem` finds one.
+    """
+    labels = load_labels(labels_file)
+    entries = read_manifest(manifest, labels, split="train")
+    if problem := organs_problem(entries, labels, organs):
+        raise Problems([problem])
+    given = sum(bool(entry.organs) for entry in entries)
+    write_text(out, f"{given} of {len(entries)} training cases name an organ pseudo-label\n")
 
 
 @dataclass(frozen=True)
@@ -37,7 +65,7 @@ class OrganLabels:
             return None
         if self.predicted is None:
             return entry.read_organs()
-        return read_label(self.predicted.file(entry.case, LABEL))
+        return self.predicted.read_label(entry.case, LABEL)
 
 
 def on_grid(entry: Entry, volume: Volume | None, like: Volume) -> np.ndarray | None:

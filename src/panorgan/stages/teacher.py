@@ -8,8 +8,9 @@ import numpy as np
 from panorgan.cases.manifest import read_manifest
 from panorgan.cases.selection import TUMOUR, reason_against, shows_tumours, teacher_label
 from panorgan.config.labels import Labels, load_labels
+from panorgan.io.failures import Failures
 from panorgan.io.tables import read_table
-from panorgan.io.volumes import read_label, write_label
+from panorgan.io.volumes import write_label
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.scoring.evaluation import Evaluation
 from panorgan.scoring.frames import LESIONS, SCORES
@@ -61,6 +62,7 @@ def select_tumour_cases(
                     "grid": entry.facts["grid"],
                     "state": entry.states[labels.tumour.value],
                 },
+                entry.image,
             )
             for name, entry in selected.items()
         ],
@@ -98,18 +100,19 @@ def score_teacher(
         ignore=TUMOUR + 1,
     )
     scores, lesions = [], []
+    failures = Failures(print)
     for entry in read_manifest(manifests, labels):
         if entry.case not in predictions:
             continue
-        prediction = read_label(predictions.file(entry.case, LABEL))
-        reference = read_label(truth.file(entry.case, LABEL))
-        spacing = reference.grid.spacing
-        found = score_case(prediction.array, reference.array, spacing, tumour, profile)
-        scores += [{"case": entry.case} | row for row in found]
-        found = find_lesions(
-            prediction.array, reference.array, reference.grid, TUMOUR, overlap=overlap
-        )
-        lesions += [{"case": entry.case} | row for row in found]
+        with failures.of(entry.case, entry.image):
+            prediction = predictions.read_label(entry.case, LABEL)
+            reference = truth.read_label(entry.case, LABEL)
+            arrays, grid = (prediction.array, reference.array), reference.grid
+            of_classes = score_case(*arrays, grid.spacing, tumour, profile)
+            of_lesions = find_lesions(*arrays, grid, TUMOUR, overlap=overlap)
+            scores += [{"case": entry.case} | row for row in of_classes]
+            lesions += [{"case": entry.case} | row for row in of_lesions]
+    failures.check()
     scored = Evaluation(profile, SCORES.frame(scores), LESIONS.frame(lesions))
     scored.summarise(tumour, samples=samples, overlap=overlap, sizes_mm=sizes_mm)
     scored.write(folder)

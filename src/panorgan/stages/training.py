@@ -24,8 +24,8 @@ from panorgan.io.resources import (
     held_bytes,
     preprocessed_bytes,
 )
-from panorgan.io.tables import write_text
-from panorgan.io.volumes import Volume, read_label
+from panorgan.io.volumes import Volume
+from panorgan.io.writing import write_text
 from panorgan.problems import Problems
 from panorgan.run.store import (
     Result,
@@ -54,7 +54,7 @@ def measure_intensities(
         return AUTOMATIC if name + AUTOMATIC in fused.checksums(name) else LABEL
 
     def compute(name: str, folder: Path) -> Result:
-        label = read_label(fused.file(name, measured(name)))
+        label = fused.read_label(name, measured(name))
         histograms = class_histograms(entries[name].read_image().array, label.array)
         save_histograms(folder / (name + HISTOGRAMS), histograms)
         return Result()
@@ -68,6 +68,7 @@ def measure_intensities(
                     "grid": entries[name].facts["grid"],
                     "label": fused.checksums(name)[name + measured(name)],
                 },
+                entries[name].image,
             )
             for name in fused.cases
         ],
@@ -188,7 +189,7 @@ def preprocess_cases(
     def label_of(name: str) -> Volume:
         if truth is None:
             return entries[name].read_label()
-        return read_label(truth.file(name, LABEL))
+        return truth.read_label(name, LABEL)
 
     def unknown_in(name: str) -> str:
         if truth is None:
@@ -216,6 +217,7 @@ def preprocess_cases(
                 else truth.checksums(name)[name + LABEL],
                 UNKNOWNS: unknown_in(name),
             },
+            entries[name].image,
         )
         for name in names
     ]

@@ -1,12 +1,10 @@
 """Models of others into our model folder, and ours into theirs."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from panorgan.io.writing import new_folder
 from panorgan.networks import count_parameters
 from panorgan.nnunet.models import version1, version2
 from panorgan.nnunet.models.model import PLANS, WEIGHTS, Model, load_model, save_model
@@ -60,7 +58,7 @@ def convert(
         model, notes = load_model(found.folder), []
     else:
         model, notes = _read(found, fold, _checked_names(classes))
-    with _new_folder(out) as temporary:
+    with new_folder(out) as temporary:
         if to == "nnunet":
             folder, more = version2.write_nnunet2(model, temporary)
             where = out / folder.relative_to(temporary)
@@ -167,20 +165,6 @@ def _checked_names(classes: Sequence[str] | None) -> Sequence[str] | None:
                 cause = f"--classes: '{name}' is empty, reserved or given twice"
                 raise WrongOption.one(cause, "give each class a name of its own")
     return classes
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name if the block ends well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _summary(model: Model) -> str:

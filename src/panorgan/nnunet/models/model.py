@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from panorgan.config.registry import NETWORKS
-from panorgan.io.tables import replacing, write_text
+from panorgan.io.writing import replacing, write_text
 from panorgan.networks import build_network, count_parameters
 from panorgan.nnunet.models.stock import is_stock, stock_network
 from panorgan.nnunet.plans import configuration_of

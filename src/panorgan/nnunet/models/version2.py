@@ -18,7 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from panorgan.config.registry import NETWORKS, SMALL_UNET
-from panorgan.io.tables import replacing, write_text
+from panorgan.io.writing import replacing, write_text
 from panorgan.networks import SmallUNet
 from panorgan.nnunet.models.model import (
     CARD,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from panorgan.io.tables import replacing
+from panorgan.io.writing import replacing
 
 KEPT = 2
 
@@ -41,17 +41,13 @@ def save_checkpoint(
 
     Raises
     ------
-    OSError
-        If it cannot be written, for instance because the disk is full; the others stay.
+    Stop
+        If the disk is full; the others stay.
     """
     within = f"-{iteration:05d}" if iteration else ""
     path = state / f"checkpoint-{epoch:04d}{within}.pt"
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:
-            # So torch wraps a full disk.
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
         check()

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from panorgan.config.labels import Labels
-from panorgan.io.tables import write_text
+from panorgan.io.writing import write_text
 from panorgan.networks import count_parameters
 from panorgan.nnunet.devices import (
     memory_problem,

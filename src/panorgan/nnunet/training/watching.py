@@ -13,7 +13,8 @@ import numpy as np
 
 from panorgan.config.labels import Labels
 from panorgan.io.plots import draw_curves
-from panorgan.io.tables import replacing, write_text
+from panorgan.io.writing import replacing, write_text
+from panorgan.problems import Stop
 
 CURVE, PICTURE, EVENTS = "progress.csv", "curve.png", "tensorboard"
 """Names in the folder of a training's state."""
@@ -65,7 +66,7 @@ class Watch:
         """Tell of the last row."""
         try:
             write_text(self._state / CURVE, csv_of(rows))
-        except OSError as error:
+        except (OSError, Stop) as error:
             print(f"{CURVE} cannot be written: {error}")
         print(line_of(rows, self._epochs, self._labels.tumour_name), flush=True)
         if self._bar is not None:

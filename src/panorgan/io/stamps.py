@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from panorgan.io.tables import write_text
+from panorgan.io.writing import write_text
 
 Stamp = list[object]
 STAMPS = ".stamps.json"
