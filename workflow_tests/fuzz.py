@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import resource
 import sys
 import tempfile
@@ -246,6 +247,8 @@ def _one_line(read: Callable[[], object], refusal: type[Exception]) -> object | 
 def _check_line(line: str) -> None:
     if not line.isprintable() or not 10 < len(line) < 1000:
         raise Wrong(f"no line for people: {line!r}")
+    if re.search(r": unexpected \w+: ", line):
+        raise Wrong(f"what nobody has thought of: {line}")
 
 
 KINDS = (mutate_volume, mutate_table, mutate_yaml)

@@ -151,6 +151,7 @@ class Tree:
         annotated: str = "all",
     ) -> Case:
         full = self.truths[name] = truth(shift, tumour)
+        full[0, 0, len(self.truths)] = 1  # no two cases have the same label
         rng = np.random.default_rng(len(self.truths))
         hu = np.where(full > 0, 60 + 10 * full.astype(np.int16), -90)
         image = new_volume((hu + rng.normal(0, 10, hu.shape)).astype(np.int16), SPACING)

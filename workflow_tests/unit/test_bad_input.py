@@ -839,6 +839,99 @@ def _(folder):
     return class_table(folder, lambda table: table["labels"][0].update(colour="red"))
 
 
+@fault("class-volume-upside-down")
+def _(folder):
+    return class_table(folder, lambda table: table["labels"][0].update(volume_ml=[6000, 400]))
+
+
+# ---------------------------------------------------------------------------------------------
+# Folders and names
+
+
+@fault("left-out-format")
+def _(folder):
+    ct(folder / "scans/a_0000.nii.gz")
+    for name in ("b_0000.mha", "c_0000.mha"):
+        (folder / "scans" / name).touch()
+    (folder / "scans/._a_0000.nii.gz").touch()
+    return ["check", folder / "scans"]
+
+
+@fault("left-out-capitals")
+def _(folder):
+    ct(folder / "scans/a_0000.nii.gz").rename(folder / "scans/b_0000.NII.GZ")
+    return ["check", folder / "scans"]
+
+
+@fault("left-out-channel")
+def _(folder):
+    for number in range(2):
+        ct(folder / f"imagesTr/a_000{number}.nii.gz", number)
+    return ["check", folder]
+
+
+@fault("left-out-of-scores")
+def _(folder):
+    """Missed in both folders, the case would be in no mean."""
+    for place in scored(folder):
+        (place / "more").mkdir()
+        (place / "b.nii.gz").rename(place / "more/b.nii.gz")
+    return evaluate(folder)
+
+
+@fault("left-out-of-fusion")
+def _(folder):
+    mask(folder / "o/a.nii.gz")
+    (folder / "o/b.seg.nrrd").touch()
+    return ["fuse", "--organs", folder / "o", "-o", folder / "fused"]
+
+
+@fault("left-out-all")
+def _(folder):
+    model(folder)
+    (folder / "scans").mkdir()
+    (folder / "scans/a.dcm").touch()
+    return predict(folder, folder / "scans")
+
+
+@fault("volume-twice")
+def _(folder):
+    for end in (".nii", ".nii.gz"):
+        ct(folder / f"imagesTr/a_0000{end}")
+    return ["init", folder, "-o", folder / "new.tsv"]
+
+
+@fault("case-name-long")
+def _(folder):
+    return ["check", table(folder, {"case": "L" * 151})]
+
+
+@fault("case-name-line-break")
+def _(folder):
+    return ["check", table(folder, {"case": '"a\nb"'})]
+
+
+@fault("file-name-long")
+def _(folder):
+    model(folder)
+    return predict(folder, ct(folder / ("L" * 151 + "_0000.nii.gz")))
+
+
+@fault("label-of-two-images")
+def _(folder):
+    return ["check", table(folder, {}, {"label": "c0.nii.gz"})]
+
+
+@fault("organs-of-two-images")
+def _(folder):
+    """Two files, one content."""
+    columns = "case image label split source organs"
+    organs = [{"organs": f"o{number}.nii.gz"} for number in range(2)]
+    for row in organs:
+        mask(folder / row["organs"], anatomy()[1] * (anatomy()[1] < 14))
+    return ["check", table(folder, *organs, header=columns)]
+
+
 # ---------------------------------------------------------------------------------------------
 # Commands
 
@@ -865,6 +958,23 @@ def _(folder):
     scored(folder)
     (folder / "scores").mkdir()
     return evaluate(folder)
+
+
+@fault("into-a-model")
+def _(folder):
+    scored(folder)
+    for name in ("plans.json", "weights.safetensors"):
+        (folder / "model" / name).parent.mkdir(exist_ok=True)
+        (folder / "model" / name).touch()
+    return [*evaluate(folder)[:-1], "model/scores"]
+
+
+@fault("into-a-run")
+def _(folder):
+    mask(folder / "o.nii.gz")
+    for name in (".store", "logs"):
+        (folder / "results/mine" / name).mkdir(parents=True)
+    return ["fuse", "--organs", "o.nii.gz", "-o", "results/mine/labels"]
 
 
 @fault("init-nothing-there")

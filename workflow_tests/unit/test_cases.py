@@ -80,10 +80,7 @@ def test_names_that_are_too_long_for_files_made_of_them(tmp_path):
     (found,) = read_cases(table(tmp_path, f"{head}{longest} | a.nii.gz |  | train | s\n"), LABELS)
     assert found.case == longest
     text = problems(tmp_path, f"{head}L{longest} | a.nii.gz |  | train | s\n")
-    assert text.endswith(
-        "a case's name must not be longer than 150 characters; file names made of it would be too "
-        "long"
-    )
+    assert text.endswith("the case's name is longer than 150 characters; give it a shorter one")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from fault_rows import fault_rows
 
 from panorgan.cases.table import read_cases
 from panorgan.cli import main
@@ -82,6 +83,7 @@ def test_init_names_a_label_without_image(flare, capsys):
     assert not (flare / "cases.tsv").exists()
 
 
+@pytest.mark.fault("left-out-by-init")
 def test_init_names_what_it_leaves_out(flare, capsys):
     (flare / "imagesTr2200/x_0000.mha").touch()
     (flare / "imagesTr2200/y_0000.mha").touch()
@@ -91,7 +93,9 @@ def test_init_names_what_it_leaves_out(flare, capsys):
     (flare / "organs/c.nii.gz").rename(flare / "organs/c.NII.GZ")
     table = flare / "cases.tsv"
     assert main(["init", str(flare), "-o", str(table), "--organs", str(flare / "organs")]) == 0
-    assert capsys.readouterr().out.splitlines()[4:] == [
+    said = capsys.readouterr().out
+    fault_rows()["left-out-by-init"].check(said)
+    assert said.splitlines()[4:] == [
         f"  {flare}/imagesTr2200/x_0000.mha: is left out: only .nii.gz and .nii are read (the "
         "first of 2 such entries of its folder); convert it, or move it elsewhere",
         f"  {flare}/organs/c.NII.GZ: is left out: its ending has capital letters; write it in "

@@ -72,6 +72,13 @@ def test_every_fault_is_listed(tmp_path):
         assert part in text
 
 
+def test_braces_in_a_path_are_refused_as_labels_are_inputs_of_the_workflow(tmp_path):
+    assert faults(tmp_path, "case | label\na | fixed/{a}.nii.gz\n") == (
+        f"a: {tmp_path}/corrections.tsv: label: 'fixed/{{a}}.nii.gz' has braces in it; name or "
+        "link a path without braces, which Snakemake takes for wildcards"
+    )
+
+
 def test_header_faults(tmp_path):
     assert "lacks the column case" in faults(tmp_path, "annotated\nliver\n")
     text = faults(tmp_path, "case | anotated\na | liver\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fault_rows import fault_rows
 from toys import plan_of, student
 
 from panorgan.cli import main
@@ -40,7 +41,7 @@ def inputs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     z, y, x = np.indices((8, 40, 40))
     for number, case in enumerate("abc"):
-        hu = (10 * (z + y + x) - 100 + number).astype(np.int16)
+        hu = (8 * (z + y + x) - 500 + number).astype(np.int16)
         ct = new_volume(hu, (6.0, 4.0, 4.0))
         write_image(folder / f"flare/imagesTr/{case}_0000.nii.gz", hu, ct)
         label = (1 + y // 8 + 5 * (x // 20)).astype(np.uint8)
@@ -72,6 +73,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
+@pytest.mark.fault("disk-full")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_all_or_nothing(name, inputs, disk, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(inputs)
@@ -84,7 +86,9 @@ def test_all_or_nothing(name, inputs, disk, tmp_path, monkeypatch, capsys):
         if main(COMMANDS[name].format(*[disk / "deep/new"] * 2).split()) == 0:
             break
         failed += 1
-        assert re.fullmatch(rf"(\w: )?{disk}/deep/new\S*: {FULL}", capsys.readouterr().err)
+        said = capsys.readouterr().err
+        fault_rows()["disk-full"].check(said)
+        assert re.fullmatch(rf"(\w: )?{disk}/deep/new\S*: {FULL}", said)
         assert [path.name for path in disk.rglob("*")] == ["filler"]
     else:
         raise AssertionError("it never fitted")
@@ -92,6 +96,7 @@ def test_all_or_nothing(name, inputs, disk, tmp_path, monkeypatch, capsys):
     assert files(disk) == files(plenty)
 
 
+@pytest.mark.fault("disk-full-printing")
 def test_what_is_printed_into_a_file_has_no_room(inputs, disk):
     leave(disk, 0)
     with open(disk / "said.txt", "w") as said:
@@ -103,9 +108,11 @@ def test_what_is_printed_into_a_file_has_no_room(inputs, disk):
             text=True,
         )
     assert done.returncode == 1
+    fault_rows()["disk-full-printing"].check(done.stderr)
     assert re.fullmatch(f"{disk}/said.txt: {FULL}", done.stderr)
 
 
+@pytest.mark.fault("disk-full-predict")
 def test_predict_keeps_what_is_whole(inputs, disk, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(inputs)
     command = PREDICT.format(disk / "deep/new").split()
@@ -115,7 +122,9 @@ def test_predict_keeps_what_is_whole(inputs, disk, tmp_path, monkeypatch, capsys
         leave(disk, pages)
         if main(command) == 0:
             break
-        assert re.fullmatch(rf"\w: {out}\S*: {FULL}", capsys.readouterr().err)
+        said = capsys.readouterr().err
+        fault_rows()["disk-full-predict"].check(said)
+        assert re.fullmatch(rf"\w: {out}\S*: {FULL}", said)
         whole = {path.name[0] for path in out.glob("*.nii.gz")}
         listed = json.loads((out / "report.json").read_text())["cases"] if whole else {}
         assert {*listed} == whole

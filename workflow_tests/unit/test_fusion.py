@@ -25,7 +25,7 @@ from panorgan.fusing.fusion import (
 )
 from panorgan.io.tables import write_table
 from panorgan.io.volumes import geometry_hash, new_volume, read_frame, read_label, write_label
-from panorgan.problems import Problems
+from panorgan.problems import Problems, Stop
 
 LABELS = load_labels()
 LIVER, RIGHT_KIDNEY, SPLEEN, LEFT_KIDNEY, TUMOUR, IGNORE = 1, 2, 3, 13, 14, 15
@@ -989,7 +989,7 @@ def test_wrong_usage(tmp_path):
 
 @pytest.mark.parametrize(
     ("failure", "raised"),
-    [(OSError(28, "No space left"), Problems), (KeyboardInterrupt(), KeyboardInterrupt)],
+    [(Stop.one("no space left"), Stop), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, failure, raised):
     for case in "abc":

@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import pytest
+from fault_rows import fault_rows
 
 from panorgan.io.tables import read_table
 from panorgan.run.job import report_problems
@@ -96,6 +97,7 @@ A_SHARD = """
     """
 
 
+@pytest.mark.fault("disk-full-job")
 def test_whenever_the_disk_becomes_full_a_line_says_so_and_finished_work_is_kept(small_disk):
     full = r"no space left on the disk \([\d,]+ bytes free\); free some space and run the same "
     full = f"a_rule: .*{full}command again(: finished work is kept)?\n"
@@ -110,6 +112,7 @@ def test_whenever_the_disk_becomes_full_a_line_says_so_and_finished_work_is_kept
         done = run_script(disk, A_SHARD, gpu=1, CUDA_VISIBLE_DEVICES="")
         if done.returncode == 0:
             break
+        fault_rows()["disk-full-job"].check(done.stderr)
         assert re.fullmatch(full, done.stderr), done.stderr
         line, *_ = report_problems(results / "logs", since=0).splitlines()
         assert line.startswith("logs: ") or f"a_rule: {line}\n" == done.stderr

@@ -154,6 +154,17 @@ def test_a_lease_that_was_not_written_to_its_end(tmp_path):
         pass
 
 
+def test_a_full_disk_leaves_no_lease_that_would_be_waited_for(small_disk):
+    disk = small_disk(1)
+    (disk / "filler").write_bytes(bytes(4096))
+    with pytest.raises(OSError, match="No space left"), exclusive(disk / "state"):
+        pass
+    assert not list((disk / "state").iterdir())
+    (disk / "filler").unlink()
+    with exclusive(disk / "state"):
+        pass
+
+
 def test_it_beats(tmp_path):
     with exclusive(tmp_path):
         path = tmp_path / "lease-0001"

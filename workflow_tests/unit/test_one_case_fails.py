@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_rows import fault_rows
 from results_tree import SCORING, VALIDATION, Tree
 from toys import plan_of, student
 
@@ -18,13 +19,10 @@ from panorgan.scoring.metrics import score_case
 from panorgan.stages.teacher import score_teacher
 
 ERRORS = {
-    "memory": (MemoryError("Unable to allocate 23.0 GiB"), "does not fit into memory, .*: Unable"),
-    "reader": (OSError(errno.EIO, "Input/output error", "b"), "input/output error; check the path"),
-    "network": (
-        RuntimeError("shapes differ"),
-        "unexpected RuntimeError: shapes differ; set PANORGAN",
-    ),
-    "library": (ValueError("no\nnumber"), "unexpected ValueError: no; set PANORGAN"),
+    "memory": MemoryError("Unable to allocate 23.0 GiB"),
+    "reader": OSError(errno.EIO, "Input/output error", "b"),
+    "network": RuntimeError("shapes differ"),
+    "library": ValueError("no\nnumber"),
 }
 COMMANDS = {
     "check": ("check images labels", "cases.checks.inspect_case"),
@@ -72,10 +70,18 @@ def fail(monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("memory", marks=pytest.mark.fault("case-memory")),
+        pytest.param("reader", marks=pytest.mark.fault("case-reader")),
+        pytest.param("network", marks=pytest.mark.fault("case-network")),
+        pytest.param("library", marks=pytest.mark.fault("case-library")),
+    ],
+)
 def test_the_others_are_done(kind, command, inputs, fail, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(inputs)
-    (words, function), (error, said) = COMMANDS[command], ERRORS[kind]
+    (words, function), error = COMMANDS[command], ERRORS[kind]
     tried = fail(function, error)
     out = tmp_path / "out"
     assert main([str(out) if word == "out" else word for word in words.split()]) == 1
@@ -83,8 +89,9 @@ def test_the_others_are_done(kind, command, inputs, fail, tmp_path, monkeypatch,
     printed = capsys.readouterr()
     lines = [line for line in f"{printed.out}{printed.err}".splitlines() if line.startswith("b: ")]
     assert len(lines) == 1
-    place = "b" if kind == "reader" else r"(images/b_0000|labels/b)\.nii\.gz"
-    assert re.match(f"b: {place}: {said}", lines[0])
+    fault_rows()[f"case-{kind}"].check(lines[0])
+    if kind != "reader":
+        assert re.match(r"b: (images/b_0000|labels/b)\.nii\.gz: ", lines[0])
     assert "Traceback" not in printed.err
     # Of the others' only what would mean something else without this case is not written.
     kept = {"a.nii.gz", "c.nii.gz", "report.json"} if command == "predict" else set()

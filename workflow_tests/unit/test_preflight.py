@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fault_rows import fault_rows
 
 from panorgan.cases.manifest import (
     ABSENT,
@@ -187,14 +188,12 @@ class TestWithoutOrgans:
         assert any("the run stops" in text for text in found) == stops
         assert any("is learnt as background" in text for text in found) != stops
 
+    @pytest.mark.fault("organs-none-and-some")
     def test_none_and_some_is_a_contradiction(self, check):
         given = [replace(entry, organs="o.nii.gz") for entry in ENTRIES]
         with pytest.raises(Problems) as caught:
             check(given, "none")
-        assert str(caught.value) == (
-            "config: pseudo_labels.organs: is none, but taught has an organ pseudo-label, and 2 "
-            "more; set it to cases, or empty the column organs"
-        )
+        fault_rows()["organs-none-and-some"].check(str(caught.value))
 
 
 def test_suspects_stand_in_the_way_a_sentence_a_source():
@@ -212,6 +211,7 @@ def test_suspects_stand_in_the_way_a_sentence_a_source():
     ]
 
 
+@pytest.mark.fault("labels-elsewhere")
 def test_classes_that_are_never_where_they_were_looked_for():
     """Two tumours as right kidneys: a liver data set with its own numbers."""
 
@@ -224,10 +224,7 @@ def test_classes_that_are_never_where_they_were_looked_for():
     found = {"liver": ANNOTATED, "tumour": ABSENT}
     wrong = [known("a", "1:9 2:9", **found), known("b", "1:9", **found)]
     (said,) = what_is_elsewhere(wrong, LABELS)
-    assert said == (
-        "2 labels of lits never hold tumour, which was looked for, but right_kidney, which was "
-        "not: they seem to be numbered otherwise than the class table"
-    )
+    fault_rows()["labels-elsewhere"].check(said)
     # One case has it: not a matter of numbers.
     assert [*what_is_elsewhere([*wrong, known("c", "1:9 14:9", tumour=ANNOTATED)], LABELS)] == []
     # Healthy livers.
@@ -258,6 +255,7 @@ def test_data_are_described():
     assert data["geometry"][0]["spacing"] == ["5.00", "1.00", "1.00"]
 
 
+@pytest.mark.fault("labels-misnumbered")
 def test_page_says_what_matters(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -285,6 +283,7 @@ def test_page_says_what_matters(tmp_path, monkeypatch):
         "a (first taught: liver is in two parts)"
     )
     assert f"ATTENTION: {misnumbered}\n" in text
+    fault_rows()["labels-misnumbered"].check(text)
     assert "no GPU: training would run on the CPU" in text
     assert re.search(
         r"disk: about 1\.9 GB needed, at most .*; 0\.5 MB there already, .* free", text

@@ -263,3 +263,12 @@ def test_the_helper_turns_images():
     assert turned.array.shape != volume.array.shape
     np.testing.assert_array_equal(to_canonical(turned.array, turned.grid), volume.array)
     assert canonical_spacing(turned.grid) == pytest.approx(volume.grid.spacing)
+
+
+def test_a_full_disk_is_told_from_other_errors(small_disk):
+    disk = small_disk(4)
+    volume, label = random_volume(shape=(8, 40, 40))
+    done = preprocess_image(volume, PLANS["2d"], label)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(disk, "c", done)
+    assert not list(disk.iterdir())

@@ -22,6 +22,7 @@ from batchgenerators.augmentations.utils import (
     elastic_deform_coordinates,
 )
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from fault_rows import fault_rows
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy.ndimage import map_coordinates, spline_filter
 from toys import EPOCHS, ITERATIONS, checksum, curve, plan_of, run, student, teacher, write_case
@@ -512,6 +513,7 @@ class TestProblems:
         with pytest.raises(RuntimeError, match="illegal memory access"):
             run(tmp_path, cases)
 
+    @pytest.mark.fault("disk-full-training")
     def test_full_disk_while_training(self, tmp_path, cases, monkeypatch):
         def full(content, file, original=torch.save):
             if content["epoch"] == 2:
@@ -520,8 +522,9 @@ class TestProblems:
             original(content, file)
 
         monkeypatch.setattr(torch, "save", full)
-        with pytest.raises(Stop, match=r"checkpoint-0002\.pt: no space left on the disk"):
+        with pytest.raises(Stop) as caught:
             run(tmp_path, cases)
+        fault_rows()["disk-full-training"].check(str(caught.value))
         assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-0001.pt"]
         assert not list(tmp_path.glob(".*"))
 

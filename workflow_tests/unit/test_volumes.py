@@ -36,6 +36,7 @@ from panorgan.io.volumes import (
     write_image,
     write_label,
 )
+from panorgan.problems import Problems
 
 SHAPE = (3, 4, 5)
 GEOMETRY = ("GetSize", "GetSpacing", "GetOrigin", "GetDirection")
@@ -838,7 +839,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Problems, match=r"a.nii.gz: no space left on the disk .*; free some space"):
         write_image(path, volume.array + 1, volume)
     assert os.listdir(tmp_path) == ["a.nii.gz"]
     assert path.read_bytes() == before

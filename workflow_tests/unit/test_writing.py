@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from fault_rows import fault_rows
 from safetensors.torch import save_file
 
 from panorgan.io.writing import disk_full, making_folder, new_folder, replacing, write_text
@@ -105,14 +106,11 @@ def test_a_copied_folder_that_has_no_room(small_disk, tmp_path):
     assert not list(disk.iterdir())
 
 
+@pytest.mark.fault("file-too-large")
 def test_a_limit_of_a_files_size(tmp_path):
     with files_of_at_most(1000), pytest.raises(Stop) as caught:
         write_text(tmp_path / "a.txt", "x" * 10_000)
-    assert re.fullmatch(
-        rf"{tmp_path}/a.txt: a file may not become so large here: a limit \(ulimit -f\) or the "
-        r"file system \([\d,.]+ (GB|bytes) free\); free some space and run the same command again",
-        str(caught.value),
-    )
+    fault_rows()["file-too-large"].check(str(caught.value))
     assert not list(tmp_path.iterdir())
 
 
@@ -128,11 +126,14 @@ def test_a_limit_of_a_files_size(tmp_path):
         (ValueError(28), None),
     ],
 )
+@pytest.mark.fault("disk-quota")
 def test_what_means_that_a_disk_is_full(error, cause, tmp_path):
     found = disk_full(error, tmp_path / "new/file")
     assert (found is None) == (cause is None)
     if cause:
         assert str(found).startswith(f"{tmp_path}/new/file: {cause}")
+    if "quota" in str(error):
+        fault_rows()["disk-quota"].check(str(found))
 
 
 def test_an_error_that_hides_a_full_disk(tmp_path):

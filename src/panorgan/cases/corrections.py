@@ -173,6 +173,9 @@ def _header_faults(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
 def _faults(correction: Correction, labels: Labels) -> Iterator[tuple[str, str]]:
     if not correction.case:
         yield "has a line without a case", "name its case"
+    if {*"{}"} & {*correction.label}:
+        cure = "name or link a path without braces, which Snakemake takes for wildcards"
+        yield f"label: '{correction.label}' has braces in it", cure
     said: dict[str, str] = {}
     for state in STATES:
         try:

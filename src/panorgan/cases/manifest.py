@@ -59,6 +59,7 @@ PLACES = ("case", "split", "shard", "source", "patient", "image", "label", "orga
 SUSPECT_COLUMNS = ("case", "file", "cause", "obstacle")
 """Of what looks wrong; `obstacle` says what stands in a run's way if it is, or is empty."""
 MISNUMBERED = "labels seem to be mirrored, or numbered otherwise than the class table"
+NO_HU = "images seem to hold no HU"
 
 
 def _listed(value: object) -> str:
@@ -398,7 +399,8 @@ def build_manifest(
         corrected += changes
         suspects += [{"case": case.case, "file": case.label, "cause": doubt} for doubt in doubts]
         if fact["doubt"]:
-            suspects.append({"case": case.case, "file": case.image, "cause": fact["doubt"]})
+            doubt = {"case": case.case, "file": case.image, "cause": fact["doubt"]}
+            suspects.append(doubt | {"obstacle": NO_HU})
         annotated = {value for value, state in states.items() if state == ANNOTATED} - {*settled}
         for file, found, counted, of in (
             (case.label, fact["places"], values, annotated),

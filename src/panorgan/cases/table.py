@@ -130,8 +130,7 @@ def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
     if not CASE_NAME.fullmatch(row["case"]):
         yield f"'{row['case']}' is no case name", "use letters, digits, '.', '_' and '-'"
     if len(row["case"]) > LONGEST_NAME:
-        cause = f"a case's name must not be longer than {LONGEST_NAME} characters"
-        yield cause, "file names made of it would be too long"
+        yield f"the case's name is longer than {LONGEST_NAME} characters", "give it a shorter one"
     if row["case"].endswith(ENDINGS):
         yield f"a case's name must not end in {', '.join(ENDINGS)}", "files of two cases would mix"
     if not row["image"]:

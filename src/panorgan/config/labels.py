@@ -64,9 +64,7 @@ class Label(Table):
     @classmethod
     def _is_a_range(cls, ml: tuple[float, float] | None) -> tuple[float, float] | None:
         if ml and not 0 <= ml[0] < ml[1]:
-            raise ValueError(
-                f"{ml[0]:g} to {ml[1]:g} is no range; write a least and a larger one"
-            )
+            raise ValueError(f"{ml[0]:g} to {ml[1]:g} is no range; write a least and a larger one")
         return ml
 
     @field_validator("colour")
