@@ -125,6 +125,7 @@ def _read_volume(path: Path, reader: Callable[[Path], Volume]) -> str:
     plain = nib.Nifti1Image.from_filename(path, mmap=False)
     with np.errstate(all="ignore"):
         voxels = np.asanyarray(plain.dataobj)
+        voxels = voxels.reshape(voxels.shape[:3])  # a series of one volume
     same = np.allclose(voxels.T, volume.array, rtol=1e-6, atol=1e-30)  # float32 has no less
     if voxels.T.shape != volume.array.shape or not same:
         raise Wrong("other voxels than nibabel's")

@@ -308,7 +308,7 @@ def _(folder):
 
 @fault("four-dimensions")
 def _(folder):
-    patched(ct(folder / "a_0000.nii.gz"), (DIM, "h", 4))
+    patched(ct(folder / "a_0000.nii.gz"), (DIM, "h", 4), (DIM + 8, "h", 2))
     return ["check", folder]
 
 

@@ -198,6 +198,17 @@ def test_extensions_are_skipped(tmp_path):
     assert gzip.decompress((tmp_path / "b.nii.gz").read_bytes())[344:352] == b"n+1\0\0\0\0\0"
 
 
+def test_a_series_of_one_volume_is_that_volume(tmp_path):
+    dim = [5, *SHAPE[::-1], 1, 1, 1, 1]
+    content = nifti(np.arange(60, dtype=np.int16).reshape(SHAPE), fields={"dim": dim})
+    volume = read_image(saved(tmp_path / "a.nii.gz", content))
+    assert volume.array.shape == volume.grid.shape == SHAPE
+    assert volume.array.ravel().tolist() == list(range(60))
+    write_label(tmp_path / "b.nii.gz", volume.array.astype(np.uint8), volume)
+    assert nib.load(tmp_path / "b.nii.gz").shape == SHAPE[::-1]
+    assert not read_label(tmp_path / "b.nii.gz").grid.difference(volume.grid)
+
+
 def test_voxels_at_an_odd_byte(tmp_path):
     content = nifti(np.arange(60, dtype=np.int32).reshape(SHAPE), fields={"vox_offset": 353})
     image = read_image(saved(tmp_path / "a.nii", content[:352] + b"\0" + content[352:])).array
@@ -211,7 +222,8 @@ def test_voxels_at_an_odd_byte(tmp_path):
 WHOLE = np.arange(60, dtype=np.int16).reshape(SHAPE)
 SHEARED = np.array([[2, 0.15, 0, 0], [0, 3, 0, 0], [0, 0, 4, 0], [0, 0, 0, 1.0]])
 BAD_FIELDS = {
-    "4D": ({"dim": [4, 5, 4, 3, 1, 1, 1, 1]}, "is not 3D, but 4D"),
+    "4D": ({"dim": [4, 5, 4, 3, 2, 1, 1, 1]}, "is not 3D, but 4D"),
+    "9D": ({"dim": [9, 5, 4, 3, 1, 1, 1, 1]}, "is not 3D, but 9D"),
     "2D": ({"dim": [2, 5, 12, 1, 1, 1, 1, 1]}, "is not 3D, but 2D"),
     "zero dimension": ({"dim": [3, 5, 0, 3, 1, 1, 1, 1]}, "dimension of zero or less: 5 x 0 x 3"),
     "negative dimension": (

@@ -538,7 +538,11 @@ def _header(data: bytes) -> Nifti1Header:
     if magic != b"n+1\0":
         cause = f"is no NIfTI file (wrong magic: {magic!r})"
         raise VolumeError(cause, "convert it to NIfTI-1 (.nii.gz)")
-    return Nifti1Header(data[:HEADER_BYTES], endianness=order, check=False)
+    header = Nifti1Header(data[:HEADER_BYTES], endianness=order, check=False)
+    axes = int(header["dim"][0])
+    if 3 < axes <= 7 and (header["dim"][4 : axes + 1] == 1).all():
+        header["dim"][0] = 3  # a series of one volume, as some programs write it
+    return header
 
 
 @np.errstate(over="ignore", invalid="ignore")
