@@ -34,12 +34,14 @@ test: env ## run the tests that are possible here and name the others (TESTS=PAT
 ifneq ($(strip $(TESTS)),)
 	$(BIN)/python -m pytest -rs $(TESTS)
 else
-	@# Side by side: unit tests, then those that run workflows, two files at a time, as each of them
-	@# has two cores. The tests of workflow_tests/gpu run within `make gpu`, which one of those calls.
-	@status=0; \
+	@# Side by side: unit tests, then those that run workflows, two files at a time; then the demo,
+	@# alone, as its trainings have both cores: side by side with another it takes four times as long.
+	@# The tests of workflow_tests/gpu run within `make gpu`, which one of those calls.
+	@status=0; demo=workflow_tests/workflow/test_demo.py; \
 	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile workflow_tests/unit || status=1; \
 	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --ignore=workflow_tests/unit \
-	    --ignore=workflow_tests/gpu workflow_tests || status=1; \
+	    --ignore=workflow_tests/gpu --ignore=$$demo workflow_tests || status=1; \
+	$(BIN)/python -m pytest -rs $$demo || status=1; \
 	exit $$status
 endif
 
