@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Network, Optimizer, Student, Teacher, Training
+from panorgan.nnunet.models.model import network_of, save_model
 from panorgan.nnunet.plans import make_dataset_json, make_plan
 from panorgan.nnunet.preprocess import Preprocessed, save
 from panorgan.nnunet.training.train import train
@@ -70,6 +72,13 @@ def student(**changes) -> dict:
 def plan_of(recipe: dict, ignore: bool = False) -> tuple[dict, dict]:
     plan = make_plan(recipe, CLASSES, INTENSITY, (8, 24, 24), (6.0, 4.0, 4.0))
     return plan, make_dataset_json(CLASSES, ignore)
+
+
+def write_model(folder: Path) -> None:
+    """A student's model folder, its weights random and always the same."""
+    torch.manual_seed(0)
+    plan, dataset_json = plan_of(student())
+    save_model(folder, network_of(plan, dataset_json), plan, dataset_json, {"seed": 0})
 
 
 def write_case(folder: Path, case: str, seed: int) -> None:

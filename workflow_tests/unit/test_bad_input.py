@@ -164,27 +164,8 @@ def nested(key: str, value: str) -> str:
     return "\n".join("  " * depth + line for depth, line in enumerate(lines)) + "\n"
 
 
-@cache
-def trained() -> dict[str, bytes]:
-    """The files of a model, by name; its weights are random."""
-    import tempfile
-
-    import torch
-
-    from panorgan.nnunet.models.model import network_of, save_model
-
-    torch.manual_seed(0)
-    plan, dataset = toys.plan_of(toys.student())
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(Path(folder, "m"), network_of(plan, dataset), plan, dataset, {"seed": 0})
-        return contents(Path(folder, "m"))
-
-
 def model(folder: Path) -> Path:
-    for name, content in trained().items():
-        path = folder / "model" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    toys.write_model(folder / "model")
     return folder / "model"
 
 

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from fault_rows import fault_rows
-from toys import plan_of, student
+from toys import write_model
 
 from panorgan.cli import main
 from panorgan.io.volumes import new_volume, read_label, write_image, write_label
-from panorgan.nnunet.models.model import network_of, save_model
 
 PAGE, PAGES = 4096, 512
 FREE = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233)
@@ -48,10 +46,7 @@ def inputs(tmp_path_factory) -> Path:
         write_label(folder / f"flare/labelsTr/{case}.nii.gz", label, ct)
         write_label(folder / f"labels/{case}.nii.gz", label, ct)
         write_label(folder / f"organs/{case}.nii.gz", np.roll(label, 1, 1), ct)
-    plan, dataset_json = plan_of(student())
-    torch.manual_seed(0)
-    model = network_of(plan, dataset_json)
-    save_model(folder / "model", model, plan, dataset_json, {"epochs": 1})
+    write_model(folder / "model")
     references = ["-p", f"{folder}/labels", "-r", f"{folder}/organs"]
     assert main(["evaluate", *references, "-o", f"{folder}/scores"]) == 0
     assert main(["convert", f"{folder}/model", "--to", "nnunet", "-o", f"{folder}/exported"]) == 0

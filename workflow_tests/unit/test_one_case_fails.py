@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from fault_rows import fault_rows
 from results_tree import SCORING, VALIDATION, Tree
-from toys import plan_of, student
+from toys import write_model
 
 from panorgan.cli import main
 from panorgan.config.labels import config_folder
 from panorgan.io.volumes import new_volume, read_label, write_image, write_label
-from panorgan.nnunet.models.model import network_of, save_model
 from panorgan.problems import Problems
 from panorgan.scoring.metrics import score_case
 from panorgan.stages.teacher import score_teacher
@@ -42,8 +41,7 @@ def inputs(tmp_path_factory) -> Path:
         ct = new_volume(hu, (6.0, 4.0, 4.0))
         write_image(folder / f"images/{case}_0000.nii.gz", hu, ct)
         write_label(folder / f"labels/{case}.nii.gz", (1 + (x + number) // 8).astype(np.uint8), ct)
-    plan, dataset_json = plan_of(student())
-    save_model(folder / "model", network_of(plan, dataset_json), plan, dataset_json, {})
+    write_model(folder / "model")
     return folder
 
 

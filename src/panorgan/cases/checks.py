@@ -30,8 +30,6 @@ FLARE_FOLDER = r"(images|labels)((?:Tr|Val|Ts)\w*|)"
 SPLITS = {"Tr": "train", "Va": "validation", "Ts": "test", "": "train"}
 SPLIT_ORDER = ("test", "validation", "train", "")
 
-PAIR_AGAIN = "pair each image with its own, or name one patient for both if it is right"
-
 InSplit = TypeVar("InSplit")
 Owner = TypeVar("Owner")
 
@@ -233,9 +231,11 @@ def find_shared(
                 yield owner, other
 
 
-def label_of(case: str) -> str:
-    """What is said of a label that is another case's too."""
-    return f"is the label of {case} too, which is another image"
+def shared_label(case: str, path: str | Path, other: str) -> Problem:
+    """What is wrong with a label that is the label of another image too."""
+    cause = f"is the label of {other} too, which is another image"
+    cure = "pair each image with its own, or name one patient for both if it is right"
+    return Problem(case, str(path), cause, cure)
 
 
 def patients_in_two_splits(cases: Iterable[Case]) -> Iterator[Problem]:
@@ -390,7 +390,7 @@ def check_paths(paths: Sequence[str | Path], labels: Labels) -> tuple[int, list[
     problems += failures.problems
     problems += (_same_image(*pair) for pair in find_repeats(images))
     problems += (
-        Problem(case.name, str(path), label_of(other.name), PAIR_AGAIN)
+        shared_label(case.name, path, other.name)
         for (case, path), (other, _) in find_shared(labelled)
     )
     checked = sum(len(case.files) for case in listed + paired)

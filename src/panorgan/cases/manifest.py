@@ -12,12 +12,11 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from panorgan.cases.checks import (
-    PAIR_AGAIN,
     find_repeats,
     find_shared,
-    label_of,
     patients_in_two_splits,
     shared,
+    shared_label,
 )
 from panorgan.cases.corrections import Correction, scope_text
 from panorgan.cases.numbering import doubtful_numbers
@@ -479,7 +478,7 @@ def same_images(
         problems.setdefault(problem.case, problem)
     labelled = [one for case in usable[::-1] for one in _labels_of(case, facts[case.case])]
     for (case, path), (other, _) in find_shared(labelled):
-        problem = Problem(case.case, path, label_of(other.case), PAIR_AGAIN)
+        problem = shared_label(case.case, path, other.case)
         if case.patient and case.patient == other.patient:
             suspects.append({"case": case.case, "file": path, "cause": problem.cause})
         else:

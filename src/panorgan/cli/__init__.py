@@ -33,15 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(map(str, error.problems)), file=sys.stderr)
         return 2 if isinstance(error, WrongOption) else 1
     except BrokenPipeError:
-        # Else Python tries to print the rest at its end, and says that it cannot.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         return CLOSED_PIPE
     except OSError as error:
         if os.environ.get(TRACEBACK):
             raise
         if full := disk_full(error, error.filename or os.path.realpath("/proc/self/fd/1")):
-            # Else Python tries to print the rest at its end, and says that it cannot.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _print_no_more()
             print(full, file=sys.stderr)
             return 1
         place = f"{error.filename}: " if error.filename else ""
@@ -54,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(unexpected(error), file=sys.stderr)
     return 1
+
+
+def _print_no_more() -> None:
+    """Let go what is not printed: else Python tries it at its end, and says that it cannot."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

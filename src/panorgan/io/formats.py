@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 DASH = MISSING = "\N{EN DASH}"
+WIDTH = 100
+"""Of a terminal, for text that is wrapped."""
 
 
 def percent(value: float | None, digits: int = 2) -> str:

@@ -124,9 +124,8 @@ def what_is_missing(entries: Sequence[Entry], labels: Labels, config: Config) ->
         missing.append("no training case has an annotated tumour: the teacher cannot be trained")
     if not any(entry.split == "validation" for entry in entries):
         missing.append("there is no validation case: neither network will be scored")
-    without = [entry.case for entry in training if not entry.organs]
-    if config.pseudo_labels.predicted:
-        without = []
+    made = config.pseudo_labels.predicted
+    without = [entry.case for entry in training if not made and not entry.organs]
     if without or organs == MARGINAL:
         missing += [
             f"{organ.name} is annotated in no training case"

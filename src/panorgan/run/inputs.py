@@ -83,7 +83,7 @@ def _learnt(wildcards: Any) -> str:
     return (wildcards.get("labels") or wildcards.stage1).removesuffix(OWN_STAGE1)
 
 
-def check_organs(source: str) -> None:
+def check_organ_source(source: str) -> None:
     """Problems if `pseudo_labels.organs` is neither a known word nor a folder."""
     words = (CASES, MARGINAL, NONE)
     if source in words:
@@ -130,7 +130,7 @@ class Run:
             self.config: Config = load_config(raw)
             self.labels = load_labels(self.config.labels)
             self._sources = load_sources(self.config.sources, self.labels)
-            check_organs(self.config.pseudo_labels.organs)
+            check_organ_source(self.config.pseudo_labels.organs)
             for name in ("teacher", "student"):
                 check_plan_file(name, getattr(self.config, name).plan)
         except Problems as error:

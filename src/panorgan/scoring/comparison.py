@@ -23,7 +23,7 @@ import pandas as pd
 
 from panorgan.config.labels import Labels, load_labels
 from panorgan.config.registry import PROFILES
-from panorgan.io.formats import MISSING, count, percent, points, span
+from panorgan.io.formats import MISSING, WIDTH, count, percent, points, span
 from panorgan.io.writing import write_text
 from panorgan.problems import Problems
 from panorgan.scoring.bootstrap import COVERAGE, TOO_FEW, compare, mean, number
@@ -42,7 +42,7 @@ from panorgan.scoring.scores import (
 )
 
 ALPHA = 0.05
-MOST_FALLS, MOST_NAMES, WIDTH = 10, 5, 100
+MOST_FALLS, MOST_NAMES = 10, 5
 ORGANS, ALL, POSITIVE = "organs", "all", "tumour_positive"
 WITH_REFERENCE = {ORGANS: "organs_with_reference", ALL: "all_with_reference"}
 MEANS = {ORGANS, ALL, POSITIVE, *WITH_REFERENCE.values()}

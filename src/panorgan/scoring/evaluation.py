@@ -15,7 +15,7 @@ from panorgan.cases.folders import cases_in
 from panorgan.config.labels import UNKNOWN, Labels, check_predicted
 from panorgan.config.registry import PROFILES
 from panorgan.io.failures import Failures
-from panorgan.io.formats import MISSING, interval, percent
+from panorgan.io.formats import MISSING, WIDTH, interval, percent
 from panorgan.io.volumes import Volume, VolumeError, read_image, read_label
 from panorgan.problems import Problem, Problems, WrongOption
 from panorgan.scoring.frames import LESIONS, SCORES
@@ -35,8 +35,6 @@ from panorgan.scoring.scores import (
 
 THREADS = 2
 """Cases that are read and scored at once."""
-WIDTH = 100
-"""Of the terminal."""
 
 
 @dataclass
