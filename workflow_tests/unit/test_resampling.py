@@ -12,7 +12,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from scipy.ndimage import binary_fill_holes
 
 from panorgan.nnunet.preprocess import resampled_size, slice_axis
-from panorgan.nnunet.resampling import OUTSIDE, mark_outside, resample_image, resample_label
+from panorgan.nnunet.resampling import OUTSIDE, ImageBands, mark_outside, resample_label
 
 sizes = st.tuples(*[st.integers(1, 24)] * 3)
 spacings = st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0])] * 3)
@@ -22,11 +22,13 @@ def labels_of(array, new_size, *, separate=False):
     return resample_label(lambda z: array[z], array.shape, new_size, separate=separate)
 
 
-def image_of(array, new_size, *, separate=False):
+def bands_of(array, new_size, *, separate=False):
     limits = array.min(), array.max()
-    return resample_image(
-        lambda z: array[z], array.shape, new_size, separate=separate, limits=limits
-    )
+    return ImageBands(lambda z: array[z], array.shape, new_size, separate=separate, limits=limits)
+
+
+def image_of(array, new_size, *, separate=False):
+    return bands_of(array, new_size, separate=separate)(0, new_size[0])
 
 
 @settings(max_examples=3000)
@@ -41,6 +43,30 @@ def test_it_is_nnunets(size, new_size, separate, seed, classes):
     expected = resample_data_or_seg(label[None], new_size, True, axis, 1, separate)
     found = labels_of(label, new_size, separate=separate)
     np.testing.assert_array_equal(found, expected[0])
+
+
+@settings(max_examples=200)
+@given(sizes, sizes, st.booleans(), st.integers(1, 12), st.integers(1, 12))
+def test_a_band_holds_the_bits_of_the_whole(size, new_size, separate, depth, step):
+    image = np.random.default_rng(0).normal(0, 1, size).astype(np.float32)
+    whole = image_of(image, new_size, separate=separate)
+    bands = bands_of(image, new_size, separate=separate)
+    for start in [*range(0, new_size[0], step), 0]:
+        stop = min(start + depth, new_size[0])
+        np.testing.assert_array_equal(bands(start, stop), whole[start:stop])
+
+
+def test_bands_that_overlap_read_each_slice_once():
+    image, read = np.zeros((60, 8, 8), np.float32), []
+
+    def slice_of(z):
+        read.append(z)
+        return image[z]
+
+    bands = ImageBands(slice_of, image.shape, (40, 9, 9), separate=False, limits=(0, 0))
+    for start in range(0, 33, 4):
+        bands(start, start + 8)
+    assert sorted(read) == list(range(60))
 
 
 @settings(max_examples=30)

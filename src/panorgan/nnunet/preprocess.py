@@ -1,4 +1,4 @@
-"""From a CT to what a network sees. Training and prediction call the same function."""
+"""From a CT to what a network sees: whole for training, in bands of equal bits for prediction."""
 
 import math
 import os
@@ -6,18 +6,18 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
-from nnunetv2.preprocessing.normalization import default_normalization_schemes
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from panorgan.io.resources import check_memory
 from panorgan.io.volumes import Grid, Volume, canonical_spacing, to_canonical
+from panorgan.nnunet.normalisation import NONE, SCHEMES, TO_01, Z_SCORE, normalisation
 from panorgan.nnunet.plans import RESAMPLING, STORED, configuration_of, make_dataset_json
-from panorgan.nnunet.resampling import OUTSIDE, mark_outside, resample_image, resample_label
+from panorgan.nnunet.resampling import OUTSIDE, ImageBands, mark_outside, resample_label
+from panorgan.problems import Problems
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,56 @@ def network_grid(grid: Grid, plan: Mapping[str, Any]) -> Grid:
     return grid
 
 
+@dataclass(frozen=True)
+class Bands:
+    """An image on the network's grid, computed as it is asked for.
+
+    Attributes
+    ----------
+    read : function
+        Gives slices `start` to `stop` of the normalised image, (z, y, x) float32, in the plan's
+        axis order. The array is not to be written to. As for `ImageBands`, it is cheap to ask for
+        bands that overlap, each beginning and ending after the one before.
+    size : (z, y, x) int
+    properties : dict
+        As in `Preprocessed`.
+    """
+
+    read: Callable[[int, int], np.ndarray]
+    size: tuple[int, int, int]
+    properties: dict[str, Any]
+
+
+def image_bands(volume: Volume, plan: Mapping[str, Any]) -> Bands:
+    """What `preprocess_image` gives of an image, bit for bit, without ever holding it whole.
+
+    It is held whole where the plan is not followed slice by slice, or where the slices that lie
+    far apart are not the first axis' own.
+
+    Raises
+    ------
+    Problems
+        If the plan needs nnU-Net itself, which is not installed here, or if the image cannot be
+        held in memory where it must.
+    """
+    name, configuration = configuration_of(plan)
+    image = to_canonical(volume.array, network_grid(volume.grid, plan))
+    properties = _properties(volume, plan)
+    if _is_usual(configuration):
+        return _by_slices(image, properties, plan, configuration)
+    data, _ = _by_nnunet(image, None, properties, plan, name)
+    return _whole(data[0], properties)
+
+
 def preprocess_image(
     volume: Volume, plan: Mapping[str, Any], label: np.ndarray | None = None
 ) -> Preprocessed:
     """Reorient, crop to the nonzero region, normalise and resample, as nnU-Net does.
 
-    A plan like panorgan's own (CT normalisation or none, cubic splines for the image and linear
-    ones for the label, the nearest slice where slices are far apart) is followed slice by slice:
-    labels are then nnU-Net's, and intensities within 1e-5 of the largest. Any other is left to
-    nnU-Net itself.
+    A plan like panorgan's own (usual normalisation, cubic splines for the image and linear ones
+    for the label, the nearest slice where slices are far apart) is followed slice by slice: labels
+    are then nnU-Net's, and intensities within 1e-5 of the largest. Any other is left to nnU-Net
+    itself.
 
     Parameters
     ----------
@@ -74,15 +115,22 @@ def preprocess_image(
         (z, y, x) in the image's stored order; the value after the last class is ignored: it is
         resampled as a class is, and is no foreground.
     """
-    if plan["panorgan"].get("normalise_last"):
-        return _normalised_last(volume, plan, label)
     name, configuration = configuration_of(plan)
     grid = network_grid(volume.grid, plan)
     image = to_canonical(volume.array, grid)
     seg = None if label is None else to_canonical(label, grid)
-    properties: dict[str, Any] = {"spacing": list(canonical_spacing(grid))}
+    properties = _properties(volume, plan)
     if _is_usual(configuration):
-        data, seg = _by_slices(image, seg, properties, plan, configuration)
+        bands = _by_slices(image, properties, plan, configuration)
+        bytes_of_a_voxel = 4 if label is None else 4 + 2
+        check_memory(
+            math.prod(bands.size) * bytes_of_a_voxel,
+            f"on the network's grid ({' x '.join(map(str, bands.size))} voxels, z first) it",
+            "check its spacing",
+        )
+        data = bands.read(0, bands.size[0])[None]
+        if seg is not None:
+            seg = _label_by_slices(image, seg, bands, plan, configuration)
     else:
         data, seg = _by_nnunet(image, seg, properties, plan, name)
     if seg is not None:
@@ -91,15 +139,28 @@ def preprocess_image(
     return Preprocessed(data, seg, properties, tuple(configuration["patch_size"]))
 
 
+def _properties(volume: Volume, plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {"spacing": list(canonical_spacing(network_grid(volume.grid, plan)))}
+
+
+def _whole(data: np.ndarray, properties: dict[str, Any]) -> Bands:
+    return Bands(lambda start, stop: data[start:stop], data.shape, properties)
+
+
 def _is_usual(configuration: Mapping[str, Any]) -> bool:
-    """Whether a plan asks for nnU-Net's usual resampling and treats each voxel's HU by itself."""
+    """Whether a plan asks for nnU-Net's usual resampling and normalises without a mask."""
     usual = {"resampling_fn_data": (False, 3, 0), "resampling_fn_seg": (True, 1, 0)}
     arguments = ("is_seg", "order", "order_z")
     (scheme,) = configuration["normalization_schemes"]
-    return scheme in ("CTNormalization", "NoNormalization") and all(
-        configuration[function] == RESAMPLING
-        and tuple(configuration[f"{function}_kwargs"].get(name) for name in arguments) == values
-        for function, values in usual.items()
+    unmasked = not any(configuration["use_mask_for_norm"]) or scheme != Z_SCORE
+    return (
+        scheme in SCHEMES
+        and unmasked
+        and all(
+            configuration[function] == RESAMPLING
+            and tuple(configuration[f"{function}_kwargs"].get(name) for name in arguments) == values
+            for function, values in usual.items()
+        )
     )
 
 
@@ -111,10 +172,22 @@ def _by_nnunet(
     name: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """nnU-Net's own preprocessing, without its sample of places."""
+    if find_spec("nnunetv2") is None:
+        cause = (
+            "its plan resamples or normalises as only nnU-Net itself does, which is not installed"
+        )
+        raise Problems.one(cause, "pip install 'panorgan[train]'")
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    plans = PlansManager(dict(plan))
+    raw = dict(plan)
+    last = plan["panorgan"].get("normalise_last")
+    if last:
+        scheme = configuration_of(plan)[1]["normalization_schemes"][0]
+        raw["configurations"] = {
+            name: {**configuration_of(plan)[1], "normalization_schemes": [NONE]}
+        }
+    plans = PlansManager(raw)
     data, seg, _ = DefaultPreprocessor(verbose=False).run_case_npy(
         image[None],
         None if label is None else label[None].astype(np.int16),
@@ -124,53 +197,67 @@ def _by_nnunet(
         make_dataset_json([], ignore=False),
     )
     data = np.ascontiguousarray(data, np.float32)
+    if last:
+        data = normalisation(plan, scheme, data[0])(data)
     return data, None if label is None else np.ascontiguousarray(seg, np.int16)
 
 
 def _by_slices(
     image: np.ndarray,
-    label: np.ndarray | None,
     properties: dict[str, Any],
     plan: Mapping[str, Any],
     configuration: Mapping[str, Any],
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """What ``DefaultPreprocessor.run_case_npy`` does, and no more than a slice in between."""
+) -> Bands:
+    """What ``DefaultPreprocessor.run_case_npy`` does with an image, a band of slices at a time."""
     order = plan["transpose_forward"]
     spacing = [properties["spacing"][axis] for axis in order]
     image = image.transpose(order)
     box = nonzero_box(image)
-    inside = tuple(slice(*bounds) for bounds in box)
     properties["shape_before_cropping"] = image.shape
     properties["bbox_used_for_cropping"] = box
-    image = image[inside]
+    image = image[tuple(slice(*bounds) for bounds in box)]
     properties["shape_after_cropping_and_before_resampling"] = image.shape
-    target = configuration["spacing"]
-    target = [*spacing[: len(spacing) - len(target)], *target]
+    target = target_spacing(spacing, configuration)
     new_size = resampled_size(image.shape, spacing, target)
-    bytes_of_a_voxel = 4 if label is None else 4 + 2
-    check_memory(
-        math.prod(new_size) * bytes_of_a_voxel,
-        f"on the network's grid ({' x '.join(map(str, new_size))} voxels, z first) it",
-        "check its spacing",
-    )
-    normalise = _normalisation(plan, configuration)
-    limits = normalise(np.array([image.min(), image.max()], np.float32))
-
     axis = slice_axis(spacing, target, **_separation(configuration["resampling_fn_data_kwargs"]))
     slices = _slices(image, axis)
-    data = resample_image(
+    (scheme,) = configuration["normalization_schemes"]
+    last = plan["panorgan"].get("normalise_last")  # as nnU-Net 1 did
+    normalise = normalisation(plan, NONE if last else scheme, image)
+    limits = normalise(np.array([image.min(), image.max()], np.float32))
+    bands = ImageBands(
         lambda number: normalise(np.array(slices[number], np.float32, order="C")),
         slices.shape,
         _first(new_size, axis),
         separate=axis is not None,
         limits=(limits[0], limits[1]),
     )
-    data = np.ascontiguousarray(np.moveaxis(data, 0, axis or 0))[None]
-    if label is None:
-        return data, None
+    if (last and scheme in (Z_SCORE, TO_01)) or axis:
+        check_memory(4 * math.prod(new_size), "on the network's grid it", "check its spacing")
+        data = np.ascontiguousarray(np.moveaxis(bands(0, bands.size[0]), 0, axis or 0))
+        if last:
+            data = normalisation(plan, scheme, data)(data)
+        return _whole(data, properties)
+    if last:
+        after = normalisation(plan, scheme, image)
+        return Bands(lambda *bounds: after(bands(*bounds).copy()), new_size, properties)
+    return Bands(bands, new_size, properties)
 
+
+def _label_by_slices(
+    image: np.ndarray,
+    label: np.ndarray,
+    bands: Bands,
+    plan: Mapping[str, Any],
+    configuration: Mapping[str, Any],
+) -> np.ndarray:
+    """(1, z, y, x) int16: what ``run_case_npy`` makes of the label of an image with such bands."""
+    order = plan["transpose_forward"]
+    spacing = [bands.properties["spacing"][axis] for axis in order]
+    inside = tuple(slice(*bounds) for bounds in bands.properties["bbox_used_for_cropping"])
+    target = target_spacing(spacing, configuration)
     axis = slice_axis(spacing, target, **_separation(configuration["resampling_fn_seg_kwargs"]))
-    zeros = np.ascontiguousarray(_slices(image, axis) == 0).view(np.uint8)
+    zeros = np.ascontiguousarray(_slices(image.transpose(order)[inside], axis) == 0).view(np.uint8)
     outside = zeros if mark_outside(zeros) else None
     labels = _slices(label.transpose(order)[inside], axis)
 
@@ -181,9 +268,15 @@ def _by_slices(
         return values
 
     seg = resample_label(
-        read_label, labels.shape, _first(new_size, axis), separate=axis is not None
+        read_label, labels.shape, _first(bands.size, axis), separate=axis is not None
     )
-    return data, np.ascontiguousarray(np.moveaxis(seg, 0, axis or 0))[None]
+    return np.ascontiguousarray(np.moveaxis(seg, 0, axis or 0))[None]
+
+
+def target_spacing(spacing: Sequence[float], configuration: Mapping[str, Any]) -> list[float]:
+    """The network's spacing on all axes: a 2D one keeps the slices as they are."""
+    target = configuration["spacing"]
+    return [*spacing[: len(spacing) - len(target)], *target]
 
 
 def _separation(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,34 +363,14 @@ def sample_locations(seg: np.ndarray, classes: Iterable[int]) -> dict[int, np.nd
     return locations
 
 
-def _normalisation(
-    plan: Mapping[str, Any], configuration: Mapping[str, Any]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """nnU-Net's normalisation of an image; it may overwrite its argument."""
-    (scheme,) = configuration["normalization_schemes"]
-    intensities = plan["foreground_intensity_properties_per_channel"]["0"]
-    return getattr(default_normalization_schemes, scheme)(False, intensities).run
-
-
-def _normalised_last(
-    volume: Volume, plan: Mapping[str, Any], label: np.ndarray | None
-) -> Preprocessed:
-    """Resample first, then normalise, as nnU-Net 1 did; nnU-Net 2 does it the other way round."""
-    name, configuration = configuration_of(plan)
-    raw_plan = {
-        **plan,
-        "configurations": {name: {**configuration, "normalization_schemes": ["NoNormalization"]}},
-        "panorgan": {**plan["panorgan"], "normalise_last": False},
-    }
-    raw = preprocess_image(volume, raw_plan, label)
-    return replace(raw, data=_normalisation(plan, configuration)(raw.data[0])[None])
-
-
 def save(folder: str | Path, case: str, preprocessed: Preprocessed) -> None:
     """Write a labelled case as ``nnUNetDatasetBlosc2`` reads it; equal cases give equal bytes.
 
     The files are ``CASE.b2nd``, ``CASE_seg.b2nd`` and ``CASE.pkl``.
     """
+    import blosc2
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
     folder = Path(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as name:
         temporary = Path(name)

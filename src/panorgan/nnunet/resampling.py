@@ -34,15 +34,12 @@ CORNERS = types.Array(types.float64, 2, "C", readonly=True)
 VOXELS = types.Array(types.uint8, 3, "C")
 
 
-def resample_image(
-    read: Callable[[int], np.ndarray],
-    size: Sequence[int],
-    new_size: Sequence[int],
-    *,
-    separate: bool,
-    limits: tuple[float, float],
-) -> np.ndarray:
-    """Cubic splines in plane; across slices the nearest slice or cubic splines too.
+class ImageBands:
+    """An image on another grid, computed a band of slices at a time.
+
+    Cubic splines in plane; across slices the nearest slice or cubic splines too. A slice's values
+    do not depend on the bands in which it is asked for. Bands that overlap, each beginning and
+    ending after the one before, compute each slice once.
 
     Parameters
     ----------
@@ -55,32 +52,84 @@ def resample_image(
     limits
         Lowest and highest value of the whole image. As in skimage, splines do not leave the range
         of what they interpolate: a slice (`separate`) or the image.
-
-    Returns
-    -------
-    (z, y, x) float32 array
-        Within 1e-5 of the largest value of what nnU-Net computes in float64.
     """
-    if separate:
-        result = np.empty(new_size, np.float32)
-        slices = nearest(size[0], new_size[0])
-        for number, chosen in enumerate(slices):
-            if number and chosen == slices[number - 1]:
-                result[number] = result[number - 1]
+
+    def __init__(
+        self,
+        read: Callable[[int], np.ndarray],
+        size: Sequence[int],
+        new_size: Sequence[int],
+        *,
+        separate: bool,
+        limits: tuple[float, float],
+    ):
+        self.size = tuple(new_size)
+        self._limits = limits
+        self._read = read
+        plane = tuple(new_size[1:])
+        if separate:
+            self._chosen = nearest(size[0], new_size[0])
+            self._bands = _Kept(self._copy_nearest, plane)
+            return
+        self._planes = _Kept(self._resample_planes, plane)
+        if size[0] == new_size[0]:
+            self._bands = self._planes
+            return
+        self._first, self._taps = spline_taps(size[0], new_size[0])
+        self._bands = _Kept(self._mix_planes, plane)
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        """Slices `start` to `stop`: (z, y, x) float32, within 1e-5 of the largest value of what
+        nnU-Net computes in float64. The array is this object's: it is not to be written to.
+        """
+        return self._bands(start, stop)
+
+    def _copy_nearest(self, start: int, out: np.ndarray) -> None:
+        for number, chosen in enumerate(self._chosen[start : start + len(out)]):
+            if number and chosen == self._chosen[start + number - 1]:
+                out[number] = out[number - 1]
                 continue
-            plane = read(chosen)
-            _resample_plane(plane, result[number])
-            np.clip(result[number], plane.min(), plane.max(), out=result[number])
-        return result
-    planes = np.empty((size[0], *new_size[1:]), np.float32)
-    for number in range(size[0]):
-        _resample_plane(read(number), planes[number])
-    if size[0] != new_size[0]:
-        result = np.empty(new_size, np.float32)
-        first, taps = spline_taps(size[0], new_size[0])
-        filter_rows(planes.reshape(size[0], -1), first, taps, result.reshape(new_size[0], -1))
-        planes = result
-    return np.clip(planes, *limits, out=planes)
+            plane = self._read(chosen)
+            _resample_plane(plane, out[number])
+            np.clip(out[number], plane.min(), plane.max(), out=out[number])
+
+    def _resample_planes(self, start: int, out: np.ndarray) -> None:
+        for number in range(len(out)):
+            _resample_plane(self._read(start + number), out[number])
+        if self._bands is self._planes:
+            np.clip(out, *self._limits, out=out)
+
+    def _mix_planes(self, start: int, out: np.ndarray) -> None:
+        first, taps = self._first[start : start + len(out)], self._taps[start : start + len(out)]
+        planes = self._planes(first[0], first[-1] + taps.shape[1])
+        rows = planes.reshape(len(planes), -1)
+        filter_rows(rows, first - first[0], taps, out.reshape(len(out), -1))
+        np.clip(out, *self._limits, out=out)
+
+
+class _Kept:
+    """Bands of slices; what the last one holds of the next is not computed again.
+
+    `compute` gets a slice's number and an array for it and the following ones.
+    """
+
+    def __init__(self, compute: Callable[[int, np.ndarray], None], plane: tuple[int, int]):
+        self._compute = compute
+        self._start, self._last = 0, np.empty((0, *plane), np.float32)
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        end = self._start + len(self._last)
+        if (start, stop) == (self._start, end):
+            return self._last
+        band = np.empty((stop - start, *self._last.shape[1:]), np.float32)
+        known = 0
+        if self._start <= start < end <= stop:
+            known = end - start
+            band[:known] = self._last[start - self._start :]
+        if known < len(band):
+            self._compute(start + known, band[known:])
+        self._start, self._last = start, band
+        return band
 
 
 def _resample_plane(plane: np.ndarray, out: np.ndarray) -> None:
@@ -112,7 +161,7 @@ def resample_label(
     read
         Gives slice i, (y, x) int16, C-contiguous.
     size, new_size, separate
-        As for `resample_image`.
+        As for `ImageBands`.
 
     Returns
     -------
