@@ -219,9 +219,8 @@ class Tree:
             image = by_name[name].read_image()
             write_label(folder / f"{name}.nii.gz", make(self.truths[name]), image)
             seconds = {"preprocess_s": 0.1, "network_s": 0.5, "export_s": 0.2, "total_s": 0.8}
-            return Result(
-                details={"efficiency": [{"device": "cpu", "peak_ram_mb": 500, **seconds}]}
-            )
+            way = {"device": "cpu", "engine": "openvino 2026.4.1", "precision": "bf16"}
+            return Result(details={"efficiency": [{**way, "peak_ram_mb": 500, **seconds}]})
 
         run_shard(
             [Work(name, {}) for name in by_name],

@@ -306,17 +306,23 @@ def test_few_scores_keep_their_extremes():
 def test_the_slowest_case_is_listed_first():
     def row(case: str, total: float, gpu: float | None = None) -> dict[str, object]:
         names = {"preprocess_s": 1.0, "network_s": 2.0, "export_s": None, "total_s": total}
-        return {"case": case, "device": "cpu", "peak_ram_mb": 500.0, "peak_gpu_mb": gpu} | names
+        way = {"device": "cpu", "engine": "torch 2.13.0", "precision": "fp32"}
+        areas = {"gpu_area_mb_s": gpu, "challenge_area_mb_s": gpu}
+        return {"case": case, "peak_ram_mb": 500.0, "peak_gpu_mb": gpu} | way | areas | names
 
     rows = EFFICIENCY.frame([row("a", 3.0), row("b", 4.5, 0.0)])
     found = describe_efficiency(student(efficiency=rows))
     assert found["cases"] == 2
     assert found["seconds"]["total"] == "3.75 (3.00 to 4.50)"
-    assert (found["ram"], found["gpu"]) == ("500", "0")
+    assert list(found["memory"].values()) == ["500", "0", "0", "0"]
+    assert found["devices"] == "cpu (torch 2.13.0, fp32)"
     listed = [
         (one["case"], [value for value, _ in one["numbers"]]) for one in found["listed"]["rows"]
     ]
-    assert listed == [("b", [1, 2, None, 4.5, 500, 0]), ("a", [1, 2, None, 3, 500, None])]
+    assert listed == [
+        ("b", [1, 2, None, 4.5, 500, 0, 0, 0]),
+        ("a", [1, 2, None, 3, 500, None, None, None]),
+    ]
 
 
 def test_distributions_are_those_of_each_split():

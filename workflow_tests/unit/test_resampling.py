@@ -11,8 +11,14 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 )
 from scipy.ndimage import binary_fill_holes
 
-from panorgan.nnunet.preprocess import resampled_size, slice_axis
-from panorgan.nnunet.resampling import OUTSIDE, ImageBands, mark_outside, resample_label
+from panorgan.nnunet.preprocess import resampled_size
+from panorgan.nnunet.resampling import (
+    OUTSIDE,
+    ImageBands,
+    mark_outside,
+    resample_label,
+    slice_axis,
+)
 
 sizes = st.tuples(*[st.integers(1, 24)] * 3)
 spacings = st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0])] * 3)

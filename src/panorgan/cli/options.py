@@ -26,6 +26,26 @@ def fold(value: str) -> str:
     return value
 
 
+def names(value: str) -> list[str]:
+    """Names with commas between them, each once."""
+    found = [name.strip() for name in value.split(",")]
+    if "" in found or len({*found}) < len(found):
+        raise argparse.ArgumentTypeError(f"'{value}': a name is empty or there twice")
+    return found
+
+
+def folds(value: str) -> list[str]:
+    """Names of folds of nnU-Net's with commas between them."""
+    return [fold(name) for name in names(value)]
+
+
+def positive(value: str) -> int:
+    """A whole number from 1."""
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"'{value}' is no whole number from 1")
+    return int(value)
+
+
 def class_table() -> argparse.ArgumentParser:
     """A parent parser: ``--labels``."""
     parser = argparse.ArgumentParser(add_help=False)

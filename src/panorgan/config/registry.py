@@ -415,6 +415,46 @@ NETWORKS = {
 }
 
 
+# Prediction
+
+
+@dataclass(frozen=True)
+class Export(Choice):
+    """How labels come from a network's grid to an image's.
+
+    Attributes
+    ----------
+    methods
+        What it does, for the methods text.
+    """
+
+    methods: str
+
+
+SMOOTH, NEAREST = "smooth", "nearest"
+
+EXPORTS = {
+    export.name: export
+    for export in (
+        Export(
+            SMOOTH,
+            "the scores of all classes were interpolated linearly to the image's grid, across "
+            "slices that lie far apart taken from the nearest one, before the class with the "
+            "highest was chosen",
+        ),
+        Export(
+            NEAREST,
+            "the class with the highest score was chosen on the network's grid, and labels were "
+            "resampled to the nearest voxel",
+        ),
+    )
+}
+
+AUTO, OPENVINO, TORCH = "auto", "openvino", "torch"
+ENGINES = (AUTO, OPENVINO, TORCH)
+"""What may compute a trained network; auto: the faster one of those that are exact enough here."""
+
+
 def pattern(names: Iterable[str]) -> str:
     """A regular expression of some names, for wildcards."""
     return "|".join(names)

@@ -28,9 +28,12 @@ from panorgan.config.registry import (
     ATTENTION_UNET,
     CASES,
     CHALLENGE,
+    ENGINES,
+    EXPORTS,
     FILLED,
     ITERATED,
     MARGINAL,
+    NEAREST,
     NETWORKS,
     NONE,
     ORDERS,
@@ -453,6 +456,15 @@ class Prediction(Section):
         0.5, description="step of the sliding window in patch sizes"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="as in training")
+    engine: Literal[*ENGINES] = Field(
+        "auto",
+        description="what computes networks: auto is torch on a GPU and for fp32, else openvino",
+    )
+    export: Literal[*EXPORTS] = Field(
+        NEAREST,
+        description="to the image's grid: smooth interpolates scores, as nnU-Net does; nearest "
+        "takes labels, as the method's fastest mode does",
+    )
     threads: Threads = Field(4, description="CPU threads of a prediction job")
 
 

@@ -2,12 +2,11 @@
 
 import errno
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from pathlib import Path
 
 import torch
 
 from panorgan.io.gpus import gpu_files, visible_gpus
+from panorgan.io.processor import has_bf16
 from panorgan.problems import Problem, Problems
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,17 +65,17 @@ def resolve_precision(requested: str, device: torch.device) -> str:
         If fp16 is asked for on a CPU, or bf16 on a GPU that does not compute in it.
     """
     if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
         if requested == "auto":
-            return "bf16" if has_bf16 else "fp16"
-        if requested == "bf16" and not has_bf16:
+            return "bf16" if supported else "fp16"
+        if requested == "bf16" and not supported:
             cause = f"{torch.cuda.get_device_name(device)} does not compute in bf16"
             raise Problems.one(cause, "use a newer GPU, or set precision to fp16 in the config")
         return requested
     if requested == "fp16":
         raise Problems.one("precision fp16 needs a GPU", "take precision auto")
     if requested == "auto":
-        return "bf16" if _cpu_has_bf16() else "fp32"
+        return "bf16" if has_bf16() else "fp32"
     return requested
 
 
@@ -86,16 +85,6 @@ def resolve_augmentation(requested: str) -> str:
     auto is the loaders: no figure shows yet that a GPU is faster with the other.
     """
     return "workers" if requested == "auto" else requested
-
-
-@cache
-def _cpu_has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether the processor multiplies bf16 matrices itself."""
-    try:
-        flags = Path(cpuinfo).read_text().split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

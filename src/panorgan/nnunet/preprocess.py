@@ -16,7 +16,14 @@ from panorgan.io.resources import check_memory
 from panorgan.io.volumes import Grid, Volume, canonical_spacing, to_canonical
 from panorgan.nnunet.normalisation import NONE, SCHEMES, TO_01, Z_SCORE, normalisation
 from panorgan.nnunet.plans import RESAMPLING, STORED, configuration_of, make_dataset_json
-from panorgan.nnunet.resampling import OUTSIDE, ImageBands, mark_outside, resample_label
+from panorgan.nnunet.resampling import (
+    OUTSIDE,
+    ImageBands,
+    mark_outside,
+    resample_label,
+    separation,
+    slice_axis,
+)
 from panorgan.problems import Problems
 
 
@@ -219,7 +226,7 @@ def _by_slices(
     properties["shape_after_cropping_and_before_resampling"] = image.shape
     target = target_spacing(spacing, configuration)
     new_size = resampled_size(image.shape, spacing, target)
-    axis = slice_axis(spacing, target, **_separation(configuration["resampling_fn_data_kwargs"]))
+    axis = slice_axis(spacing, target, **separation(configuration["resampling_fn_data_kwargs"]))
     slices = _slices(image, axis)
     (scheme,) = configuration["normalization_schemes"]
     last = plan["panorgan"].get("normalise_last")  # as nnU-Net 1 did
@@ -256,7 +263,7 @@ def _label_by_slices(
     spacing = [bands.properties["spacing"][axis] for axis in order]
     inside = tuple(slice(*bounds) for bounds in bands.properties["bbox_used_for_cropping"])
     target = target_spacing(spacing, configuration)
-    axis = slice_axis(spacing, target, **_separation(configuration["resampling_fn_seg_kwargs"]))
+    axis = slice_axis(spacing, target, **separation(configuration["resampling_fn_seg_kwargs"]))
     zeros = np.ascontiguousarray(_slices(image.transpose(order)[inside], axis) == 0).view(np.uint8)
     outside = zeros if mark_outside(zeros) else None
     labels = _slices(label.transpose(order)[inside], axis)
@@ -277,14 +284,6 @@ def target_spacing(spacing: Sequence[float], configuration: Mapping[str, Any]) -
     """The network's spacing on all axes: a 2D one keeps the slices as they are."""
     target = configuration["spacing"]
     return [*spacing[: len(spacing) - len(target)], *target]
-
-
-def _separation(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides whether slices are resampled one by one, with nnU-Net's defaults."""
-    return {
-        "force": arguments.get("force_separate_z", False),
-        "threshold": arguments.get("separate_z_anisotropy_threshold", 3),
-    }
 
 
 def _first(values: Sequence[int], axis: int | None) -> tuple[int, ...]:
@@ -318,21 +317,6 @@ def resampled_size(
     return tuple(
         round(old / new * count) for old, new, count in zip(spacing, target, size, strict=True)
     )
-
-
-def slice_axis(
-    spacing: Sequence[float], target: Sequence[float], *, force: bool | None, threshold: float
-) -> int | None:
-    """The axis across which slices lie so far apart that they are resampled one by one, or None.
-
-    nnU-Net's ``determine_do_sep_z_and_axis``: the coarse axis of the first of both spacings whose
-    largest is over `threshold` times its smallest; with `force`, of the image's.
-    """
-    chosen = spacing if force else None
-    if force is None:
-        chosen = next((mm for mm in (spacing, target) if max(mm) / min(mm) > threshold), None)
-    coarse = [axis for axis, mm in enumerate(chosen or ()) if max(chosen) / mm == 1]
-    return coarse[0] if len(coarse) == 1 else None
 
 
 def sample_locations(seg: np.ndarray, classes: Iterable[int]) -> dict[int, np.ndarray]:

@@ -7,8 +7,9 @@ from the corners around each point. Every sum has one order, so results do not d
 processor or on threads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -180,6 +181,29 @@ def resample_label(
         kept = {i: kept[i] if i in kept else read(i) for i in pair}
         vote(kept[pair[0]], kept[pair[1]], weights, near, *along_y, *along_x, result[number])
     return result
+
+
+def slice_axis(
+    spacing: Sequence[float], target: Sequence[float], *, force: bool | None, threshold: float
+) -> int | None:
+    """The axis across which slices lie so far apart that they are resampled one by one, or None.
+
+    nnU-Net's ``determine_do_sep_z_and_axis``: the coarse axis of the first of both spacings whose
+    largest is over `threshold` times its smallest; with `force`, of the image's.
+    """
+    chosen = spacing if force else None
+    if force is None:
+        chosen = next((mm for mm in (spacing, target) if max(mm) / min(mm) > threshold), None)
+    coarse = [axis for axis, mm in enumerate(chosen or ()) if max(chosen) / mm == 1]
+    return coarse[0] if len(coarse) == 1 else None
+
+
+def separation(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides whether slices are resampled one by one, with nnU-Net's defaults."""
+    return {
+        "force": arguments.get("force_separate_z", False),
+        "threshold": arguments.get("separate_z_anisotropy_threshold", 3),
+    }
 
 
 def positions(old: int, new: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What predictions cost: seconds and memory, over the cases and of each case."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from panorgan.io.formats import spread
@@ -8,6 +9,7 @@ from panorgan.report.inputs import Student
 from panorgan.report.pages import cut
 
 PHASES = ("preprocess", "network", "export", "total")
+MEMORY = ("peak_ram_mb", "peak_gpu_mb", "gpu_area_mb_s", "challenge_area_mb_s")
 
 
 def describe_efficiency(student: Student) -> dict[str, Any]:
@@ -23,10 +25,10 @@ def describe_efficiency(student: Student) -> dict[str, Any]:
     listed = [
         {
             "case": row["case"],
-            "device": row["device"],
+            "device": _way(row),
             "numbers": [
                 *((row[f"{name}_s"], 2) for name in PHASES),
-                *((row[f"peak_{kind}_mb"], 0) for kind in ("ram", "gpu")),
+                *((row[name], 0) for name in MEMORY),
             ],
         }
         for row in records(rows.loc[slowest.index])
@@ -34,9 +36,13 @@ def describe_efficiency(student: Student) -> dict[str, Any]:
     return {
         "title": student.title,
         "cases": len(rows),
-        "devices": ", ".join(sorted(rows["device"].unique())),
+        "devices": "; ".join(sorted({_way(row) for row in records(rows)})),
         "seconds": {name: over_cases(f"{name}_s", 2) for name in PHASES},
-        "ram": over_cases("peak_ram_mb", 0),
-        "gpu": over_cases("peak_gpu_mb", 0),
+        "memory": {name: over_cases(name, 0) for name in MEMORY},
         "listed": cut(listed, f"…/{student.arm.variant}/…/SHARD.efficiency.tsv"),
     }
+
+
+def _way(row: Mapping[str, Any]) -> str:
+    """What computed a case."""
+    return f"{row['device']} ({row['engine']}, {row['precision']})"

@@ -28,7 +28,7 @@ SPECKS = Schema("specks", "specks.tsv", {"case": str, "name": str} | _AMOUNT)
 EFFICIENCY = Schema(
     "what predictions cost",
     "efficiency.tsv",
-    {"case": str, "device": str}
+    {"case": str, "device": str, "engine": str, "precision": str}
     | dict.fromkeys(("preprocess_s", "network_s", "export_s", "total_s"), float)
-    | {"peak_ram_mb": float, "peak_gpu_mb": float},
+    | dict.fromkeys(("peak_ram_mb", "peak_gpu_mb", "gpu_area_mb_s", "challenge_area_mb_s"), float),
 )

@@ -8,7 +8,7 @@ VERSIONS = {
     "select": 2,
     "preprocess": 2,
     "train": 2,
-    "predict": 2,
+    "predict": 3,
     "components": 1,
     "import": 1,
     "fuse": 3,

@@ -24,12 +24,16 @@ from panorgan.stages import CLASSES, LABEL, LEFT_OUT, VERSIONS
 
 EFFICIENCY = (
     "device",
+    "engine",
+    "precision",
     "preprocess_s",
     "network_s",
     "export_s",
     "total_s",
     "peak_ram_mb",
     "peak_gpu_mb",
+    "gpu_area_mb_s",
+    "challenge_area_mb_s",
 )
 
 
@@ -72,6 +76,8 @@ def predict_cases(
     labels_file: str,
     tile_step: float,
     precision: str,
+    engine: str,
+    export: str,
     threads: int,
     translate: bool = False,
     components: bool = False,
@@ -98,8 +104,8 @@ def predict_cases(
     Problems
         If a model is not what its training wrote, or did not leave out the fold that it predicts.
     """
-    from panorgan.inference.predict import Predictor
-    from panorgan.nnunet.devices import pick_device, resolve_precision
+    from panorgan.inference.engines.choice import choose
+    from panorgan.inference.predictor import Predictor
 
     labels = load_labels(labels_file)
     by_fold = _by_fold(models)
@@ -111,15 +117,20 @@ def predict_cases(
     }
     fold_of = {name: entry.fold(folds) if folds > 1 else 0 for name, entry in entries.items()}
     checksums = {fold: read_table(table)[0]["checksum"] for fold, (_, _, table) in by_fold.items()}
-    device = pick_device("auto")
-    resolved = resolve_precision(precision, device)
+    way = choose(engine, precision=precision)
     values = _translation(models[0][1], labels) if translate else None
 
     @lru_cache(maxsize=1)
     def predictor(fold: int) -> Predictor:
         member, model, _ = by_fold[fold]
         found = Predictor(
-            model, device=device, precision=resolved, tile_step=tile_step, threads=threads
+            model,
+            way.device,
+            way.precision,
+            engine=way.engine,
+            export=export,
+            tile_step=tile_step,
+            threads=threads,
         )
         card = found.model.card
         if card["checksum"] != checksums[fold]:
@@ -145,7 +156,9 @@ def predict_cases(
             predicted = values[predicted]
             row[CLASSES] = " ".join(map(str, sorted({*values.tolist()} - {0})))
         write_label(folder / (name + LABEL), predicted, image)
-        return Result(row, details={"efficiency": [network.last_report], **details})
+        way = network.way
+        computed = {"engine": f"{way.engine} {way.version}", "precision": way.precision}
+        return Result(row, details={"efficiency": [computed | network.last_report], **details})
 
     def inputs(name: str) -> dict[str, object]:
         facts = entries[name].facts
@@ -163,7 +176,8 @@ def predict_cases(
         parameters={
             "version": VERSIONS["predict"],
             "tile_step": tile_step,
-            "precision": resolved,
+            "export": export,
+            "way": [way.engine, way.version, way.device, way.precision],
             **({"model": checksums[0]} if folds == 1 else {}),
             **({} if values is None else {"values": values.tolist()}),
             **({"components": VERSIONS["components"]} if components else {}),
@@ -185,9 +199,9 @@ def _by_fold(models: Sequence[Model]) -> dict[int, Model]:
 
 def _translation(model: str, labels: Labels) -> np.ndarray:
     """uint8 array: the class table's value of each of a model's outputs, by the class's name."""
-    from panorgan.nnunet.models.model import load_model
+    from panorgan.nnunet.models.files import read_model
 
-    names = load_model(model).plan["panorgan"]["classes"]
+    names = read_model(model).plan["panorgan"]["classes"]
     if foreign := [name for name in names if name not in labels.names]:
         cause = f"it knows classes that the class table has not: {', '.join(foreign)}"
         cure = "convert it with `panorgan convert --classes`, naming them as the table does"

@@ -1,0 +1,59 @@
+"""What this machine's processor can do, and how much of it this process may use."""
+
+import math
+import os
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the processor multiplies bf16 matrices itself."""
+    try:
+        flags = Path(cpuinfo).read_text().split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """CPUs that this process may run on, or as many as its cgroup's share of time is worth.
+
+    Parameters
+    ----------
+    root
+        Where ``proc`` and ``sys`` are.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    with_limits = _quotas(root)
+    return max(1, min([cores, *map(math.ceil, with_limits)]))
+
+
+def _quotas(root: Path) -> list[float]:
+    """CPUs that the cgroups above this process allow, of versions 1 and 2."""
+    found = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, inner = line.split(":", 2)
+        if controllers == "":
+            top = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            top = root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        inside = top / inner.strip("/")
+        for folder in (inside, *(path for path in inside.parents if path.is_relative_to(top))):
+            numbers = _text(folder / "cpu.max").split() or [
+                *_text(folder / "cpu.cfs_quota_us").split(),
+                *_text(folder / "cpu.cfs_period_us").split(),
+            ]
+            if len(numbers) == 2 and numbers[0].isdigit() and int(numbers[1]):
+                found.append(int(numbers[0]) / int(numbers[1]))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
