@@ -223,7 +223,8 @@ def import_model(source: str, model: str, table: str) -> None:
         The declared outputs: the model's folder and its one-row table.
     """
     from panorgan.nnunet.models.convert import convert
-    from panorgan.nnunet.models.model import WEIGHTS, load_model
+    from panorgan.nnunet.models.folders import WEIGHTS
+    from panorgan.nnunet.models.model import load_model
 
     folder = Path(model)
     shutil.rmtree(folder, ignore_errors=True)

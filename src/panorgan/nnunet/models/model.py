@@ -7,24 +7,33 @@ model is; training adds ``progress.csv`` and ``curve.png``.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from panorgan.config.registry import NETWORKS
 from panorgan.io.writing import replacing, write_text
-from panorgan.networks import build_network, count_parameters
+from panorgan.networks import build_network
+from panorgan.nnunet.models.files import read_model
+from panorgan.nnunet.models.folders import (
+    CARD,
+    DATASET,
+    PLANS,
+    WEIGHTS,
+    ModelFiles,
+    card_of,
+    checksum_of,
+)
 from panorgan.nnunet.models.stock import is_stock, stock_network
+from panorgan.nnunet.models.version2 import other_network
 from panorgan.nnunet.plans import configuration_of
 from panorgan.problems import Problems
 
-PLANS, DATASET, WEIGHTS, CARD = "plans.json", "dataset.json", "weights.safetensors", "card.json"
 PACKAGES = ("panorgan", "nnunetv2", "torch")
 
 
@@ -74,12 +83,11 @@ def tensors_of(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def tensor_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     """Hash of names, types, shapes and bytes of tensors, in whatever order and on any device."""
-    digest = blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return checksum_of(_arrays(tensors))
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def save_model(
@@ -99,17 +107,8 @@ def save_model(
     """
     folder = Path(folder)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors_of(network).items()}
-    configuration = configuration_of(plan)[1]
-    facts = {
-        "network": configuration["architecture"]["network_class_name"],
-        "classes": plan["panorgan"]["classes"],
-        "orientation": plan["panorgan"]["orientation"],
-        "spacing_mm": configuration["spacing"],
-        "patch_size": configuration["patch_size"],
-        "parameters": count_parameters(network),
-        "versions": {package: version(package) for package in PACKAGES},
-        "checksum": tensor_checksum(tensors),
-    }
+    facts = card_of(plan, [_arrays(tensors)])
+    facts |= {"versions": {package: version(package) for package in PACKAGES}}
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
         temporary.chmod(0o644)  # safetensors leaves it to the owner alone
@@ -119,66 +118,35 @@ def save_model(
 
 
 def load_model(folder: str | Path) -> Model:
-    """Read a model folder onto the CPU and compare its weights with its card.
+    """Read a model that `read_model` knows, of one set of weights, onto the CPU.
 
     Raises
     ------
     Problems
-        If the folder or a file of it is missing, damaged, or of another model.
+        As `read_model`; and if the model has several folds.
     """
-    folder = Path(folder)
-    cure = "copy the whole model folder again, or train the model again"
-    if not folder.is_dir():
-        raise Problems.one("there is no such model folder", "check the path", file=folder)
-    for name in (PLANS, DATASET, CARD, WEIGHTS):
-        if not (folder / name).is_file():
-            if inside := sorted(path.parent for path in folder.glob(f"*/{WEIGHTS}")):
-                raise Problems.one("is no model folder", f"is it {inside[0]}?", file=folder)
-            if name in (PLANS, WEIGHTS) and _is_foreign(folder):
-                conversion = f"`panorgan convert {folder} -o NEW` first"
-                raise Problems.one("is a model of nnU-Net", conversion, file=folder)
-            raise Problems.one(f"{name} is missing in this model folder", cure, file=folder)
-    plan, dataset_json, card = (read_json(folder / name, cure) for name in (PLANS, DATASET, CARD))
+    files = read_model(folder)
+    if len(files.folds) > 1:
+        cause = f"has several folds: {', '.join(files.folds)}"
+        raise Problems.one(cause, "name the folder of one", file=folder)
+    return model_of(files, Path(folder))
+
+
+def model_of(files: ModelFiles, folder: Path) -> Model:
+    """The network of a model of one fold; `folder` is for what is said of it.
+
+    Raises
+    ------
+    Problems
+        If the plan names a layer that is none.
+    """
+    (tensors,) = files.tensors
     try:
-        tensors = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        cause = f"the weights cannot be read ({error})"
-        raise Problems.one(cause, cure, file=folder / WEIGHTS) from None
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise Problems.one(f"its weights are not all numbers ({name})", cure, file=folder)
-    if tensor_checksum(tensors) != card.get("checksum"):
-        cause = "the weights are not those that the model's card describes"
-        raise Problems.one(cause, cure, file=folder / WEIGHTS)
-    try:
-        network = network_of(plan, dataset_json)
+        network = network_of(files.plan, files.dataset_json)
         if tensors.keys() != tensors_of(network).keys():
             raise ValueError("tensors of another network")
-        network.load_state_dict(tensors, strict=False)
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        cause = f"{PLANS} does not describe the network that these weights belong to"
-        raise Problems.one(cause, cure, file=folder) from None
-    return Model(network.eval(), plan, dataset_json, card)
-
-
-def _is_foreign(folder: Path) -> bool:
-    """Whether a folder looks like one of nnU-Net's."""
-    patterns = ("plans.pkl", "fold_*", "all/*.model")
-    return any(any(folder.glob(pattern)) for pattern in patterns)
-
-
-def read_json(path: Path, cure: str, wrong: str = "is damaged: no JSON object") -> dict[str, Any]:
-    """Read a file of a model's folder; `wrong` is said if it holds no JSON object.
-
-    Raises
-    ------
-    Problems
-        If it cannot be read, or for `wrong`; with the cure.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Problems.one(f"cannot be read ({error})", cure, file=path) from None
-    if not isinstance(content, dict):
-        raise Problems.one(wrong, cure, file=path)
-    return content
+        state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+        network.load_state_dict(state, strict=False)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise other_network(error, folder) from None
+    return Model(network.eval(), files.plan, files.dataset_json, files.card)

@@ -2,16 +2,18 @@
 
 A pickle names functions and calls them, so that reading one can do anything. Here only those
 names are followed that tables, numbers, arrays and tensors need; any other refuses the file.
+Importing this imports no torch.
 """
 
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy._core import multiarray, numeric
 
 from panorgan.problems import Problems
@@ -54,15 +56,19 @@ _SAFE_WITH_TORCH = [
 """What torch's own restricted reader must know besides tensors, to read NumPy's numbers."""
 
 
-class _NotAdmitted(Exception):
+class NotAdmitted(Exception):
     """A name that a harmless pickle does not need."""
 
 
-class _Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):
+    """Follows only the names of `admitted`; NotAdmitted at any other."""
+
+    admitted: ClassVar[Mapping[tuple[str, str], Any]] = _ADMITTED
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise _NotAdmitted(f"{module}.{name}")
-        return _ADMITTED[module, name]
+        if (module, name) not in self.admitted:
+            raise NotAdmitted(f"{module}.{name}")
+        return self.admitted[module, name]
 
 
 def load_pickle(path: Path) -> Any:
@@ -75,36 +81,53 @@ def load_pickle(path: Path) -> Any:
     """
     try:
         with open(path, "rb") as file:
-            return _Unpickler(file).load()
-    except _NotAdmitted as error:
-        raise _refusal(str(error), path) from None
+            return Unpickler(file).load()
+    except NotAdmitted as error:
+        raise refusal(str(error), path) from None
     except Exception as error:  # broken bytes can stop the reader anywhere
-        raise _unreadable(error, path) from None
+        raise unreadable(error, path) from None
 
 
 def load_tensors(path: Path) -> Any:
     """What `torch.save` wrote: tensors, numbers, texts and containers of these, on the CPU.
+
+    This is torch's own reader, which also knows files from before torch 1.6.
 
     Raises
     ------
     Problems
         As `load_pickle`.
     """
+    import torch
+
     try:
         with torch.serialization.safe_globals(_SAFE_WITH_TORCH):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes can stop the reader anywhere
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise _refusal(found[1], path) from None
-        raise _unreadable(error, path) from None
+            raise refusal(found[1], path) from None
+        raise unreadable(error, path) from None
 
 
-def _refusal(name: str, path: Path) -> Problems:
+@contextmanager
+def damage(folder: Path) -> Iterator[None]:
+    """Says that a folder of nnU-Net is damaged where what was read of it is not as expected."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        cause = f"is damaged, or no model of nnU-Net ({type(error).__name__}: {reason})"
+        raise Problems.one(cause, DAMAGED, file=folder) from None
+
+
+def refusal(name: str, path: Path) -> Problems:
+    """What is said of a file that asks for something which is not admitted."""
     cause = f"is a pickle that asks for {name}, which no model needs; it was not read further"
     return Problems.one(cause, "ask where it comes from, and do not open it otherwise", file=path)
 
 
-def _unreadable(error: Exception, path: Path) -> Problems:
+def unreadable(error: Exception, path: Path) -> Problems:
+    """What is said of a file that could not be read."""
     if "weights_only" in str(error):
         # torch's own words are about how to open the file all the same.
         cause = "cannot be read: it is damaged, or holds more than tensors; nothing of it was run"

@@ -1,23 +1,21 @@
 """Networks of stock nnU-Net 2, built from a plan that anybody may have written.
 
 A plan names classes by path, and nnU-Net imports and calls whatever it names. Here only the U-Nets
-of dynamic_network_architectures and the layers of torch.nn are known.
+of dynamic_network_architectures and the layers of torch.nn are known. Importing this imports no
+torch.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from dynamic_network_architectures.architectures.unet import (
-    PlainConvUNet,
-    ResidualEncoderUNet,
-    ResidualUNet,
-)
-from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
-from torch import nn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PACKAGE = "dynamic_network_architectures."
-UNETS = {cls.__name__: cls for cls in (PlainConvUNet, ResidualEncoderUNet, ResidualUNet)}
-BLOCKS = {cls.__name__: cls for cls in (BasicBlockD, BottleneckD)}
+UNETS = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
+BLOCKS = ("BasicBlockD", "BottleneckD")
 
 
 def is_stock(class_name: str) -> bool:
@@ -43,7 +41,9 @@ def stock_network(
         if arguments[key] is not None:
             arguments[key] = _layer(arguments[key])
     arguments["deep_supervision"] = False
-    cls = UNETS[name.rpartition(".")[2]]
+    from dynamic_network_architectures.architectures import unet
+
+    cls = getattr(unet, name.rpartition(".")[2])
     return cls(input_channels=input_channels, num_classes=num_classes, **arguments)
 
 
@@ -62,17 +62,49 @@ def plain_unet(
     convs
         Convolutions in a stage.
     """
-    stages, dim = len(features), len(kernel_sizes[0])
+    stages = len(features)
     return {
         "network_class_name": f"{PACKAGE}architectures.unet.PlainConvUNet",
+        **unet_arguments(
+            features,
+            kernel_sizes,
+            strides,
+            {"n_conv_per_stage": [convs] * stages},
+            [convs] * (stages - 1),
+            dim=len(kernel_sizes[0]),
+        ),
+    }
+
+
+def unet_arguments(
+    features: Sequence[int],
+    kernel_sizes: Sequence[Sequence[int]],
+    strides: Sequence[Sequence[int]],
+    encoder: Mapping[str, Sequence[int]],
+    decoder: Sequence[int],
+    *,
+    dim: int,
+) -> dict[str, Any]:
+    """The arguments of a U-Net's class in a plan's ``architecture`` as nnU-Net usually has them.
+
+    Parameters
+    ----------
+    features, kernel_sizes, strides
+        Of each encoder stage.
+    encoder
+        The number of convolutions or blocks of each encoder stage under its argument's name.
+    decoder
+        Convolutions of each decoder stage.
+    """
+    return {
         "arch_kwargs": {
-            "n_stages": stages,
+            "n_stages": len(features),
             "features_per_stage": features,
             "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
             "kernel_sizes": kernel_sizes,
             "strides": strides,
-            "n_conv_per_stage": [convs] * stages,
-            "n_conv_per_stage_decoder": [convs] * (stages - 1),
+            **encoder,
+            "n_conv_per_stage_decoder": decoder,
             "conv_bias": True,
             "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
             "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -88,7 +120,11 @@ def plain_unet(
 def _layer(path: str) -> type[nn.Module]:
     package, _, name = path.rpartition(".")
     if package.startswith(PACKAGE) and name in BLOCKS:
-        return BLOCKS[name]
+        from dynamic_network_architectures.building_blocks import residual
+
+        return getattr(residual, name)
+    from torch import nn
+
     layer = getattr(nn, name, None) if package.split(".")[:2] == ["torch", "nn"] else None
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
         raise ValueError(f"{path} is no layer of torch.nn")

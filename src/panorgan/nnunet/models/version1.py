@@ -13,8 +13,9 @@ import torch
 
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import NETWORKS, SMALL_UNET
+from panorgan.nnunet.models.folders import PLANS_1, VERSION_1
 from panorgan.nnunet.models.model import Model, network_of
-from panorgan.nnunet.models.pickles import DAMAGED, load_pickle, load_tensors
+from panorgan.nnunet.models.pickles import DAMAGED, damage, load_pickle, load_tensors
 from panorgan.nnunet.plans import (
     RESAMPLING,
     SOFTMAX,
@@ -23,8 +24,6 @@ from panorgan.nnunet.plans import (
     resampling_kwargs,
 )
 from panorgan.problems import Problems
-
-PLANS, CHECKPOINT = "plans.pkl", "model_final_checkpoint.model"
 
 NORMALISATIONS = {
     "CT": "CTNormalization",
@@ -80,7 +79,14 @@ def read_nnunet1(
     Problems
         If a file is missing or damaged, or the model is not a plain U-Net of one channel.
     """
-    beside = load_pickle(folder / PLANS)
+    with damage(folder):
+        return _read(folder, fold, checkpoint, classes)
+
+
+def _read(
+    folder: Path, fold: str, checkpoint: Path, classes: Sequence[str] | None
+) -> tuple[Model, list[str]]:
+    beside = load_pickle(folder / PLANS_1)
     info = load_pickle(checkpoint.with_name(f"{checkpoint.name}.pkl"))
     trainer, plans = str(info["name"]), info["plans"]
     if OTHER_NETWORKS.search(trainer):
@@ -99,14 +105,14 @@ def read_nnunet1(
             f"trained by {trainer}: right if its norms and activations are nnU-Net 1's usual ones"
         )
     if _plan(beside, stage, network, names, folder) != facts:
-        notes.append(f"{PLANS} differs from the plan in the checkpoint, which is the one taken")
+        notes.append(f"{PLANS_1} differs from the plan in the checkpoint, which is the one taken")
     dataset_json = make_dataset_json(names, ignore=False)
     model = network_of(facts, dataset_json)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         _refuse(f"its network is not nnU-Net 1's plain U-Net ({_first_line(error)})", checkpoint)
-    source = {"format": "nnU-Net 1", "trainer": trainer, "fold": fold}
+    source = {"format": VERSION_1, "trainer": trainer, "fold": fold}
     card = {"converted_from": source, "epochs": len(saved["plot_stuff"][0])}
     return Model(model.eval(), facts, dataset_json, card), notes
 
