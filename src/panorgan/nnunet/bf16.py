@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from panorgan.networks.fast import channels_last as memory_format
+
 TOLERANCE = 0.05
 """Largest relative error; rounding to bf16 makes up to 0.006, a wrong kernel about 1."""
 
@@ -26,7 +28,12 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def usable_precision(
-    network: nn.Module, shape: Sequence[int], precision: str, *, gradients: bool = False
+    network: nn.Module,
+    shape: Sequence[int],
+    precision: str,
+    *,
+    gradients: bool = False,
+    channels_last: bool = False,
 ) -> str:
     """The precision to compute a network in on its device: fp32, with a line, if bf16 is wrong.
 
@@ -40,12 +47,15 @@ def usable_precision(
         A resolved one, to be computed with as many threads as torch has now.
     gradients
         Whether the backward pass is to be used too.
+    channels_last
+        Whether images and weights will lie so.
     """
     on_cpu = next(network.parameters()).device.type == "cpu"
     if precision != "bf16" or not on_cpu:
         return precision
     for convolution, given in _convolutions(network, shape, None if gradients else ROWS):
-        if not (error := _largest_error(convolution, given, gradients)) <= TOLERANCE:
+        error = _largest_error(convolution, given, gradients, channels_last)
+        if not error <= TOLERANCE:
             size = " x ".join(map(str, given[2:]))
             print(
                 f"computing in fp32: in bf16 {convolution} of {size} voxels is wrong here "
@@ -85,16 +95,20 @@ def _convolutions(
             yield module, given
 
 
-def _largest_error(convolution: nn.Module, shape: Sequence[int], gradients: bool) -> float:
+def _largest_error(
+    convolution: nn.Module, shape: Sequence[int], gradients: bool, channels_last: bool = False
+) -> float:
     """Of output and, where asked, gradients in bf16, relative to the norm in fp32."""
     random = torch.Generator().manual_seed(0)
     exact = deepcopy(convolution).bfloat16().float()  # the same rounded weights
     half = deepcopy(convolution).bfloat16()
     image = torch.randn(shape, generator=random).bfloat16()
+    layout = memory_format(len(shape) - 2) if channels_last else torch.contiguous_format
     found = []
     for module, given in ((half, image), (exact, image.float())):
         with torch.set_grad_enabled(gradients), _filled_memory():
-            given = given.clone().requires_grad_(gradients)
+            module.to(memory_format=layout)
+            given = given.clone(memory_format=layout).requires_grad_(gradients)
             output = module(given)
             tensors = [output.detach()]
             if gradients:
