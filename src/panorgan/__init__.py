@@ -18,7 +18,7 @@ _PLACES = {
     "read_label": "io.volumes",
     "write_label": "io.volumes",
     "load_labels": "config.labels",
-    "Predictor": "inference.predict",
+    "Predictor": "inference.predictor",
     "fuse": "fusing.fusion",
     "score_case": "scoring.metrics",
     "draw_case": "report.drawing",

@@ -68,7 +68,7 @@ def panorgan(folder: Path, arguments: argparse.Namespace) -> list[dict[str, floa
     """Seconds and memory of each run, by stage."""
     import torch
 
-    from panorgan.inference.predict import Predictor
+    from panorgan.inference.predictor import Predictor
     from panorgan.io.volumes import read_image, write_label
 
     torch.set_num_threads(arguments.threads)

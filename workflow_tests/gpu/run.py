@@ -40,7 +40,7 @@ ROOM_FOR_ALL = 70e9
 
 NEEDED = {
     "torch": "torch",
-    "panorgan": "panorgan.inference.predict",
+    "panorgan": "panorgan.inference.predictor",
     "nnunetv2": "nnunetv2",
     "snakemake": "snakemake.cli",
     "pytest": "pytest",

@@ -10,7 +10,7 @@ from toys import CLASSES, INTENSITY, student, teacher
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Augmentation, Optimizer
 from panorgan.inference import predict
-from panorgan.inference.predict import Predictor
+from panorgan.inference.predictor import Predictor
 from panorgan.io.volumes import Volume, new_volume
 from panorgan.nnunet.plans import make_dataset_json, make_plan
 from panorgan.nnunet.preprocess import preprocess_image, save

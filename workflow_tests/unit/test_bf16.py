@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toys import plan_of, run, student, teacher, write_case
 
-from panorgan.inference.predict import Predictor
+from panorgan.inference.predictor import Predictor
 from panorgan.nnunet.bf16 import TOLERANCE, _convolutions, _largest_error, usable_precision
 from panorgan.nnunet.models.model import load_model, network_of
 

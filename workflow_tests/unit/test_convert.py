@@ -23,7 +23,7 @@ from test_preprocess import CLASSES, plan_for, random_volume, stored_as
 
 from panorgan.cli import main
 from panorgan.config.labels import load_labels
-from panorgan.inference.predict import Predictor
+from panorgan.inference.predictor import Predictor
 from panorgan.io.volumes import from_canonical, read_image, read_label, write_image
 from panorgan.nnunet.models.convert import convert
 from panorgan.nnunet.models.model import load_model, network_of, save_model, tensor_checksum

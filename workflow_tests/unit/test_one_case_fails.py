@@ -25,7 +25,7 @@ ERRORS = {
 }
 COMMANDS = {
     "check": ("check images labels", "cases.checks.inspect_case"),
-    "predict": ("predict -i images -m model --device cpu -o out", "inference.predict.read_image"),
+    "predict": ("predict -i images -m model --device cpu -o out", "inference.files.read_image"),
     "evaluate": ("evaluate -p labels -r labels -o out", "scoring.evaluation.read_label"),
     "fuse": ("fuse --organs labels -o out", "fusing.fusion.read_label"),
 }
@@ -100,7 +100,7 @@ def test_the_same_command_goes_on(inputs, fail, tmp_path, capsys):
     words = ["predict", "-i", f"{inputs}/images", "-m", f"{inputs}/model", "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            "panorgan.inference.predict.write_label", failing_for("b", write_label, OSError(5, "x"))
+            "panorgan.inference.files.write_label", failing_for("b", write_label, OSError(5, "x"))
         )
         assert main([*words, "-o", str(tmp_path / "out")]) == 1
     assert main([*words, "-o", str(tmp_path / "out")]) == 0

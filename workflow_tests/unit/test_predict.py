@@ -18,8 +18,11 @@ from torch import nn
 
 from panorgan.cli import main
 from panorgan.fusing.components import component_rows, find_components
-from panorgan.inference import predict
-from panorgan.inference.predict import Predictor, predict_files, sliding_window_logits
+from panorgan.inference import predictor as predicting
+from panorgan.inference.engines.torch import TorchEngine
+from panorgan.inference.files import predict_files
+from panorgan.inference.predictor import Predictor
+from panorgan.inference.window import Window
 from panorgan.io import resources
 from panorgan.io.volumes import (
     from_canonical,
@@ -41,17 +44,22 @@ HU = np.array([-250, -50, 100, 250])
 """What `ByIntensity` takes for the middle of background and of each class."""
 
 
-class ByIntensity(nn.Module):
-    """A network that knows a voxel's class from its intensity alone; it keeps what it was fed."""
+class ByIntensity:
+    """An engine that knows a voxel's class from its intensity alone; it keeps what it was fed."""
+
+    name, precision, device = "by intensity", "fp32", "cpu"
 
     def __init__(self):
-        super().__init__()
-        self.fed: list[torch.Tensor] = []
+        self.fed: list[np.ndarray] = []
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.fed.append(x)
-        centres = torch.tensor((HU - 50) / 100, dtype=x.dtype)
-        return -((x - centres.reshape(1, -1, *[1] * (x.ndim - 2))) ** 2)
+    def scores(self, tiles):
+        for tile in tiles:
+            self.fed.append(tile.copy())
+            yield self.of(tile)
+
+    @staticmethod
+    def of(tile):
+        return -((tile[0, ..., None] - ((HU - 50) / 100).astype(np.float32)) ** 2)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +74,9 @@ def models(tmp_path_factory):
     return root
 
 
-def predictor_by_intensity(models, name: str) -> Predictor:
-    predictor = Predictor(models / name, device="cpu", precision="fp32")
-    predictor.model.network = ByIntensity()
+def predictor_by_intensity(models, name: str, export: str = "nearest") -> Predictor:
+    predictor = Predictor(models / name, device="cpu", precision="fp32", export=export)
+    predictor.engines = [ByIntensity()]
     return predictor
 
 
@@ -81,9 +89,10 @@ def blocks(shape=(12, 18, 20), spacing=(4.0, 2.0, 1.5), size=6):
     return new_volume(HU[classes].astype(np.int16), spacing), classes
 
 
+@pytest.mark.parametrize("export", ["smooth", "nearest"])
 @pytest.mark.parametrize("name", PLANS)
-def test_the_label_is_on_the_exact_grid_in_every_orientation(models, name):
-    predictor = predictor_by_intensity(models, name)
+def test_the_label_is_on_the_exact_grid_in_every_orientation(models, name, export):
+    predictor = predictor_by_intensity(models, name, export)
     volume, classes = blocks()
     expected = predictor.predict(volume)
     assert (expected == classes).mean() > 0.8  # but for the blocks' borders
@@ -105,7 +114,9 @@ def test_without_resampling_every_voxel_is_right(models, name, spacing, shape):
     classes = rng.integers(0, 4, shape).astype(np.uint8)
     volume = new_volume((HU[classes] + rng.integers(-70, 70, shape)).astype(np.int16), spacing)
     volume.array[volume.array == 0] = 1
-    np.testing.assert_array_equal(predictor_by_intensity(models, name).predict(volume), classes)
+    for export in ("smooth", "nearest"):
+        found = predictor_by_intensity(models, name, export).predict(volume)
+        np.testing.assert_array_equal(found, classes)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -153,9 +164,9 @@ def test_training_reads_bit_for_bit_what_prediction_feeds(plan, axes, tmp_path):
     dataset_json = make_dataset_json(CLASSES, False)
     save_model(tmp_path / "model", network_of(plan, dataset_json), plan, dataset_json, {})
     predictor = Predictor(tmp_path / "model", device="cpu", precision="fp32")
-    predictor.model.network = ByIntensity()
+    predictor.engines = [ByIntensity()]
     predictor.predict(turned)
-    fed = torch.cat(predictor.model.network.fed).numpy()
+    fed = np.stack(predictor.engines[0].fed)
     patch_size = configuration_of(plan)[1]["patch_size"]
     assert fed.shape[2:] == tuple(patch_size)
     padded = fed[:, 0] if len(patch_size) == 2 else fed[0, 0]  # one tile holds all
@@ -186,13 +197,17 @@ def test_the_sliding_window_is_nnunets(monkeypatch, patch_size, shape, tile_step
     torch.manual_seed(0)
     network = network_of(plan, make_dataset_json(CLASSES, False)).eval()
     data = torch.randn(1, *shape)
-    batch = data.transpose(0, 1) if len(patch_size) == 2 else data[None]
-    with torch.inference_mode():
-        ours = sliding_window_logits(network, batch, patch_size, tile_step)
-    ours = ours.transpose(0, 1) if len(patch_size) == 2 else ours[0]
+    engine = TorchEngine(plan, arrays_of(network), "cpu", "fp32", threads=1)
+    window = Window(shape, patch_size, 4, tile_step)
+    slices = window.scores([engine], lambda start, stop: data[0, start:stop].numpy())
+    ours = torch.from_numpy(np.stack([found.copy() for found in slices])).movedim(-1, 0)
     stock = nnunets_logits(monkeypatch, network, data, patch_size, 4, tile_step)
     assert ours.shape == stock.shape == (4, *shape)
     torch.testing.assert_close(ours, stock, atol=1e-4, rtol=0)
+
+
+def arrays_of(network):
+    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -212,22 +227,13 @@ def test_a_prediction_is_repeatable_reported_and_leaves_no_trace(models, name):
     assert report["total_s"] == pytest.approx(phases, abs=0.01)
 
 
-def test_only_the_network_runs_with_the_given_threads(models):
-    predictor = Predictor(models / "2d", device="cpu", precision="fp32", threads=2)
-    seen = []
-    by_intensity = ByIntensity()
-    by_intensity.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
-    predictor.model.network = by_intensity
-    predictor.predict(blocks()[0])
-    assert set(seen) == {2}
-    assert torch.get_num_threads() == 1
-
-
 def test_bf16_gives_nearly_the_same_labels(models):
     volume, _ = blocks()
     exact = Predictor(models / "2d", device="cpu", precision="fp32").predict(volume)
-    rough = Predictor(models / "2d", device="cpu", precision="bf16").predict(volume)
-    assert (exact == rough).mean() > 0.9
+    for engine in ("openvino", "torch"):
+        predictor = Predictor(models / "2d", device="cpu", precision="bf16", engine=engine)
+        assert predictor.way.precision == "bf16"
+        assert (predictor.predict(volume) == exact).mean() > 0.9
 
 
 # ---------------------------------------------------------------------------------------------
@@ -339,20 +345,10 @@ def test_a_damaged_model_folder_is_one_clear_line(models, tmp_path, damage, caus
 # Devices
 
 
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [("sse2 avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx2 avx512f", False)],
-)
-def test_bf16_is_probed(tmp_path, flags, expected):
-    (tmp_path / "cpuinfo").write_text(f"model name : any\nflags\t\t: fpu {flags}\n")
-    assert devices._cpu_has_bf16(str(tmp_path / "cpuinfo")) is expected
-    assert not devices._cpu_has_bf16(str(tmp_path / "none"))
-
-
 def test_precision_on_a_cpu(monkeypatch):
     assert devices.resolve_precision("bf16", CPU) == "bf16"
     for has, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(devices, "_cpu_has_bf16", lambda has=has: has)
+        monkeypatch.setattr(devices, "has_bf16", lambda has=has: has)
         assert devices.resolve_precision("auto", CPU) == expected
         assert devices.resolve_precision(expected, CPU) == expected
     with pytest.raises(Problems, match="fp16 needs a GPU"):
@@ -398,33 +394,15 @@ def test_a_torch_that_is_slow_is_refused(name, version, refused, monkeypatch):
     assert problem.cure.startswith("install another")
 
 
-def test_sums_that_the_gpu_cannot_hold_are_on_the_cpu(models, monkeypatch):
-    predictor = predictor_by_intensity(models, "3d isotropic")
-    volume, _ = blocks()
-    expected = predictor.predict(volume)
-    devices_of_sums = []
-
-    def little_memory(scores, data, *arguments):
-        devices_of_sums.append(data.device.type)
-        if data.device.type == "meta":
-            raise torch.OutOfMemoryError
-        return sliding_window_logits(lambda tile: predictor.model.network(tile), data, *arguments)
-
-    monkeypatch.setattr(predict, "sliding_window_logits", little_memory)
-    predictor.device = torch.device("meta")
-    assert np.array_equal(predictor.predict(volume), expected)
-    assert devices_of_sums == ["meta", "cpu"]
-
-
-def test_a_network_that_needs_too_much_memory_is_one_line(models, monkeypatch, tmp_path):
+def test_a_network_that_needs_too_much_memory_is_one_line(models, tmp_path):
     predictor = predictor_by_intensity(models, "3d isotropic")
     volume, _ = blocks()
     write_image(tmp_path / "a.nii.gz", volume.array, volume)
 
-    def none_left(*arguments):
+    def none_left(tiles):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(predict, "sliding_window_logits", none_left)
+    predictor.engines[0].scores = none_left
     with pytest.raises(Problems) as caught:
         predict_files(tmp_path / "a.nii.gz", tmp_path / "out", predictor)
     (problem,) = caught.value.problems
@@ -433,12 +411,23 @@ def test_a_network_that_needs_too_much_memory_is_one_line(models, monkeypatch, t
 
 
 @pytest.mark.fault("case-grid-memory")
+def test_an_image_that_memory_cannot_hold_on_the_networks_grid_is_said(monkeypatch):
+    volume, _ = blocks()
+    size = preprocess_image(volume, PLANS["3d isotropic"]).data[0].shape
+    monkeypatch.setattr(resources, "available_memory", lambda: 4 * np.prod(size) - 1)
+    with pytest.raises(Problems) as caught:
+        preprocess_image(volume, PLANS["3d isotropic"])
+    fault_rows()["case-grid-memory"].check(f"a: /a.nii.gz: {caught.value}")
+    assert " x ".join(map(str, size)) in str(caught.value)
+
+
 @pytest.mark.fault("case-sums-memory")
 def test_a_network_that_needs_more_memory_than_there_is_is_not_begun(models, monkeypatch, tmp_path):
     volume, _ = blocks()
     write_image(tmp_path / "a.nii.gz", volume.array, volume)
     predictor = predictor_by_intensity(models, "3d isotropic")
-    size = preprocess_image(volume, predictor.model.plan).data[0]
+    plan = predictor.model.plan
+    size = preprocess_image(volume, plan).data[0].shape
 
     def line(free):
         monkeypatch.setattr(resources, "available_memory", lambda: free)
@@ -446,12 +435,8 @@ def test_a_network_that_needs_more_memory_than_there_is_is_not_begun(models, mon
             predict_files(tmp_path / "a.nii.gz", tmp_path / "out", predictor)
         return str(caught.value).replace(str(tmp_path), "")
 
-    # Four outputs: for each voxel their sums, that of the weights, and an index.
-    needed = (4 * 4 + 4 + 8) * size.size
+    needed = Window(size, configuration_of(plan)[1]["patch_size"], 4, 0.5).bytes
     fault_rows()["case-sums-memory"].check(line(needed - 1))
-    said = line(4 * size.size - 1)
-    fault_rows()["case-grid-memory"].check(said)
-    assert " x ".join(map(str, size.shape)) in said
     monkeypatch.setattr(resources, "available_memory", lambda: needed)
     predict_files(tmp_path / "a.nii.gz", tmp_path / "out", predictor)
 
@@ -465,16 +450,16 @@ def test_a_network_that_needs_more_memory_than_there_is_is_not_begun(models, mon
 )
 @pytest.mark.fault("gpu-failed")
 @pytest.mark.fault("gpu-full-case")
-def test_a_gpu_that_has_failed_ends_the_batch(text, row, ends, models, monkeypatch, tmp_path):
+def test_a_gpu_that_has_failed_ends_the_batch(text, row, ends, models, tmp_path):
     volume, _ = blocks()
     for case in "ab":
         write_image(tmp_path / f"images/{case}.nii.gz", volume.array, volume)
     predictor = predictor_by_intensity(models, "3d isotropic")
 
-    def fail(*arguments):
+    def fail(tiles):
         raise RuntimeError(text)
 
-    monkeypatch.setattr(predict, "sliding_window_logits", fail)
+    predictor.engines[0].scores = fail
     with pytest.raises(Problems) as caught:
         predict_files(tmp_path / "images", tmp_path / "out", predictor)
     assert [problem.case for problem in caught.value.problems] == (["a"] if ends else ["a", "b"])
@@ -487,9 +472,9 @@ def test_a_gpu_without_room_for_the_weights_is_said_once(models, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(nn.Module, "to", full)
+    monkeypatch.setattr(predicting, "start_engine", full)
     with pytest.raises(Stop) as caught:
-        Predictor(models / "3d isotropic", device="cpu")
+        Predictor(models / "3d isotropic", device="cpu", precision="fp32")
     fault_rows()["gpu-full-weights"].check(str(caught.value))
 
 
@@ -597,7 +582,7 @@ class TestFiles:
         assert (tmp_path / "out/a.nii.gz").stat() == first
         other = predictor_by_intensity(models, "3d isotropic")
         other.tile_step = 0.25
-        with pytest.raises(Problems, match="another model, precision or step"):
+        with pytest.raises(Problems, match="was made otherwise: tile step differs"):
             predict_files(images, tmp_path / "out", other)
 
     @pytest.mark.parametrize(
@@ -716,14 +701,16 @@ def softmax_on_the_image_grid(predictor: Predictor, volume) -> np.ndarray:
     """(classes, z, y, x) probabilities, brought to the image's grid in full."""
     plan = predictor.model.plan
     done = preprocess_image(volume, plan)
-    data = torch.from_numpy(done.data)
-    patch_size = configuration_of(plan)[1]["patch_size"]
-    batch = data.transpose(0, 1) if len(patch_size) == 2 else data[None]
-    with torch.inference_mode():
-        scores = sliding_window_logits(predictor._scores, batch, patch_size, predictor.tile_step)
-    if plan["panorgan"].get("tile_average") != "softmax":
-        scores = scores.softmax(1)
-    scores = scores.transpose(0, 1) if len(patch_size) == 2 else scores[0]
+    softmax = plan["panorgan"].get("tile_average") == "softmax"
+    window = Window(
+        *(done.data.shape[1:], configuration_of(plan)[1]["patch_size"], 4, predictor.tile_step),
+        softmax,
+    )
+    read = lambda start, stop: done.data[0, start:stop]  # noqa: E731
+    scores = np.stack([found.copy() for found in window.scores(predictor.engines, read)])
+    scores = torch.from_numpy(scores).movedim(-1, 0)
+    if not softmax:
+        scores = scores.softmax(0)
     size = done.properties["shape_after_cropping_and_before_resampling"]
     box = tuple(slice(*bounds) for bounds in done.properties["bbox_used_for_cropping"])
     whole = np.zeros((len(scores), *done.properties["shape_before_cropping"]), np.float32)
@@ -778,12 +765,6 @@ def test_probabilities_follow_a_model_that_permutes_axes(models):
     for number, (row, piece) in enumerate(zip(rows, pieces.rows, strict=True), 1):
         found = softmax[piece.value][pieces.ids == number]
         assert row["mean_probability"] == pytest.approx(found.mean(), abs=6e-4)
-
-
-@pytest.mark.parametrize(("size", "new_size"), [(1, 7), (5, 5), (7, 3), (3, 7), (700, 641)])
-def test_places_are_looked_up_where_labels_are_taken_from(size, new_size):
-    expected = np.floor((np.arange(new_size) + 0.5) * size / new_size).astype(int)
-    np.testing.assert_array_equal(predict._nearest(size, new_size), expected)
 
 
 def test_of_an_image_without_pieces_there_are_no_rows(models):

@@ -195,7 +195,7 @@ def predicted(trained, monkeypatch):
             rows = component_rows(pieces, volume.array, volume.grid, {1: "tumour"}, chances)
             return label, rows
 
-    monkeypatch.setattr("panorgan.inference.predict.Predictor", Stub)
+    monkeypatch.setattr("panorgan.inference.predictor.Predictor", Stub)
 
     def run(models, wanted=WANTED["all"], name="p", **options) -> ShardReader:
         calls.clear()

@@ -10,7 +10,7 @@ from toys import training
 
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Config, Network, Teacher, load_config, merge, read_config_file
-from panorgan.inference.predict import Predictor
+from panorgan.inference.predictor import Predictor
 from panorgan.io.resources import gb
 from panorgan.io.volumes import new_volume
 from panorgan.networks import count_parameters

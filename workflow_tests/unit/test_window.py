@@ -48,7 +48,10 @@ def all_at_once(engine, image, patch, step):
     padded[inside] = image
     weights = tile_weights(patch[1:] if flat else patch).reshape(patch).astype(np.float64)
     sums, totals = np.zeros((*size, engine.outputs)), np.zeros(size)
-    for start in product(*tile_starts(size, patch, step)):
+    starts = tile_starts(size, patch, step)
+    if flat:
+        starts[0] = range(size[0])
+    for start in product(*starts):
         tile = tuple(slice(at, at + n) for at, n in zip(start, patch, strict=True))
         sums[tile] += engine.of_tile(padded[tile][None]) * weights[..., None]
         totals[tile] += weights

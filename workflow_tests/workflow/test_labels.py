@@ -10,7 +10,7 @@ from panorgan.cases.manifest import read_manifest
 from panorgan.cases.table import fold_of
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Member, members
-from panorgan.inference.predict import Predictor
+from panorgan.inference.predictor import Predictor
 from panorgan.io.tables import read_table
 from panorgan.io.volumes import read_image, read_label, write_label
 from panorgan.run.store import ShardReader, key_of

@@ -17,7 +17,7 @@ from panorgan.cases.table import read_cases, write_cases
 from panorgan.cli import main
 from panorgan.config.labels import load_labels
 from panorgan.fusing.fusion import fuse_stage1, fuse_stage2
-from panorgan.inference.predict import Predictor
+from panorgan.inference.predictor import Predictor
 from panorgan.io.tables import read_table
 from panorgan.io.volumes import (
     Volume,

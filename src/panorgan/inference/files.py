@@ -195,7 +195,8 @@ def _reading(todo: Mapping[str, tuple]) -> Iterator[tuple[str, Callable[[], _Rea
     cases = list(todo)
     with ThreadPoolExecutor(1) as pool:
         ahead: Future | None = None
-        for case, following in zip(cases, [*cases[1:], None], strict=True):
+        for number, case in enumerate(cases, 1):
+            following = cases[number] if number < len(cases) else None
             mine = ahead or pool.submit(_read, todo[case][0])
             ahead = None
 
@@ -325,7 +326,7 @@ def _done_before(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         differs = ["model"]
     if differs:
-        cause = f"is of another {differs[0].replace('_', ' ')}"
+        cause = f"was made otherwise: {differs[0].replace('_', ' ')} differs"
         raise Problems.one(cause, "name another folder with -o", file=path)
     return before["cases"]
 

@@ -1,8 +1,8 @@
 """nnU-Net's sliding window, band by band: scores of a few slices exist at a time."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product, tee
 
 import numba
 import numpy as np
@@ -85,6 +85,8 @@ class Window:
         ]
         self._padded = tuple(map(max, size, self._patch))
         self._starts = tile_starts(self._padded, self._patch, tile_step)
+        if self._flat:
+            self._starts[0] = list(range(size[0]))
         self._weights = tile_weights(patch_size).reshape(self._patch)
         self.tiles = math.prod(map(len, self._starts))
         voxels = self._patch[0] * math.prod(self._padded[1:])
@@ -121,13 +123,15 @@ class Window:
             for before, length in zip(self._before[1:], self._size[1:], strict=True)
         )
         first = self._before[0]
+        # One stream of tiles over all bands: an engine never waits for the end of one.
+        streams = [
+            engine.scores(tiles)
+            for engine, tiles in zip(engines, tee(self._tiles(read), len(engines)), strict=True)
+        ]
         for number, start in enumerate(self._starts[0]):
-            band = self._band(read, start)
-            for engine in engines:
-                corners = list(product(*self._starts[1:]))
-                tiles = self._tiles(band, corners)
-                for (y, x), found in zip(corners, engine.scores(tiles), strict=True):
-                    self._add(found, start, y, x, sums, totals)
+            for y, x in product(*self._starts[1:]):
+                for stream in streams:
+                    self._add(next(stream), start, y, x, sums, totals)
                     tick()
             last = number + 1 == len(self._starts[0])
             done = self._padded[0] if last else self._starts[0][number + 1]
@@ -151,12 +155,15 @@ class Window:
         band[z : z + len(found), y : y + height, x : x + width] = found
         return band
 
-    def _tiles(self, band: np.ndarray, corners: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
+    def _tiles(self, read: Callable[[int, int], np.ndarray]) -> Iterator[np.ndarray]:
+        """All tiles, band after band."""
         _, height, width = self._patch
-        for y, x in corners:
-            tile = band[:, y : y + height, x : x + width]
-            # (channels, y, x) with the slice as the one channel, or (channels, z, y, x)
-            yield np.ascontiguousarray(tile if self._flat else tile[None])
+        for start in self._starts[0]:
+            band = self._band(read, start)
+            for y, x in product(*self._starts[1:]):
+                tile = band[:, y : y + height, x : x + width]
+                # (channels, y, x) with the slice as the one channel, or (channels, z, y, x)
+                yield np.ascontiguousarray(tile if self._flat else tile[None])
 
     def _add(
         self,
