@@ -61,7 +61,7 @@ class OpenVINOEngine:
         self._type, kind = (
             (ov.Type.bf16, np.uint16) if precision == "bf16" else (ov.Type.f32, np.float32)
         )
-        model = build_graph(architecture, tensors, channels, outputs, patch_size, self._type)
+        model = build_graph(architecture, tensors, channels, outputs, patch_size, precision)
         properties = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": threads,
