@@ -32,7 +32,8 @@ def describe_recipe(name: str, config_file: str | Path | None = None) -> dict[st
     Problems
         If the file cannot be read or has wrong keys or values.
     """
-    from panorgan.nnunet.plans import make_dataset_json, make_plan
+    from panorgan.nnunet.models.shapes import count_parameters, tensor_shapes
+    from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
 
     changes = read_config_file(config_file) if config_file else {}
     config = load_config(merge(Config().model_dump(), changes))
@@ -42,30 +43,49 @@ def describe_recipe(name: str, config_file: str | Path | None = None) -> dict[st
     labels = load_labels(config.labels if own else None)
     classes = [labels.tumour.name] if name == "teacher" else labels.names
     plan = make_plan(recipe.model_dump(), classes, NO_INTENSITY, (1, 1, 1), (1, 1, 1))
-    return {"recipe": name, **_network_facts(plan, make_dataset_json(classes, ignore=True))}
+    dataset_json = make_dataset_json(classes, ignore=True)
+    architecture = configuration_of(plan)[1]["architecture"]
+    shapes = tensor_shapes(architecture, 1, 1 + len(classes))
+    return {"recipe": name, **_network_facts(plan, dataset_json, count_parameters(shapes))}
 
 
 def describe_model(folder: str | Path) -> dict[str, Any]:
-    """A trained model: its network and its card.
+    """A trained model, of panorgan or of stock nnU-Net 2: its network and its card.
+
+    Needs no torch; where it is installed, a training's memory is told too.
 
     Raises
     ------
     Problems
         If the folder is missing, damaged, or of another model than its card says.
     """
-    from panorgan.nnunet.models.model import load_model
+    from panorgan.nnunet.models.files import read_model
+    from panorgan.nnunet.models.version2 import Unusable, has_regions
+    from panorgan.nnunet.plans import configuration_of
 
-    model = load_model(folder)
-    labels = {value: name for name, value in model.dataset_json["labels"].items()}
+    usable: dict[str, Any] = {"panorgan_predict": True}
+    try:
+        files = read_model(folder)
+    except Unusable as error:
+        files = error.files
+        causes = [problem.cause for problem in error.problems]
+        usable = {"panorgan_predict": False, "because": causes}
+    labels = files.dataset_json["labels"]
+    if not has_regions(files.dataset_json):
+        labels = {str(labels[name]): name for name in sorted(labels, key=lambda name: labels[name])}
     card = {
-        "labels": {str(value): labels[value] for value in sorted(labels)},
-        **{key: value for key, value in model.card.items() if key not in _FROM_THE_PLAN},
+        "labels": labels,
+        **{key: value for key, value in files.card.items() if key not in _FROM_THE_PLAN},
     }
-    notice = {"notice": ON_A_PHANTOM} if model.card.get("phantom") else {}
+    notice = {"notice": ON_A_PHANTOM} if files.card.get("phantom") else {}
     return {
         "model": str(folder),
         **notice,
-        **_network_facts(model.plan, model.dataset_json),
+        **_network_facts(files.plan, files.dataset_json, files.card["parameters"]),
+        "normalisation": configuration_of(files.plan)[1]["normalization_schemes"],
+        "folds": list(files.folds),
+        **usable,
+        **({"notes": list(files.notes)} if files.notes else {}),
         "card": card,
     }
 
@@ -83,35 +103,34 @@ def as_json(value: Any, indent: str = "") -> str:
     return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
-def _network_facts(plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    import torch
-
-    from panorgan.networks import count_parameters
-    from panorgan.nnunet.models.model import network_of
+def _network_facts(
+    plan: Mapping[str, Any], dataset_json: Mapping[str, Any], parameters: int
+) -> dict[str, Any]:
+    from panorgan.nnunet.models.version2 import has_regions
     from panorgan.nnunet.plans import configuration_of, deep_supervision_sizes
-    from panorgan.nnunet.training.memory import training_memory
 
     configuration = configuration_of(plan)[1]
-    architecture = configuration["architecture"]["arch_kwargs"]
-    with torch.device("meta"):
-        network = network_of(plan, dataset_json)
-    dimension = len(configuration["patch_size"])
+    arguments = configuration["architecture"]["arch_kwargs"]
     facts = {
         "class": configuration["architecture"]["network_class_name"],
-        "parameters": count_parameters(network),
+        "parameters": parameters,
         "inputs": len(dataset_json["channel_names"]),
-        "outputs": 1 + len(plan["panorgan"]["classes"]),
-        "features": architecture.get("features") or architecture["features_per_stage"],
-        "kernel_sizes": architecture["kernel_sizes"],
-        "strides": architecture["strides"],
-        "axes": "zyx"[-dimension:],
+        "outputs": len(plan["panorgan"]["classes"]) + (not has_regions(dataset_json)),
+        "features": arguments.get("features", arguments.get("features_per_stage")),
+        "kernel_sizes": arguments.get("kernel_sizes"),
+        "strides": arguments.get("strides"),
+        "axes": "zyx"[-len(configuration["patch_size"]) :],
         "spacing_mm": configuration["spacing"],
         "patch_size": configuration["patch_size"],
         "batch_size": configuration["batch_size"],
-        "deep_supervision_sizes": deep_supervision_sizes(plan),
     }
     recipe = plan["panorgan"].get("recipe")
     if recipe is None:  # a model that others trained
+        return facts
+    facts["deep_supervision_sizes"] = deep_supervision_sizes(plan)
+    try:
+        from panorgan.nnunet.training.memory import training_memory
+    except ModuleNotFoundError:  # nothing is trained here
         return facts
     precision = recipe["training"]["precision"]
     precision = ASSUMED if precision == "auto" else precision

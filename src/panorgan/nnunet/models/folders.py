@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from panorgan.nnunet.models.shapes import count_parameters
 from panorgan.nnunet.plans import configuration_of
 from panorgan.problems import Problems
 
@@ -21,9 +22,6 @@ ALL = "all"
 """Name of the fold of a model that has learnt all cases."""
 
 OURS, VERSION_1, VERSION_2 = "panorgan", "nnU-Net 1", "nnU-Net 2"
-
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""Last parts of the names of tensors that are no parameters."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,6 @@ def model_checksum(tensors: Sequence[Mapping[str, np.ndarray]]) -> str:
     )
 
 
-def count_parameters(tensors: Mapping[str, np.ndarray]) -> int:
-    """Number of a network's trained values."""
-    return sum(
-        array.size for name, array in tensors.items() if name.rpartition(".")[2] not in BUFFERS
-    )
-
-
 def card_of(plan: Mapping[str, Any], tensors: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """What plan and weights say of a model."""
     configuration = configuration_of(plan)[1]
@@ -91,7 +82,7 @@ def card_of(plan: Mapping[str, Any], tensors: Sequence[Mapping[str, np.ndarray]]
         "orientation": plan["panorgan"]["orientation"],
         "spacing_mm": configuration["spacing"],
         "patch_size": configuration["patch_size"],
-        "parameters": count_parameters(tensors[0]),
+        "parameters": count_parameters({name: a.shape for name, a in tensors[0].items()}),
         "checksum": model_checksum(tensors),
     }
 

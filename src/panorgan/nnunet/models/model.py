@@ -30,7 +30,7 @@ from panorgan.nnunet.models.folders import (
     checksum_of,
 )
 from panorgan.nnunet.models.stock import is_stock, stock_network
-from panorgan.nnunet.models.version2 import other_network
+from panorgan.nnunet.models.version2 import UNUSABLE, other_network
 from panorgan.nnunet.plans import configuration_of
 from panorgan.problems import Problems
 
@@ -148,5 +148,5 @@ def model_of(files: ModelFiles, folder: Path) -> Model:
         state = {name: torch.from_numpy(array) for name, array in tensors.items()}
         network.load_state_dict(state, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise other_network(error, folder) from None
+        raise Problems.one(other_network(error), UNUSABLE, file=folder) from None
     return Model(network.eval(), files.plan, files.dataset_json, files.card)

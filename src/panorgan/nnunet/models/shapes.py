@@ -2,12 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 from panorgan.config.registry import ATTENTION_UNET, NETWORKS, SMALL_UNET
 from panorgan.nnunet.models.stock import UNETS, is_stock
 
 Shapes = dict[str, tuple[int, ...]]
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Last parts of the names of tensors that are not trained."""
+
+
+def count_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Number of a network's trained values."""
+    return sum(
+        prod(shape) for name, shape in shapes.items() if name.rpartition(".")[2] not in BUFFERS
+    )
 
 
 def tensor_shapes(architecture: Mapping[str, Any], channels: int, outputs: int) -> Shapes:

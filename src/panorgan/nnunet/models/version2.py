@@ -1,7 +1,7 @@
 """Models of stock nnU-Net 2, read without torch and without nnU-Net."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,20 @@ def read_nnunet2(
         return _read(folder, checkpoints, classes)
 
 
+class Unusable(Problems):
+    """A model of nnU-Net 2 that is whole, but that panorgan cannot run.
+
+    Attributes
+    ----------
+    files : ModelFiles or None
+        What is known of it; labels may be regions, and the network one that is unknown here.
+    """
+
+    def __init__(self, problems: Iterable[Problem], files: ModelFiles | None = None):
+        super().__init__(problems)
+        self.files = files
+
+
 def _read(
     folder: Path, checkpoints: Mapping[str, Path], classes: Sequence[str] | None
 ) -> ModelFiles:
@@ -97,43 +111,42 @@ def _read(
             raise Problems.one(cause, "leave out --classes", file=folder)
         return own
     configuration = resolve(plan, name)
-    if found := obstacles(plan, configuration, dataset_json):
-        raise Problems(Problem("", str(folder), cause, UNUSABLE) for cause in found)
-    names = _class_names(dataset_json, classes, folder)
+    found = _obstacles(plan, configuration, dataset_json) or _of_another_network(
+        configuration, dataset_json, tensors
+    )
+    names = _class_names(dataset_json)
+    if classes is not None and not found:
+        if len(classes) != len(names):
+            cure = "name all of them in the order of their values"
+            raise Problems.one(f"has {len(names)} classes, not {len(classes)}", cure, file=folder)
+        names = list(classes)
     plan = _plan(plan, name, configuration, names)
-    dataset_json = _dataset_json(dataset_json, names)
-    try:
-        expected = tensor_shapes(configuration["architecture"], 1, 1 + len(names))
-        for fold in tensors:
-            _check_shapes(expected, fold)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise other_network(error, folder) from None
-    card = card_of(plan, tensors) | source
     notes = []
     if not re.match(rf"{TRAINER}(_|[A-Z\d]|$)", trainer):
         notes.append(f"trained by {trainer}: right only if that builds the network of its plan")
-    return ModelFiles(plan, dataset_json, card, tensors, folds, tuple(notes))
+    files = ModelFiles(
+        plan,
+        _dataset_json(dataset_json, names),
+        card_of(plan, tensors) | source,
+        tensors,
+        folds,
+        tuple(notes),
+    )
+    if found:
+        raise Unusable((Problem("", str(folder), cause, UNUSABLE) for cause in found), files)
+    return files
 
 
-def other_network(error: Exception, folder: Path) -> Problems:
+def other_network(error: Exception) -> str:
     """What is said if a plan's network does not take its weights."""
     reason = " ".join(str(error).split())[:160]
-    cause = f"its plan does not describe a network of its weights that is known here ({reason})"
-    return Problems.one(cause, UNUSABLE, file=folder)
+    return f"its plan does not describe a network of its weights that is known here ({reason})"
 
 
-def obstacles(
+def _obstacles(
     plan: Mapping[str, Any], configuration: Mapping[str, Any], dataset_json: Mapping[str, Any]
 ) -> list[str]:
-    """Why panorgan cannot run a model of nnU-Net 2; nothing if it can.
-
-    Parameters
-    ----------
-    plan, dataset_json
-        As nnU-Net wrote them.
-    configuration
-        The one of the model as `resolve` gives it.
-    """
+    """Why panorgan cannot run what a plan and a dataset.json of nnU-Net's say."""
     found = []
     if configuration.get("previous_stage"):
         found.append("is the second stage of a cascade")
@@ -154,9 +167,7 @@ def obstacles(
     if len(channels := _channels(dataset_json)) != 1:
         found.append(f"takes {len(channels)} images a case, not one")
     labels = _labels(dataset_json)
-    if dataset_json.get("regions_class_order") or any(
-        isinstance(value, list | tuple) for value in labels.values()
-    ):
+    if has_regions(dataset_json):
         found.append("its labels are regions, which may overlap")
     elif sorted(map(int, labels.values())) != list(range(len(labels))):
         values = ", ".join(str(value) for value in sorted(map(int, labels.values())))
@@ -200,16 +211,25 @@ def _one_configuration(saved: Sequence[Mapping[str, Any]], checkpoints: Mapping[
     return names[0]
 
 
-def _check_shapes(
-    expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray]
-) -> None:
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise ValueError(f"{name} is missing")
-        if name not in expected:
-            raise ValueError(f"{name} is not in that network")
-        if tensors[name].shape != expected[name]:
-            raise ValueError(f"{name} is {tensors[name].shape}, not {expected[name]}")
+def _of_another_network(
+    configuration: Mapping[str, Any],
+    dataset_json: Mapping[str, Any],
+    tensors: Sequence[Mapping[str, np.ndarray]],
+) -> list[str]:
+    """What is said if the tensors are not those of the plan's network."""
+    try:
+        expected = tensor_shapes(configuration["architecture"], 1, len(_labels(dataset_json)))
+        for fold in tensors:
+            for name in sorted(expected.keys() | fold.keys()):
+                if name not in fold:
+                    raise ValueError(f"{name} is missing")
+                if name not in expected:
+                    raise ValueError(f"{name} is not in that network")
+                if fold[name].shape != expected[name]:
+                    raise ValueError(f"{name} is {fold[name].shape}, not {expected[name]}")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        return [other_network(error)]
+    return []
 
 
 def _as_exported(
@@ -240,11 +260,12 @@ def _plan(
     plan: Mapping[str, Any], name: str, configuration: dict[str, Any], classes: Sequence[str]
 ) -> dict[str, Any]:
     """A plan of anybody with its one configuration, and what ours say beside."""
+    reader = plan["image_reader_writer"]
     own = {
         **plan,
         "configurations": {name: configuration},
         "panorgan": {
-            "orientation": ORIENTATIONS[plan["image_reader_writer"]],
+            "orientation": ORIENTATIONS.get(reader, reader),
             "classes": list(classes),
         },
     }
@@ -255,13 +276,13 @@ def _plan(
 
 
 def _dataset_json(dataset_json: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    (channel,) = _channels(dataset_json)
+    """What of it is needed, as panorgan writes it; regions stay as they are."""
     labels = {"background": 0} | {name: value for value, name in enumerate(names, 1)}
     if "ignore" in dataset_json["labels"]:
         labels["ignore"] = len(labels)
     return {
-        "channel_names": {"0": channel},
-        "labels": labels,
+        "channel_names": {str(i): name for i, name in enumerate(_channels(dataset_json))},
+        "labels": dataset_json["labels"] if has_regions(dataset_json) else labels,
         "file_ending": str(dataset_json["file_ending"]),
     }
 
@@ -276,15 +297,17 @@ def _labels(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in dataset_json["labels"].items() if name != "ignore"}
 
 
-def _class_names(
-    dataset_json: Mapping[str, Any], classes: Sequence[str] | None, folder: Path
-) -> list[str]:
-    """The names of the outputs 1, 2, …."""
-    by_value = {int(value): name for name, value in _labels(dataset_json).items()}
-    names = [by_value[value] for value in range(1, len(by_value))]
-    if classes is None:
-        return names
-    if len(classes) != len(names):
-        cure = "name all of them in the order of their values"
-        raise Problems.one(f"has {len(names)} classes, not {len(classes)}", cure, file=folder)
-    return list(classes)
+def has_regions(dataset_json: Mapping[str, Any]) -> bool:
+    """Whether labels are regions, which may overlap, each with an output of its own."""
+    values = _labels(dataset_json).values()
+    return bool(dataset_json.get("regions_class_order")) or any(
+        isinstance(value, list | tuple) for value in values
+    )
+
+
+def _class_names(dataset_json: Mapping[str, Any]) -> list[str]:
+    """All names but the background's, in the order of their values; regions in the file's."""
+    labels = _labels(dataset_json)
+    if has_regions(dataset_json):
+        return [name for name in labels if name != "background"]
+    return sorted(labels, key=lambda name: int(labels[name]))[1:]
