@@ -14,13 +14,13 @@ BIN := .venv/bin
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs benchmarks gpu wheels clean
+.PHONY: help env demo demo-model test lint docs benchmarks gpu wheels clean
 
 # Packages of another environment that is active in the shell must not leak into ours.
 unexport PYTHONPATH PYTHONHOME
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 env: .venv/installed ## create .venv with panorgan and snakemake in it
 
@@ -29,6 +29,9 @@ demo: env ## write the demo's data, run the whole workflow on them, show the sco
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml
 	@# A run ends with the scores, but not where there was nothing to do.
 	@[ results/demo/summary.txt -nt .venv/demo-started ] || cat results/demo/summary.txt
+
+demo-model: demo ## write docs/demo_model, a model of 1 MB to try `panorgan predict` with
+	$(BIN)/python docs/demo_model.py
 
 test: env ## run the tests that are possible here and name the others (TESTS=PATH for some of them)
 ifneq ($(strip $(TESTS)),)

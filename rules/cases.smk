@@ -18,6 +18,7 @@ if settings.phantom:
             mem_mb=1000,
             runtime=30,
         params:
+            version=VERSIONS["phantom"],
             phantom=settings.phantom.model_dump(),
             cases=run.digest(*run.shards),
             labels=settings.labels,

@@ -53,6 +53,7 @@ CHANGES = [
     ("selection.exclude", ["a", "b"], "2 cases were left out"),
     ("selection.negatives", True, "annotators had looked everywhere"),
     ("teacher.spacing_mm", [0.9, 0.9], "0.9 × 0.9 mm"),
+    ("teacher.crop", "body", "(y, x; slice by slice) of CTs cropped to the body."),
     ("teacher.patch_size", [384, 320], "384 × 320 voxels"),
     ("teacher.batch_size", 7, "7 patches"),
     ("teacher.training.iterations", 123, "123 iterations"),

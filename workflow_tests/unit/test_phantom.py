@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from panorgan.cases import phantom
 from panorgan.cases.manifest import load_sources
 from panorgan.cases.phantom import (
+    FOLDERS,
     GROUPS,
     KIDNEYS,
     ORGAN_HU,
@@ -23,6 +25,7 @@ from panorgan.cases.phantom import (
 from panorgan.cases.table import read_cases, write_cases
 from panorgan.config.labels import Labels, config_folder, load_labels
 from panorgan.io.volumes import read_image, read_label, to_canonical
+from panorgan.nnunet.cropping import body_box
 from panorgan.problems import Problems
 
 TINY = {"seed": 0, "shape": (12, 24, 32), "spacing_mm": (14.0, 10.0, 10.0)}
@@ -189,6 +192,47 @@ def test_attenuation_is_plausible(name):
     assert not tumour.size or np.median(tumour) < means["liver"] - 50
     assert np.median(drawn.image[:, -2:]) < -900
     assert (drawn.image > 250).sum() > 300
+
+
+def body_of(name):
+    """Bounds of the patient in the image."""
+    spacing = np.linalg.norm(patient(name).affine[:3, :3], axis=0)[::-1]
+    return body_box(patient(name).image, spacing)
+
+
+@pytest.mark.parametrize("split", FOLDERS)
+def test_in_every_split_some_patients_have_air_around_and_some_have_not(split):
+    shares = {True: [], False: []}
+    for name, plan in plans().items():
+        if plan.group.split == split:
+            _, (front, back), (left, right) = body_of(name)
+            _, rows, columns = patient(name).image.shape
+            shares[plan.air].append((back - front) * (right - left) / (rows * columns))
+    assert min(shares[False]) > 0.75
+    assert max(shares[True]) < 0.6
+    assert len(set(shares[True])) == len(shares[True])
+
+
+def test_air_is_as_a_scanner_shows_it():
+    _, (_, top), (_, right) = body_of("validation_2")
+    air = patient("validation_2").image[:, top:, right:]
+    assert air.size > 1000
+    assert air.mean() == pytest.approx(-1000, abs=5)
+    assert 5 < air.std() < 20
+
+
+@pytest.mark.parametrize("name", ["liver_2", "validation_6"])  # straight and tilted
+def test_air_around_changes_nothing_of_a_patient(name, monkeypatch):
+    wide = patient(name)
+    monkeypatch.setattr(phantom, "AIR_MM", np.zeros((3, 2)))
+    tight = draw_patient(name, **DEMO)
+    start = np.linalg.solve(wide.affine, tight.affine[:, 3])[2::-1].round().astype(int)
+    inside = tuple(slice(at, at + size) for at, size in zip(start, tight.truth.shape, strict=True))
+    np.testing.assert_allclose(wide.affine[:3, :3], tight.affine[:3, :3])
+    for kind in ("truth", "organs", "pseudo_organs"):
+        part = getattr(wide, kind)[inside]
+        assert (part != getattr(tight, kind)).mean() < 1e-3
+        assert (getattr(wide, kind) > 0).sum() == (part > 0).sum()
 
 
 @pytest.mark.parametrize("name", NAMES)

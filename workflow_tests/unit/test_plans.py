@@ -104,6 +104,14 @@ def test_a_written_plan_passes_the_check(tmp_path):
         assert check_plan(path) == full_plan(role)
 
 
+def test_a_plan_made_before_there_was_a_choice_of_crops_is_one_of_nonzero(tmp_path):
+    plan = full_plan("student")
+    path = tmp_path / "plans.json"
+    del plan["panorgan"]["recipe"]["crop"]
+    path.write_text(json.dumps(plan))
+    assert check_plan(path) == full_plan("student")
+
+
 def set_patch(plan):
     configuration_of(plan)[1]["patch_size"] = [64, 64, 64]
 

@@ -10,6 +10,7 @@ import pytest
 
 from panorgan.config.registry import (
     ARMS,
+    CROPS,
     FUSED,
     NETWORKS,
     ORDERS,
@@ -23,7 +24,8 @@ from panorgan.networks import UNet
 from panorgan.networks.unet import PlainStage
 from panorgan.report.methods_text import REFERENCES
 
-CHOICES = [*ARMS.values(), *ORDERS.values(), *PROFILES.values(), *NETWORKS.values()]
+KINDS = (ARMS, ORDERS, PROFILES, NETWORKS, CROPS)
+CHOICES = [choice for kind in KINDS for choice in kind.values()]
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)

@@ -3,7 +3,8 @@
 A case is a patient: organs are ellipsoids and tubes given in mm, bent by smooth random fields, so
 that the same patient can be drawn on any grid. Everything random derives from the seed and the
 case, never from the order in which cases are written. Patient coordinates are RAS mm: x grows to
-the patient's right, y forwards, z to the head; 0 is the middle of the field of view.
+the patient's right, y forwards, z to the head; 0 is the middle of the field of view without the air
+around the patient.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,10 +39,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is decided about a case before it is drawn: tumours or none, and how it is stored."""
+    """What is decided about a case before it is drawn: tumours or none, and how it is stored.
+
+    With `air` the field of view is wider than the patient, as that of most real CTs.
+    """
 
     group: Group
     tumour: bool
+    air: bool
     axes: str
     tilted: bool
 
@@ -66,7 +71,7 @@ def plans() -> dict[str, Plan]:
     members = [(group, index) for group in GROUPS for index in range(group.cases)]
     return {
         f"{group.name}_{index + 1}": Plan(
-            group, index < group.with_tumour, *POSES[turn % len(POSES)]
+            group, index < group.with_tumour, index % 2 == 1, *POSES[turn % len(POSES)]
         )
         for turn, (group, index) in enumerate(members)
     }
@@ -308,6 +313,8 @@ ORGAN_HU = {
     "duodenum": 60,
     "left_kidney": 170,
 }
+AIR_MM = ((0, 0), (18, 90), (12, 60))
+"""Range of the air beside a patient on either side of each axis (z, y, x), where there is some."""
 AIR, LUNG, FAT, MUSCLE, DISC, MARROW, BONE, COUCH = -1000, -780, -95, 55, 85, 210, 320, -500
 GAS, VESSEL, CYST, BLOOD = -850, 150, 5, 140
 NOISE_HU = 12
@@ -361,7 +368,8 @@ def draw_patient(
         key = f"{seed}/{name}/{plan.group.source}/{plan.tumour}/{purpose}"
         return np.random.default_rng(int.from_bytes(blake2b(key.encode(), digest_size=16).digest()))
 
-    straight, spacing, affine = make_grid(random("grid"), shape, spacing_mm, plan.tilted)
+    air = random("air").uniform(*np.array(AIR_MM).T, (2, 3)) * plan.air
+    straight, spacing, affine = make_grid(random("grid"), shape, spacing_mm, plan.tilted, air)
     rng = random("anatomy")
     bend = np.stack([5 * waves(rng, straight, 75) for _ in range(3)])
     points = straight / np.float32(rng.uniform(0.96, 1.04)) + bend
@@ -391,9 +399,15 @@ def draw_patient(
 
 
 def make_grid(
-    rng: np.random.Generator, shape: Sequence[int], spacing_mm: Sequence[float], tilted: bool
+    rng: np.random.Generator,
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    tilted: bool,
+    air_mm: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A case's own grid: slices up to 1/6 thicker or thinner, pixels up to 5 %, same field of view.
+
+    The latter is widened by `air_mm`, (2, 3): before and behind it on each axis (z, y, x).
 
     Returns
     -------
@@ -415,7 +429,9 @@ def make_grid(
         about_z = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
         affine[:3, :3] = about_z @ [[1, 0, 0], [0, d, -t], [0, t, d]]
     affine[:3, :3] *= spacing[::-1]
-    corner = -affine[:3, :3] @ (size[::-1] - 1) / 2
+    before, behind = np.round(air_mm / spacing).astype(int)
+    corner = -affine[:3, :3] @ ((size[::-1] - 1) / 2 + before[::-1])
+    size += before + behind
     affine[:3, 3] = corner + middle
     indices = np.indices(size)[::-1]
     points = np.einsum("ij,j...->i...", affine[:3, :3], indices) + corner.reshape(3, 1, 1, 1)

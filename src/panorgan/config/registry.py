@@ -1,9 +1,9 @@
 """What a config chooses by name, each with its texts and what code needs to know of it.
 
-Variants of a student's labels, orders of fusion, scoring profiles, networks. Choices of the config
-and of the command line, their help, patterns of paths, captions, report and methods text are made
-from these, so a new one is added here alone, with whatever implements it. None can be made without
-its texts. Imports nothing heavy. ``[@marginal]`` in a text cites a work of
+Variants of a student's labels, orders of fusion, scoring profiles, networks, crops. Choices of the
+config and of the command line, their help, patterns of paths, captions, report and methods text are
+made from these, so a new one is added here alone, with whatever implements it. None can be made
+without its texts. Imports nothing heavy. ``[@marginal]`` in a text cites a work of
 `report.methods_text.REFERENCES`.
 """
 
@@ -453,6 +453,41 @@ EXPORTS = {
 AUTO, OPENVINO, TORCH = "auto", "openvino", "torch"
 ENGINES = (AUTO, OPENVINO, TORCH)
 """What may compute a trained network; auto: the faster one of those that are exact enough here."""
+
+
+# How a network's images are cropped
+
+
+@dataclass(frozen=True)
+class Crop(Choice):
+    """Which part of a CT a network sees; `nnunet.cropping` implements it.
+
+    Attributes
+    ----------
+    description
+        For the config.
+    methods
+        How a sentence about the voxels that the network saw goes on in the methods text, if it
+        does.
+    """
+
+    description: str
+    methods: str | None
+
+
+NONZERO, BODY = "nonzero", "body"
+
+CROPS = {
+    crop.name: crop
+    for crop in (
+        Crop(NONZERO, "to what is not 0, as nnU-Net does, which is most CTs' whole", None),
+        Crop(
+            BODY,
+            "to the patient, so that air around makes no difference",
+            "of CTs cropped to the body",
+        ),
+    )
+}
 
 
 def pattern(names: Iterable[str]) -> str:

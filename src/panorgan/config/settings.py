@@ -28,6 +28,7 @@ from panorgan.config.registry import (
     ATTENTION_UNET,
     CASES,
     CHALLENGE,
+    CROPS,
     ENGINES,
     EXPORTS,
     FILLED,
@@ -36,6 +37,7 @@ from panorgan.config.registry import (
     NEAREST,
     NETWORKS,
     NONE,
+    NONZERO,
     ORDERS,
     PROFILES,
     REFERENCE,
@@ -354,6 +356,11 @@ class Recipe(Section):
 
     plan: PathText | None = Field(
         None, description="a plans.json to be used as it is; empty: made from the data"
+    )
+    crop: Literal[*CROPS] = Field(
+        NONZERO,
+        description="how images are cropped in training and prediction; "
+        + "; ".join(f"{name}: {crop.description}" for name, crop in CROPS.items()),
     )
     spacing_mm: Spacing
     patch_size: Axes

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from panorgan.config.registry import NETWORKS
+from panorgan.config.registry import NETWORKS, NONZERO
 from panorgan.config.settings import Network, Recipe
 from panorgan.problems import Problems
 
@@ -153,6 +153,7 @@ def check_plan(path: str | Path) -> dict[str, Any]:
     try:
         plan = json.loads(Path(path).read_text(encoding="utf-8"))
         own = plan["panorgan"]
+        own["recipe"].setdefault("crop", NONZERO)  # of plans made before this was a choice
         recipe = {key: own["recipe"][key] for key in Recipe.model_fields}
         expected = make_plan(
             {**own["recipe"], **Recipe.model_validate(recipe).model_dump()},

@@ -14,6 +14,7 @@ import numpy as np
 
 from panorgan.io.resources import check_memory
 from panorgan.io.volumes import Grid, Volume, canonical_spacing, to_canonical
+from panorgan.nnunet.cropping import crop_box, crop_key, crop_of
 from panorgan.nnunet.normalisation import NONE, SCHEMES, TO_01, Z_SCORE, normalisation
 from panorgan.nnunet.plans import RESAMPLING, STORED, configuration_of, make_dataset_json
 from panorgan.nnunet.resampling import (
@@ -104,7 +105,7 @@ def image_bands(volume: Volume, plan: Mapping[str, Any]) -> Bands:
 def preprocess_image(
     volume: Volume, plan: Mapping[str, Any], label: np.ndarray | None = None
 ) -> Preprocessed:
-    """Reorient, crop to the nonzero region, normalise and resample, as nnU-Net does.
+    """Reorient, crop, normalise and resample, as nnU-Net does.
 
     A plan like panorgan's own (usual normalisation, cubic splines for the image and linear ones
     for the label, the nearest slice where slices are far apart) is followed slice by slice: labels
@@ -179,6 +180,9 @@ def _by_nnunet(
     name: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """nnU-Net's own preprocessing, without its sample of places."""
+    if crop_key(plan):
+        cause = f"its plan crops to the {crop_of(plan)}, but resamples as only nnU-Net itself does"
+        raise Problems.one(cause, "set `crop: nonzero` in its recipe and train it again")
     if find_spec("nnunetv2") is None:
         cause = (
             "its plan resamples or normalises as only nnU-Net itself does, which is not installed"
@@ -219,7 +223,7 @@ def _by_slices(
     order = plan["transpose_forward"]
     spacing = [properties["spacing"][axis] for axis in order]
     image = image.transpose(order)
-    box = nonzero_box(image)
+    box = crop_box(image, spacing, crop_of(plan))
     properties["shape_before_cropping"] = image.shape
     properties["bbox_used_for_cropping"] = box
     image = image[tuple(slice(*bounds) for bounds in box)]
@@ -298,16 +302,6 @@ def _slices(array: np.ndarray, axis: int | None) -> np.ndarray:
     if abs(array.strides[2]) != array.itemsize:
         array = np.ascontiguousarray(array)
     return array
-
-
-def nonzero_box(image: np.ndarray) -> list[list[int]]:
-    """Half-open bounds on each axis of the voxels that are not 0; the whole image if all are."""
-    nonzero = image != 0
-    box = []
-    for axis, size in enumerate(image.shape):
-        found = np.flatnonzero(nonzero.any(tuple({0, 1, 2} - {axis})))
-        box.append([int(found[0]), int(found[-1]) + 1] if len(found) else [0, size])
-    return box
 
 
 def resampled_size(

@@ -97,7 +97,7 @@ class Trained:
     def followed(self, configured: Recipe) -> Recipe | None:
         """The recipe that was followed, the given one if there is one; None if it is not known."""
         if self.recipe:
-            known = {key: self.recipe[key] for key in Recipe.model_fields}
+            known = {key: self.recipe[key] for key in Recipe.model_fields if key in self.recipe}
             return Recipe.model_validate(known)
         return None if configured.plan else configured
 

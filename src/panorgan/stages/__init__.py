@@ -4,6 +4,7 @@ The scripts in `scripts/` hand over what Snakemake declares; nothing here import
 """
 
 VERSIONS = {
+    "phantom": 2,
     "index": 3,
     "select": 2,
     "preprocess": 2,

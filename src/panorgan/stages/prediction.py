@@ -16,6 +16,7 @@ from panorgan.fusing.components import COLUMNS
 from panorgan.io.tables import read_table, write_table
 from panorgan.io.volumes import write_label
 from panorgan.io.writing import new_folder
+from panorgan.nnunet.cropping import crop_key
 from panorgan.problems import Problems
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
 from panorgan.scoring.lesions import DETAILS, as_text, find_lesions
@@ -106,6 +107,7 @@ def predict_cases(
     """
     from panorgan.inference.engines.choice import choose
     from panorgan.inference.predictor import Predictor
+    from panorgan.nnunet.models.folders import PLANS, read_json
 
     labels = load_labels(labels_file)
     by_fold = _by_fold(models)
@@ -119,6 +121,7 @@ def predict_cases(
     checksums = {fold: read_table(table)[0]["checksum"] for fold, (_, _, table) in by_fold.items()}
     way = choose(engine, precision=precision)
     values = _translation(models[0][1], labels) if translate else None
+    plan = read_json(Path(models[0][1], PLANS), "copy the whole model folder again")
 
     @lru_cache(maxsize=1)
     def predictor(fold: int) -> Predictor:
@@ -178,6 +181,7 @@ def predict_cases(
             "tile_step": tile_step,
             "export": export,
             "way": [way.engine, way.version, way.device, way.precision],
+            **crop_key(plan),
             **({"model": checksums[0]} if folds == 1 else {}),
             **({} if values is None else {"values": values.tolist()}),
             **({"components": VERSIONS["components"]} if components else {}),

@@ -26,6 +26,7 @@ from panorgan.io.resources import (
 )
 from panorgan.io.volumes import Volume
 from panorgan.io.writing import write_text
+from panorgan.nnunet.cropping import crop_key
 from panorgan.problems import Problems
 from panorgan.run.store import (
     Result,
@@ -156,7 +157,7 @@ def _frozen_plan(
         cause = f"is a plan for {', '.join(plan['panorgan']['classes'])}"
         raise Problems.one(cause, cure, file=path)
     own = plan["panorgan"]["recipe"]
-    for key in ("spacing_mm", "patch_size", "batch_size", "network"):
+    for key in ("crop", "spacing_mm", "patch_size", "batch_size", "network"):
         if own[key] != recipe[key]:
             raise Problems.one(f"its {key} is {own[key]}, not {recipe[key]}", cure, file=path)
     if own["training"]["batch_dice"] != recipe["training"]["batch_dice"]:
@@ -237,6 +238,7 @@ def _preprocessing_of(plan: Mapping[str, Any]) -> dict[str, Any]:
         "orientation": plan["panorgan"]["orientation"],
         "transpose": plan["transpose_forward"],
         "classes": len(plan["panorgan"]["classes"]),
+        **crop_key(plan),
         **{key: configuration[key] for key in kept},
         **{key: value for key, value in configuration.items() if key.startswith("resampling_fn")},
     }
@@ -305,6 +307,7 @@ def train_network(
     key = {
         "stage version": VERSIONS["train"],
         "plan": key_of({k: v for k, v in plan.items() if k != "panorgan"}),
+        **crop_key(plan),
         "schedule": schedule,
         "classes": dataset_json["labels"],
         "training cases": cases_hash,

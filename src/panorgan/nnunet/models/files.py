@@ -104,6 +104,11 @@ def _read_ours(folder: Path) -> ModelFiles:
     if checksum_of(tensors) != card.get("checksum"):
         cause = "the weights are not those that the model's card describes"
         raise Problems.one(cause, CURE, file=folder / WEIGHTS)
+    # A model that is to be small keeps two bytes each.
+    tensors = {
+        name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+        for name, array in tensors.items()
+    }
     try:
         outputs = {value for name, value in dataset_json["labels"].items() if name != "ignore"}
         channels = len(dataset_json["channel_names"])

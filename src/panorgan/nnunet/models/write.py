@@ -11,6 +11,7 @@ from torch import nn
 
 from panorgan.config.registry import NETWORKS, SMALL_UNET
 from panorgan.io.writing import replacing, write_text
+from panorgan.nnunet.cropping import crop_key, crop_of
 from panorgan.nnunet.models.exported import plain_plan, plain_tensors
 from panorgan.nnunet.models.folders import CARD, CHECKPOINT, DATASET, PLANS
 from panorgan.nnunet.models.model import Model, tensors_of
@@ -81,6 +82,11 @@ def write_nnunet2(model: Model, out: Path) -> tuple[Path, list[str]]:
         notes.append(
             "nnU-Net 2 averages logits over tiles and normalises before it resamples, other than "
             "nnU-Net 1, which trained this model: its labels will differ a little"
+        )
+    if crop_key(plan):
+        notes.append(
+            f"nnU-Net 2 does not crop to the {crop_of(plan)}, as this model's training did: where "
+            "there is much air around a patient its labels will differ"
         )
     return folder, notes
 
