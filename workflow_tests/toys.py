@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,15 +70,17 @@ def student(**changes) -> dict:
     ).model_dump()
 
 
-def plan_of(recipe: dict, ignore: bool = False) -> tuple[dict, dict]:
-    plan = make_plan(recipe, CLASSES, INTENSITY, (8, 24, 24), (6.0, 4.0, 4.0))
-    return plan, make_dataset_json(CLASSES, ignore)
+def plan_of(
+    recipe: dict, ignore: bool = False, classes: Sequence[str] = CLASSES
+) -> tuple[dict, dict]:
+    plan = make_plan(recipe, classes, INTENSITY, (8, 24, 24), (6.0, 4.0, 4.0))
+    return plan, make_dataset_json(classes, ignore)
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, classes: Sequence[str] = CLASSES) -> None:
     """A student's model folder, its weights random and always the same."""
     torch.manual_seed(0)
-    plan, dataset_json = plan_of(student())
+    plan, dataset_json = plan_of(student(), classes=classes)
     save_model(folder, network_of(plan, dataset_json), plan, dataset_json, {"seed": 0})
 
 

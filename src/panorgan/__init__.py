@@ -18,6 +18,7 @@ _PLACES = {
     "read_label": "io.volumes",
     "write_label": "io.volumes",
     "load_labels": "config.labels",
+    "demo_model": "config.labels",
     "Predictor": "inference.predictor",
     "fuse": "fusing.fusion",
     "score_case": "scoring.metrics",

@@ -107,7 +107,9 @@ def inspect_case(
         except VolumeError as error:
             faults.append((kind, error.cause, error.cure))
 
-    counts = {kind: _counts(volumes[kind].array) for kind in ("label", "organs") if kind in volumes}
+    counts = {
+        kind: value_counts(volumes[kind].array) for kind in ("label", "organs") if kind in volumes
+    }
     allowed = {"label": labels.values, "organs": [organ.value for organ in labels.organs]}
     for kind, found in counts.items():
         if strange := {v: n for v, n in found.items() if v not in allowed[kind]}:
@@ -165,7 +167,7 @@ def _read(kind: str, path: Path, max_repair_mm: float) -> tuple[Volume, tuple[st
     return volume, (refusal.cause, shift)
 
 
-def _counts(array: np.ndarray) -> dict[int, int]:
+def value_counts(array: np.ndarray) -> dict[int, int]:
     """Voxels of each value but 0."""
     counts = np.zeros(256, np.int64)
     for plane in array:  # bincount makes 64-bit numbers of all that it gets

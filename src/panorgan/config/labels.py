@@ -194,6 +194,12 @@ def config_folder() -> Path:
     return checkout if (checkout / "labels.yaml").exists() else Path(__file__).parents[1] / "data"
 
 
+def demo_model() -> Path:
+    """The small model that comes with panorgan: in a checkout's ``docs/``, or the package's data."""
+    checkout = Path(__file__).parents[3] / "docs" / "demo_model"
+    return checkout if checkout.exists() else Path(__file__).parents[1] / "data" / "demo_model"
+
+
 @cache
 def load_labels(path: str | Path | None = None) -> Labels:
     """Read a class table; without a path the one shipped with panorgan.
