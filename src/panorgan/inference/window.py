@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 from scipy.ndimage import gaussian_filter
 
-from panorgan.inference.engines import Engine
+from panorgan.inference.engines import Engine, as_float32
 from panorgan.io.compiled import kernel
 
 PEAK = 10.0
@@ -179,13 +179,6 @@ class Window:
             found = _softmax(found)
         add = add_floats if found.dtype == np.float32 else add_bits
         add(found, self._weights, start, y, x, sums, totals)
-
-
-def as_float32(found: np.ndarray) -> np.ndarray:
-    """An engine's scores, whichever of both types they have."""
-    if found.dtype == np.float32:
-        return found
-    return (found.astype(np.uint32) << 16).view(np.float32)
 
 
 def _softmax(found: np.ndarray) -> np.ndarray:

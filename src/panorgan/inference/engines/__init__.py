@@ -42,3 +42,10 @@ class Engine(Protocol):
             valid until the next one is asked for.
         """
         ...
+
+
+def as_float32(found: np.ndarray) -> np.ndarray:
+    """An engine's scores, whichever of both types they have."""
+    if found.dtype == np.float32:
+        return found
+    return (found.astype(np.uint32) << 16).view(np.float32)

@@ -18,7 +18,8 @@ Node = Any
 
 
 def constant(values: Any, dtype: type = np.int64) -> Node:
-    return ops.constant(np.ascontiguousarray(values, dtype), shared_memory=True)
+    # It keeps the array alive, and takes none that is read-only.
+    return ops.constant(np.require(values, dtype, ["C", "W"]), shared_memory=True)
 
 
 def shape_of(x: Node) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from panorgan.inference.engines import as_float32
 from panorgan.inference.engines.graph import build_graph
 from panorgan.inference.engines.runtime import ov
 from panorgan.problems import Problems
@@ -20,13 +21,6 @@ TOLERANCE = 0.2
 with PyTorch as here; a wrong kernel makes about 1."""
 
 VERSION = ov.__version__.partition("-")[0]
-
-
-def fast_precision() -> str:
-    """bf16 where this processor computes in it, else fp32."""
-    # What OpenVINO would choose. Its list of abilities has bf16 where that is emulated, too.
-    choice = ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT")
-    return "bf16" if choice == ov.Type.bf16 else "fp32"
 
 
 class OpenVINOEngine:
@@ -170,13 +164,6 @@ def _error_of_bf16(architecture, tensors, channels, outputs, patch_size) -> floa
         found.append(as_float32(request.logits()))
     exact, rounded = found
     return float(np.linalg.norm(rounded - exact) / max(np.linalg.norm(exact), 1e-30))
-
-
-def as_float32(logits: np.ndarray) -> np.ndarray:
-    """What an engine gives, as float32: bits of bfloat16 are the upper half of such a number's."""
-    if logits.dtype == np.uint16:
-        return (logits.astype(np.uint32) << 16).view(np.float32)
-    return logits
 
 
 def _doubtful_tile(
