@@ -6,6 +6,7 @@ WORKDIR /panorgan
 COPY pyproject.toml README.md LICENSE ./
 COPY envs/constraints.txt envs/
 COPY config config
+COPY docs/demo_model docs/demo_model
 COPY src src
 RUN python -m venv /opt/panorgan \
     && /opt/panorgan/bin/pip install --no-cache-dir -c envs/constraints.txt ".[${EXTRA}]"

@@ -77,10 +77,12 @@ def plan_of(
     return plan, make_dataset_json(classes, ignore)
 
 
-def write_model(folder: Path, classes: Sequence[str] = CLASSES) -> None:
+def write_model(
+    folder: Path, classes: Sequence[str] = CLASSES, patch_size: Sequence[int] = (4, 16, 16)
+) -> None:
     """A student's model folder, its weights random and always the same."""
     torch.manual_seed(0)
-    plan, dataset_json = plan_of(student(), classes=classes)
+    plan, dataset_json = plan_of(student() | {"patch_size": [*patch_size]}, classes=classes)
     save_model(folder, network_of(plan, dataset_json), plan, dataset_json, {"seed": 0})
 
 

@@ -5,6 +5,8 @@ The environment is made anew, as a user makes it: it sees nothing of the one tha
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.workflow
 REPOSITORY = Path(__file__).parents[2]
 CASES = ("validation_1", "validation_2")
 MOST_MB = 950
+USER = 12345  # one without a name or a home
 LEFT_TO_GPUS = ("torch", "nnunetv2", "dynamic_network_architectures", "blosc2", "skimage")
 
 
@@ -56,10 +59,23 @@ class Laptop:
         return done.stdout
 
 
+def copied_for_the_build(folder: Path) -> Path:
+    """What the Dockerfile takes of the checkout to install panorgan, and nothing else."""
+    stage = (REPOSITORY / "Dockerfile").read_text().split("\nFROM ")[1]
+    for line in re.findall(r"^COPY (.*)$", stage, re.M):
+        *sources, _ = line.split()
+        for source in sources:
+            place = folder / source
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (REPOSITORY / source).is_dir() else shutil.copyfile
+            copy(REPOSITORY / source, place)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory) -> Laptop:
     folder = tmp_path_factory.mktemp("laptop")
-    write_model(folder / "model", load_labels().names)
+    write_model(folder / "model", load_labels().names, (16, 48, 64))
     for case in phantom_cases(folder):
         if case.case in CASES:
             write_case(case, seed=1, shape=(20, 32, 44), spacing_mm=(9.0, 7.0, 7.0))
@@ -69,8 +85,8 @@ def laptop(tmp_path_factory) -> Laptop:
     laptop = Laptop(folder, environment, 0.0)
     started = time.perf_counter()
     pip = ("python", "-m", "pip", "install", "--quiet", "--no-cache-dir", "--retries=1")
-    constraints = ("-c", REPOSITORY / "envs/constraints.txt")
-    done = laptop.run(*pip, *constraints, f"{REPOSITORY}[predict]")
+    source = copied_for_the_build(folder / "source")
+    done = laptop.run(*pip, "-c", source / "envs/constraints.txt", f"{source}[predict]")
     if done.returncode:
         cannot_run(f"panorgan[predict] cannot be installed: {done.stdout[-2000:]}")
     laptop.install_s = time.perf_counter() - started
@@ -116,6 +132,13 @@ def test_predict(laptop, predicted):
     assert sorted(report["cases"]) == [*CASES]
     checked = laptop.panorgan("check", "imagesVal", "--predictions", "predicted")
     assert checked == "2 checked, 0 problems\n"
+
+
+def test_the_demo_model_comes_along(laptop):
+    found = laptop.run("python", "-c", "from panorgan import demo_model; print(demo_model())")
+    folder = Path(found.stdout.strip())
+    assert laptop.environment in folder.parents
+    assert "phantom, not for clinical use" in laptop.panorgan("describe", folder)
 
 
 def test_describe(laptop):
@@ -229,13 +252,17 @@ def test_predict_sh(container, predicted):
         assert map_there.read_bytes() == (predicted / map_there.name).read_bytes()
 
 
-def test_predict_sh_where_a_case_cannot_be_labelled(container):
+def test_predict_sh_of_a_user_where_a_case_cannot_be_labelled(container):
     damaged = container.folder / "inputs/validation_1_0000.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    done = container.run("sh predict.sh")
+    outputs = container.folder / "outputs"
+    outputs.mkdir()
+    os.chown(outputs, USER, USER)
+    done = container.run(f"setpriv --reuid={USER} --regid={USER} --clear-groups sh predict.sh")
     assert done.returncode == 1
     assert "validation_1: inputs/validation_1_0000.nii.gz: is truncated" in done.stdout
     assert "validation_1: outputs: inputs/validation_1_0000.nii.gz has no label map" in done.stdout
     assert "Traceback" not in done.stdout
-    there = sorted(path.name for path in (container.folder / "outputs").iterdir())
+    there = sorted(path.name for path in outputs.iterdir())
     assert there == ["report.json", "validation_2.nii.gz"]
+    assert {path.stat().st_uid for path in outputs.iterdir()} == {USER}

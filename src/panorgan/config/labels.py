@@ -195,7 +195,7 @@ def config_folder() -> Path:
 
 
 def demo_model() -> Path:
-    """The small model that comes with panorgan: in a checkout's ``docs/``, or the package's data."""
+    """The small model that comes along: in a checkout's ``docs/``, else in the package's data."""
     checkout = Path(__file__).parents[3] / "docs" / "demo_model"
     return checkout if checkout.exists() else Path(__file__).parents[1] / "data" / "demo_model"
 
