@@ -29,10 +29,10 @@ def machine(monkeypatch):
     ("installed", "bf16", "asked", "expected"),
     [
         ("openvino torch", True, {}, ("openvino", "bf16")),
-        ("openvino torch", False, {}, ("torch", "fp32")),
-        ("openvino torch", True, {"precision": "fp32"}, ("torch", "fp32")),
+        ("openvino torch", False, {}, ("openvino", "fp32")),
+        ("openvino torch", True, {"precision": "fp32"}, ("openvino", "fp32")),
         ("openvino torch", True, {"engine": "torch"}, ("torch", "bf16")),
-        ("openvino torch", True, {"engine": "openvino", "precision": "fp32"}, ("openvino", "fp32")),
+        ("openvino torch", True, {"engine": "torch", "precision": "fp32"}, ("torch", "fp32")),
         ("openvino", True, {}, ("openvino", "bf16")),
         ("openvino", False, {}, ("openvino", "fp32")),
         ("openvino", True, {"device": "cpu", "precision": "fp32"}, ("openvino", "fp32")),

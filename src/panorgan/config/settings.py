@@ -465,7 +465,7 @@ class Prediction(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="as in training")
     engine: Literal[*ENGINES] = Field(
         "auto",
-        description="what computes networks: auto is torch on a GPU and for fp32, else openvino",
+        description="what computes networks: auto is torch on a GPU, else openvino",
     )
     export: Literal[*EXPORTS] = Field(
         NEAREST,

@@ -42,8 +42,8 @@ class Way:
 def choose(engine: str = AUTO, device: str = AUTO, precision: str = AUTO) -> Way:
     """The way to compute a network on this machine with what is installed.
 
-    On a GPU that is torch. On a CPU bf16 is taken where the processor computes in it, and OpenVINO
-    for that; else fp32, by torch if it is installed.
+    On a GPU that is torch. On a CPU it is OpenVINO if that is installed, in bf16 where the processor
+    computes in it, else in fp32.
 
     Parameters
     ----------
@@ -79,8 +79,7 @@ def choose(engine: str = AUTO, device: str = AUTO, precision: str = AUTO) -> Way
     if precision == AUTO:
         precision = "bf16" if has_bf16() else "fp32"
     if engine == AUTO:
-        fast = precision == "bf16" or not has[TORCH]
-        engine = OPENVINO if has[OPENVINO] and fast else TORCH
+        engine = OPENVINO if has[OPENVINO] else TORCH
     return Way(engine, version(engine), CPU, precision)
 
 
