@@ -42,8 +42,8 @@ class Way:
 def choose(engine: str = AUTO, device: str = AUTO, precision: str = AUTO) -> Way:
     """The way to compute a network on this machine with what is installed.
 
-    On a GPU that is torch. On a CPU it is OpenVINO if that is installed, in bf16 where the processor
-    computes in it, else in fp32.
+    On a GPU that is torch. On a CPU it is OpenVINO if that is installed, in bf16 where the
+    processor computes in it, else in fp32.
 
     Parameters
     ----------
