@@ -61,7 +61,8 @@ def phantom(name="validation_1") -> Volume:
 
 
 def body_plan() -> tuple[dict, dict]:
-    return plan_of(student() | {"crop": "body"})
+    """A toy that crops to the body, its patch large enough for few tiles."""
+    return plan_of(student() | {"crop": "body", "patch_size": [16, 48, 64]})
 
 
 def test_what_is_left_is_the_body_without_air_and_table():

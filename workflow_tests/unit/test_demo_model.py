@@ -16,7 +16,7 @@ from panorgan.cli import main
 from panorgan.config.labels import config_folder, load_labels
 from panorgan.config.settings import Config, load_config, merge
 from panorgan.inference.predictor import Predictor
-from panorgan.io.volumes import read_image, read_label
+from panorgan.io.volumes import new_volume, read_image, read_label
 from panorgan.nnunet.models.model import load_model
 from panorgan.scoring.metrics import score_case
 
@@ -75,9 +75,21 @@ def test_what_the_readme_says_to_try_labels_the_organs(phantom, tmp_path, capsys
     assert main(command) == 0
     assert "trained on a phantom, not for clinical use" in capsys.readouterr().out
     truth, predicted = read_label(phantom["label"]), read_label(out / "phantom.nii.gz")
-    assert predicted.grid.difference(truth.grid) is None
+    assert not predicted.grid.difference(truth.grid)
     rows = score_case(predicted.array, truth.array, truth.grid.spacing, load_labels(), "corrected")
     assert np.mean([row["dsc"] for row in rows if row["name"] != "tumour"]) > 0.7
+
+
+def test_air_around_the_ct_changes_no_label():
+    predictor, volume = Predictor(FOLDER), read_image(FOLDER / demo_model.IMAGE)
+    around = ((0, 0), (40, 40), (40, 40))
+    wide = new_volume(
+        np.pad(volume.array, around, constant_values=-1000),
+        volume.grid.spacing,
+        volume.grid.affine,
+    )
+    labels = predictor.predict(volume)
+    np.testing.assert_array_equal(predictor.predict(wide), np.pad(labels, around))
 
 
 def test_weights_of_two_bytes_are_computed_with_as_floats_of_four(tmp_path):
