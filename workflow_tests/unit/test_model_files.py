@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import pickle
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from panorgan.nnunet.models.convert import convert
 from panorgan.nnunet.models.files import read_model
 from panorgan.nnunet.models.folders import checksum_of
 from panorgan.nnunet.models.model import load_model, network_of, save_model, tensors_of
+from panorgan.nnunet.models.pickles import load_pickle
 from panorgan.nnunet.models.shapes import tensor_shapes
 from panorgan.nnunet.models.stock import stock_network
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
@@ -184,6 +187,12 @@ def test_the_folder_above_serves_if_it_holds_one_model(tmp_path, stock):
 
 def test_what_is_no_model_is_a_line(tmp_path):
     assert_refused(lambda: read_model(tmp_path / "none"), "no such model folder")
+    small_student(tmp_path / "run" / "model")
+    for place in ("run", "."):  # one of ours is named itself
+        message = rf"is no model folder; is it {tmp_path}/run/model\?"
+        assert_refused(lambda place=place: read_model(tmp_path / place), message)
+    (tmp_path / "run" / "plans.json").write_text("{}")  # a run's lie beside its models
+    assert_refused(lambda: read_model(tmp_path / "run"), r"is it .*/run/model\?")
     (tmp_path / "empty").mkdir()
     assert_refused(lambda: read_model(tmp_path / "empty"), "holds no model of panorgan, nnU-Net 2")
     old = tmp_path / "old"
@@ -584,6 +593,39 @@ def test_a_pickle_that_asks_for_anything_else_is_refused_and_runs_nothing(
     path = written(tmp_path / "a.pth", {"a": torch.zeros(1)}, optimizer=bad)
     assert_refused(lambda: read_checkpoint(path, "w"), f"asks for .*{name}.*, which no model needs")
     assert not Path("trace").exists()
+
+
+class Believed:
+    """A pickle that says of NumPy's own type of floats that they are pointers."""
+
+    def __reduce__(self):
+        return np.dtype, ("f8", False, False), (3, "<", None, None, None, -1, -1, 63)
+
+
+def test_a_pickle_changes_nothing_of_numpy(tmp_path):
+    path = written(tmp_path / "a.pth", {"a": torch.zeros(1)}, other=Believed())
+    read_checkpoint(path, "w")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(Believed()))
+    load_pickle(tmp_path / "a.pkl")
+    assert np.dtype("f8").flags == np.dtype("f4").flags == 0
+
+
+def test_a_pickle_takes_no_more_memory_than_it_has_bytes(tmp_path):
+    """Places of objects and lengths are only numbers in it, and one byte costs nothing."""
+    far, long = (2**32 - 1).to_bytes(4, "little"), (2**40).to_bytes(8, "little")
+    for content in (
+        pickle.PROTO + b"\2" + pickle.NONE + pickle.LONG_BINPUT + far + pickle.STOP,
+        pickle.PROTO + b"\5" + pickle.BYTEARRAY8 + long + b"x",
+        pickle.dumps(Runs(bytearray, 2**40)),
+        pickle.dumps(Runs(np.ndarray, (2**40,))),
+    ):
+        path = written(tmp_path / "a.pth", {"a": torch.zeros(1)})
+        rewrite(path, lambda entries, content=content: entries.update({"data.pkl": content}))
+        tracemalloc.start()
+        assert_refused(lambda path=path: read_checkpoint(path, "w"), "cannot be read")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**22
 
 
 def test_damaged_checkpoints_are_a_line(tmp_path):

@@ -8,6 +8,7 @@ tensor lies. So tensors that nobody asks for, as an optimiser's, are not read at
 import math
 import zipfile
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -136,7 +137,7 @@ class _Archive:
 
     def content(self) -> Any:
         with self._file("data.pkl") as file:
-            return _CheckpointUnpickler(file).load()
+            return _CheckpointUnpickler(BytesIO(file.read())).load()
 
     def _file(self, name: str) -> zipfile.ZipExtFile:
         entry = self.archive.getinfo(f"{self.root}/{name}")

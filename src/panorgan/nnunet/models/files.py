@@ -18,7 +18,6 @@ from panorgan.nnunet.models.folders import (
     PLANS,
     VERSION_1,
     WEIGHTS,
-    Found,
     ModelFiles,
     checksum_of,
     find_model,
@@ -59,8 +58,10 @@ def read_model(folder: str | Path, folds: Sequence[str] | None = None) -> ModelF
         that panorgan cannot run.
     """
     folder = Path(folder)
-    found = _find(folder)
+    found = find_model(folder)
     if found.kind == OURS:
+        if found.folder != folder:
+            raise Problems.one("is no model folder", f"is it {found.folder}?", file=folder)
         if folds is not None:
             cause = "is a model of panorgan, which has one set of weights"
             raise Problems.one(cause, "leave the folds out", file=folder)
@@ -76,21 +77,12 @@ def read_model(folder: str | Path, folds: Sequence[str] | None = None) -> ModelF
     return read_nnunet2(found.folder, {fold: found.checkpoints[fold] for fold in chosen})
 
 
-def _find(folder: Path) -> Found:
-    """The model; one of ours must be right in the folder, so that nobody takes a run for it."""
-    if not folder.is_dir():
-        raise Problems.one("there is no such model folder", "check the path", file=folder)
-    if not (folder / PLANS).is_file() and (
-        inside := sorted(path.parent for path in folder.glob(f"*/{WEIGHTS}"))
-    ):
-        raise Problems.one("is no model folder", f"is it {inside[0]}?", file=folder)
-    return find_model(folder)
-
-
 def _read_ours(folder: Path) -> ModelFiles:
     """Read a model folder of panorgan's and compare its weights with its card and plan."""
     for name in (PLANS, DATASET, CARD, WEIGHTS):
         if not (folder / name).is_file():
+            if inside := sorted(path.parent for path in folder.glob(f"*/{WEIGHTS}")):
+                raise Problems.one("is no model folder", f"is it {inside[0]}?", file=folder)
             raise Problems.one(f"{name} is missing in this model folder", CURE, file=folder)
     plan, dataset_json, card = (read_json(folder / name, CURE) for name in (PLANS, DATASET, CARD))
     try:

@@ -8,13 +8,12 @@ Importing this imports no torch.
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy._core import multiarray, numeric
 
 from panorgan.problems import Problems
 
@@ -28,22 +27,70 @@ def _bytes(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
+def _bytearray(content: str | bytes = b"", encoding: str = "latin1") -> bytearray:
+    """Not of a number, which would be so many bytes."""
+    return bytearray(content, encoding) if isinstance(content, str) else bytearray(bytes(content))
+
+
+class _Type:
+    """NumPy's type of plain values.
+
+    A real one would believe what a pickle says of it: that numbers are pointers, for example, and
+    this of NumPy's own types everywhere.
+    """
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: str):
+        self.dtype = np.dtype(code)
+        if self.dtype.kind not in "?biufcSU":
+            raise pickle.UnpicklingError(f"values of the type {code}")
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array whose values a pickle sets."""
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        version, shape, dtype, by_columns, data = state
+        super().__setstate__((version, shape, dtype.dtype, by_columns, data))
+
+
+def _dtype(code: str, *_: Any) -> _Type:
+    return _Type(str(code))
+
+
+def _scalar(dtype: _Type, data: bytes) -> np.generic:
+    return np.frombuffer(data, dtype.dtype, 1)[0]
+
+
+def _reconstruct(*_: Any) -> np.ndarray:
+    return _Array(0, np.uint8)
+
+
+def _frombuffer(data: bytes, dtype: _Type, shape: Sequence[int], order: str) -> np.ndarray:
+    return np.frombuffer(bytes(data), dtype.dtype).reshape(shape, order=order)
+
+
 _NUMPY = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): "ndarray",  # only told to _reconstruct
+    ("numpy", "dtype"): _dtype,
     # NumPy 2 has renamed its core.
     **{
-        (f"numpy.{core}.multiarray", function.__name__): function
+        (f"numpy.{core}.multiarray", name): function
         for core in ("core", "_core")
-        for function in (multiarray.scalar, multiarray._reconstruct)
+        for name, function in (("scalar", _scalar), ("_reconstruct", _reconstruct))
     },
-    **{(f"numpy.{core}.numeric", "_frombuffer"): numeric._frombuffer for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
 }
 _ADMITTED = {
     **{
-        (module, cls.__name__): cls
+        (module, name): value
         for module in ("builtins", "__builtin__")  # the second up to protocol 2
-        for cls in (bytearray, complex, set)
+        for name, value in (("bytearray", _bytearray), ("complex", complex), ("set", set))
     },
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _bytes,
@@ -51,7 +98,7 @@ _ADMITTED = {
 }
 _SAFE_WITH_TORCH = [
     *((value, f"{module}.{name}") for (module, name), value in _NUMPY.items()),
-    *{type(np.dtype(code)) for code in "?bhilqBHILQefdSU"},
+    *((cls, f"{cls.__module__}.{cls.__name__}") for cls in (_Type, _Array)),
 ]
 """What torch's own restricted reader must know besides tensors, to read NumPy's numbers."""
 
@@ -60,8 +107,12 @@ class NotAdmitted(Exception):
     """A name that a harmless pickle does not need."""
 
 
-class Unpickler(pickle.Unpickler):
-    """Follows only the names of `admitted`; NotAdmitted at any other."""
+class Unpickler(pickle._Unpickler):
+    """Follows only the names of `admitted`; NotAdmitted at any other.
+
+    It is Python's own reader in Python, as the compiled one makes room for as many objects as a
+    pickle says that it has.
+    """
 
     admitted: ClassVar[Mapping[tuple[str, str], Any]] = _ADMITTED
 
@@ -69,6 +120,13 @@ class Unpickler(pickle.Unpickler):
         if (module, name) not in self.admitted:
             raise NotAdmitted(f"{module}.{name}")
         return self.admitted[module, name]
+
+    def load_bytearray8(self) -> None:
+        """Python's makes room before it reads."""
+        size = int.from_bytes(self.read(8), "little")
+        self.append(bytearray(self.read(size)))
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
 
 
 def load_pickle(path: Path) -> Any:
