@@ -11,7 +11,7 @@ from torch import nn
 from toys import CLASSES, plan_of, student, teacher
 
 from panorgan.inference.engines.torch import TorchEngine
-from panorgan.networks.fast import channels_last, mean_and_variance, to_fast_form
+from panorgan.networks.fast import channels_last, mean_and_variance, to_fast_form, use_fast_layers
 from panorgan.nnunet.models.model import network_of, tensors_of
 from panorgan.nnunet.models.stock import PACKAGE, plain_unet
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
@@ -127,7 +127,7 @@ def test_threads_are_the_engines_own():
     engine = TorchEngine(plan, tensors, "cpu", "fp32", 2)
     before = torch.get_num_threads()
     seen = []
-    engine.network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    engine._network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
     next(engine.scores(tiles_of(plan)))
     assert (seen, torch.get_num_threads()) == ([2], before)
 
@@ -154,3 +154,38 @@ def test_a_network_with_a_batch_norm_of_its_own_keeps_it():
     x = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.allclose(block(x), plain(x), atol=1e-5)
+
+
+def gradients_of(network: nn.Module, image: torch.Tensor, last: bool) -> list[torch.Tensor]:
+    """Those of image and weights, of a loss in which each output voxel counts differently."""
+    network.zero_grad()
+    layout = channels_last(image.ndim - 2) if last else torch.contiguous_format
+    image = image.clone(memory_format=layout).requires_grad_()
+    output = network.to(memory_format=layout)(image)
+    torch.manual_seed(0)
+    (output * torch.randn(output.shape).to(output.dtype)).mean().backward()
+    gradients = image.grad, *(parameter.grad for parameter in network.parameters())
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["usual layout", "channels last"])
+@pytest.mark.parametrize("name", ["student", "stock 3D", "stock 2D", "residual 3D"])
+def test_gradients_of_a_batch_of_one_are_exact(name, last):
+    plan = PLANS[name]()
+    network, exact = random_network(plan), random_network(plan).double()
+    use_fast_layers(network)
+    image = torch.from_numpy(tiles_of(plan)[1])[None]
+    found = gradients_of(network, image, last)
+    expected = gradients_of(exact, image.double(), False)
+    for one, other in zip(found, expected, strict=True):
+        # Biases before a norm have none but rounding.
+        assert (one - other).norm() <= 1e-5 * other.norm() + 1e-7
+
+
+def test_batches_of_several_are_computed_as_before():
+    plan = PLANS["student"]()
+    network, plain = random_network(plan), random_network(plan)
+    use_fast_layers(network)
+    images = torch.from_numpy(np.stack(tiles_of(plan)))
+    with torch.no_grad():
+        assert torch.equal(network(images), plain(images))

@@ -14,6 +14,11 @@ from panorgan.io.compiled import kernel
 from panorgan.nnunet.resampling import nearest, positions
 from panorgan.problems import Problems
 
+NO_NUMBERS = (
+    "the network's scores are not all numbers",
+    "copy the model again, or take precision fp32",
+)
+
 Along = tuple[np.ndarray, np.ndarray]
 """For each new voxel of an axis the lower one of the two between which it lies, and the upper
 one's weight."""
@@ -100,8 +105,7 @@ class Export:
                     mixed = mix(mixed, kept[lower + 1], weight)
                 winners = np.empty(mixed.shape[:2], np.uint8)
                 if not highest(mixed, winners):
-                    cause = "the network's scores are not all numbers"
-                    raise Problems.one(cause, "copy the model again, or take precision fp32")
+                    raise Problems.one(*NO_NUMBERS)
                 mixed_of = lower, weight
             labels = np.empty(self._plane, np.uint8)
             interpolate(mixed, winners, *self._along[1], *self._along[2], labels)

@@ -1,9 +1,8 @@
-"""The form of a network in which a CPU computes it fastest; the same values but for rounding.
+"""Layers with which a CPU computes batches of one faster; the same values but for rounding.
 
-Tensors lie channels-last, as oneDNN's convolutions want them: PyTorch's instance norm would copy
-each into the other layout and back. oneDNN computes the convolutions of single images in float32
-too, where PyTorch would take other ones if it finds the image small, which are up to five times
-slower.
+Where tensors lie channels-last, as oneDNN's convolutions in bfloat16 want them, PyTorch's instance
+norm would copy each into the other layout and back. In float32 PyTorch leaves oneDNN's convolutions
+aside if it finds a single image small, and takes others that are up to five times slower.
 """
 
 from collections.abc import Mapping
@@ -37,15 +36,55 @@ def mean_and_variance(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return means.mean(0).float(), variance.float()
 
 
-class _InstanceNorm:
-    """Instance norm that leaves an image channels-last."""
+class _Norm(torch.autograd.Function):
+    """Instance norm of a batch of one that lies channels-last, and stays so."""
 
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        mean, variance = mean_and_variance(x)
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, mean, inverse = ctx.saved_tensors
+        layout = channels_last(x.ndim - 2)
+        return *torch.ops.aten.native_batch_norm_backward(
+            *(gradient.contiguous(memory_format=layout), x, weight, None, None, mean, inverse),
+            *(True, ctx.eps, ctx.needs_input_grad[:3]),
+        ), None
+
+
+class _OneDNN(torch.autograd.Function):
+    """Convolution by oneDNN whatever the image's size; its gradients too."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, *settings):
+        padding, stride, dilation, groups = settings
+        ctx.save_for_backward(x, weight)
+        ctx.bias = None if bias is None else list(bias.shape)
+        ctx.settings = stride, padding, dilation, False, [0] * len(padding), groups
+        return torch.mkldnn_convolution(x, weight, bias, *settings)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        found = torch.ops.aten.convolution_backward(
+            # Which kernels are taken follows from the type of tensor.
+            *(gradient.contiguous().to_mkldnn(), x.contiguous().to_mkldnn(), weight, ctx.bias),
+            *(*ctx.settings, ctx.needs_input_grad[:3]),
+        )
+        dense = (t.to_dense() if t is not None and t.is_mkldnn else t for t in found)
+        return *dense, None, None, None, None
+
+
+class _InstanceNorm:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        alone = len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
+        alone = len(x) == 1 and x.device.type == "cpu"
         if not (alone and x.is_contiguous(memory_format=channels_last(x.ndim - 2))):
             return super().forward(x)
-        found = mean_and_variance(x)
-        return F.batch_norm(x, *found, self.weight, self.bias, training=False, eps=self.eps)
+        return _Norm.apply(x, self.weight, self.bias, self.eps)
 
 
 class _InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
@@ -57,13 +96,11 @@ class _InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
 
 
 class _Convolution:
-    """Convolution that is oneDNN's whatever the image's size."""
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        single = len(x) == 1 and x.dtype == torch.float32 and x.device.type == "cpu"
-        if not single or torch.is_autocast_enabled("cpu") or torch.is_grad_enabled():
+        alone = len(x) == 1 and x.device.type == "cpu"
+        if not alone or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        return torch.mkldnn_convolution(
+        return _OneDNN.apply(
             *(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
         )
 
@@ -86,21 +123,27 @@ WITH_WEIGHTS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn
 """Layers whose weights are bfloat16 where a network computes in it; norms keep theirs."""
 
 
+def use_fast_layers(network: nn.Module) -> None:
+    """Let a network compute batches of one faster on the CPU; all else stays as it is."""
+    if torch.backends.mkldnn.is_available():
+        for module in network.modules():
+            module.__class__ = FAST.get(type(module), type(module))
+
+
 def to_fast_form(network: nn.Module, dim: int, precision: str) -> None:
     """Change a network on the CPU in place; what it is given has to lie channels-last.
 
     Parameters
     ----------
     network
-        In evaluation mode.
+        In evaluation mode, for good.
     dim
         2 or 3.
     precision
         fp32, or bf16: then it is called within autocast, which finds little left to convert.
     """
+    use_fast_layers(network)
     for module in network.modules():
-        if torch.backends.mkldnn.is_available() or not isinstance(module, WITH_WEIGHTS):
-            module.__class__ = FAST.get(type(module), type(module))
         if precision == "bf16" and isinstance(module, WITH_WEIGHTS):
             module.bfloat16()
     network.to(memory_format=channels_last(dim))

@@ -1,6 +1,6 @@
 """A network computed by PyTorch, on a GPU or the CPU."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -32,9 +32,10 @@ class TorchEngine:
 
     Attributes
     ----------
-    network : torch.nn.Module
-        Takes (batch, channels, *patch) on its device, within `computing`, and gives
-        (batch, outputs, *patch).
+    place : torch.device
+        Where the network is.
+    at_once : int
+        How many tiles it takes together.
     """
 
     name = "torch"
@@ -50,54 +51,50 @@ class TorchEngine:
         dataset_json = make_dataset_json(plan["panorgan"]["classes"], ignore=False)
         configuration = configuration_of(plan)[1]
         patch_size = configuration["patch_size"]
-        self._place, self._threads = torch.device(device), threads
+        self.place, self._threads = torch.device(device), threads
         self._dim = len(patch_size)
         self.device = device
-        self.network = network_of(plan, dataset_json).eval()
+        self._network = network_of(plan, dataset_json).eval()
         weights = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
-        self.network.load_state_dict(weights, strict=False)  # some have several names
-        self.precision, self._at_once = precision, 1
-        if self._place.type == "cpu":
+        self._network.load_state_dict(weights, strict=False)  # some have several names
+        self.precision, self.at_once = precision, 1
+        if self.place.type == "cpu":
             shape = (1, len(dataset_json["channel_names"]), *patch_size)
-            with self.computing():
+            with self._threading():
                 self.precision = usable_precision(
-                    self.network, shape, precision, channels_last=True
+                    self._network, shape, precision, channels_last=True
                 )
-            to_fast_form(self.network, self._dim, self.precision)
+            to_fast_form(self._network, self._dim, self.precision)
         else:
-            self.device = torch.cuda.get_device_name(self._place)
-            self.network.to(self._place)
+            self.device = torch.cuda.get_device_name(self.place)
+            self._network.to(self.place)
             if self._dim == 2:
-                self._at_once = configuration["batch_size"]
+                self.at_once = configuration["batch_size"]
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Where the network may be called."""
+    def _threading(self) -> Iterator[None]:
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            with torch.inference_mode():
-                yield
+            yield
         finally:
             torch.set_num_threads(before)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """(batch, outputs, *patch) of (batch, channels, *patch) float32, both on `place`."""
+        if self.place.type == "cpu":
+            images = images.to(memory_format=channels_last(self._dim))
+        # Autocast also where weights are bf16 already: on a CPU some layers have no bf16.
+        with self._threading(), torch.inference_mode(), autocast(self.place, self.precision):
+            return self._network(images)
 
     def scores(self, tiles: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """As `Engine.scores` says."""
         tiles = iter(tiles)
-        while batch := list(islice(tiles, self._at_once)):
-            yield from self._scores(batch)
-
-    def _scores(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        with self.computing():
+        while batch := list(islice(tiles, self.at_once)):
             images = torch.stack([torch.from_numpy(tile) for tile in batch])
-            if self._place.type == "cpu":
-                images = images.to(memory_format=channels_last(self._dim))
-            # Also where weights are bf16 already: on a CPU some layers have no bf16.
-            with autocast(self._place, self.precision):
-                found = self.network(images.to(self._place))
-            if found.dtype != torch.bfloat16:
-                found = found.float()
-            found = found.movedim(1, -1).contiguous().cpu()
+            found = self.logits(images.to(self.place)).movedim(1, -1)
             if found.dtype == torch.bfloat16:
-                return found.view(torch.int16).numpy().view(np.uint16)
-            return found.numpy()
+                yield from found.contiguous().cpu().view(torch.int16).numpy().view(np.uint16)
+            else:
+                yield from found.float().contiguous().cpu().numpy()

@@ -14,6 +14,7 @@ import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from panorgan.networks.fast import channels_last, use_fast_layers
 from panorgan.nnunet.bf16 import usable_precision
 from panorgan.nnunet.devices import autocast
 from panorgan.nnunet.plans import configuration_of, deep_supervision_sizes
@@ -131,7 +132,13 @@ class Trainer(nnUNetTrainer):
             self.enable_deep_supervision,
         ).to(self.device)
         shape = (self.batch_size, len(self.dataset_json["channel_names"]), *self.patch_size)
-        self.precision = usable_precision(self.network, shape, precision, gradients=True)
+        one_on_cpu = self.device.type == "cpu" and self.batch_size == 1
+        self.precision = usable_precision(
+            self.network, shape, precision, gradients=True, channels_last=one_on_cpu
+        )
+        if one_on_cpu:
+            use_fast_layers(self.network)
+        self._always_last = one_on_cpu and self.precision == "bf16"
         self.use(Setting())
         self.loss = DiceAndCrossEntropy(
             batch_dice=self.configuration_manager.batch_dice,
@@ -144,8 +151,9 @@ class Trainer(nnUNetTrainer):
     def use(self, setting: Setting) -> None:
         """Compute steps in this way from now on."""
         self.setting = setting
-        last = torch.channels_last if len(self.patch_size) == 2 else torch.channels_last_3d
-        self._memory_format = last if setting.channels_last else torch.contiguous_format
+        last = setting.channels_last or self._always_last
+        dim = len(self.patch_size)
+        self._memory_format = channels_last(dim) if last else torch.contiguous_format
         self.network.to(memory_format=self._memory_format)
         self._train_forward = self.network
         if setting.compiled:
