@@ -21,6 +21,8 @@ from panorgan.fusing.components import component_rows, find_components
 from panorgan.inference import predictor as predicting
 from panorgan.inference.engines.torch import TorchEngine
 from panorgan.inference.files import predict_files
+from panorgan.inference.gpu_memory import GpuMemory
+from panorgan.inference.on_device import label_on_device
 from panorgan.inference.predictor import Predictor
 from panorgan.inference.window import Window
 from panorgan.io import resources
@@ -75,7 +77,7 @@ def models(tmp_path_factory):
 
 
 def predictor_by_intensity(models, name: str, export: str = "nearest") -> Predictor:
-    predictor = Predictor(models / name, device="cpu", precision="fp32", export=export)
+    predictor = Predictor(models / name, "cpu", "fp32", engine="torch", export=export)
     predictor.engines = [ByIntensity()]
     return predictor
 
@@ -394,6 +396,48 @@ def test_a_torch_that_is_slow_is_refused(name, version, refused, monkeypatch):
     assert problem.cure.startswith("install another")
 
 
+@pytest.mark.parametrize("export", ["smooth", "nearest"])
+@pytest.mark.parametrize("full", [False, True])
+def test_sums_that_the_gpu_cannot_hold_are_on_the_cpu(models, monkeypatch, export, full):
+    """The same code, on the CPU: labels do not tell where the sums were."""
+    predictor = Predictor(
+        models / "3d isotropic", "cpu", "fp32", engine="torch", export=export, threads=1
+    )
+    volume, _ = blocks(shape=(12, 18, 20))
+    expected, rows = predictor.predict(volume, probabilities=True)
+    predictor.way = replace(predictor.way, device="cuda")
+    monkeypatch.setattr(predicting, "GpuMemory", lambda there: GpuMemory(False))
+    calls = []
+
+    def noted(*arguments, **options):
+        calls.append(full)
+        if full:
+            raise torch.OutOfMemoryError
+        label_on_device(*arguments, **options)
+
+    monkeypatch.setattr("panorgan.inference.on_device.label_on_device", noted)
+    ticks = []
+    found, found_rows = predictor.predict(volume, probabilities=True, tick=ticks.append)
+    assert calls == [full]
+    assert ticks[-1] == 1
+    assert (found == expected).mean() > 0.999
+    assert len(found_rows) == len(rows)
+    np.testing.assert_array_equal(predictor.predict(volume), found)
+
+
+def test_a_network_that_openvino_does_not_know_is_computed_by_torch(models, monkeypatch):
+    def unknown(*arguments):
+        raise ValueError("the network is not known")
+
+    monkeypatch.setattr("panorgan.inference.engines.openvino.build_graph", unknown)
+    assert Predictor(models / "2d", "cpu").way.engine == "torch"
+    with pytest.raises(Problems) as caught:
+        Predictor(models / "2d", "cpu", engine="openvino")
+    assert "openvino cannot compute its network (the network is not known); take engine torch" in (
+        str(caught.value)
+    )
+
+
 def test_a_network_that_needs_too_much_memory_is_one_line(models, tmp_path):
     predictor = predictor_by_intensity(models, "3d isotropic")
     volume, _ = blocks()
@@ -474,7 +518,7 @@ def test_a_gpu_without_room_for_the_weights_is_said_once(models, monkeypatch):
 
     monkeypatch.setattr(predicting, "start_engine", full)
     with pytest.raises(Stop) as caught:
-        Predictor(models / "3d isotropic", device="cpu", precision="fp32")
+        Predictor(models / "3d isotropic", device="cpu", engine="torch")
     fault_rows()["gpu-full-weights"].check(str(caught.value))
 
 

@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         folds=options.folds,
     )
+    for note in predictor.model.notes:
+        print(note)
     way, bar = predictor.way, Bar()
     print(f"{way.engine} {way.version} on the {way.device}, {way.precision}, {options.export}")
     try:

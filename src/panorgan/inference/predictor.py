@@ -10,6 +10,9 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -59,6 +62,7 @@ class Predictor:
     Attributes
     ----------
     model : panorgan.nnunet.models.files.ModelFiles
+        Without its tensors.
     way : panorgan.inference.engines.choice.Way
         How it is computed; `precision` is fp32 instead of bf16 where the processor does the latter
         wrongly.
@@ -86,14 +90,26 @@ class Predictor:
         folds: Sequence[str] | None = None,
     ):
         way = choose(engine, device, precision)
-        self.model = read_model(model_folder, folds)
+        model = read_model(model_folder, folds)
         threads = threads or usable_cores()
-        plan = self.model.plan
-        with _memory_problems(way, model_folder):
-            self.engines: list[Engine] = [
-                start_engine(way, plan, tensors, threads) for tensors in self.model.tensors
-            ]
-        self.way = Way(way.engine, way.version, way.device, self.engines[0].precision)
+
+        def start(way: Way) -> list[Engine]:
+            with _memory_problems(way, model_folder):
+                return [
+                    start_engine(way, model.plan, tensors, threads) for tensors in model.tensors
+                ]
+
+        try:
+            self.engines = start(way)
+        except Problems:
+            # A network that only torch knows.
+            if engine != AUTO or way.engine == TORCH or find_spec(TORCH) is None:
+                raise
+            way = choose(TORCH, device, precision)
+            self.engines = start(way)
+        self.way = replace(way, precision=self.engines[0].precision)
+        # The engines have the weights now.
+        self.model = replace(model, tensors=())
         self.export, self.tile_step, self.threads = export, tile_step, threads
         self.last_report: dict[str, Any] = {}
 
@@ -153,10 +169,8 @@ class Predictor:
                 return to_canonical(array, grid).transpose(plan["transpose_forward"])[inside]
 
             target = in_network_order(labels)
-            if self._on_device(bands, target, clock, tick, probabilities):
-                pass
-            else:
-                places = None if highest is None else in_network_order(highest)
+            places = None if highest is None else in_network_order(highest)
+            if not self._on_device(bands, target, places, clock, tick):
                 self._by_slices(bands, target, places, clock, tick)
         rows = None
         if highest is not None:
@@ -175,29 +189,17 @@ class Predictor:
         tick: Callable[[float], None],
     ) -> None:
         """Fill the labels, and where wanted their probabilities, a slice at a time."""
-        window = self._window(bands)
-        outputs = 1 + len(self.model.plan["panorgan"]["classes"])
+        window = Window(bands.size, **self._window)
         check_memory(
             window.bytes,
-            f"the sum of the tiles' scores for {outputs} outputs",
+            f"the sum of the tiles' scores for {self._window['outputs']} outputs",
             "check the image's spacing",
         )
-        all_tiles = window.tiles * len(self.engines)
-        done = 0
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            tick(done / all_tiles)
-
         export = Export(
-            bands.size,
-            target.shape,
-            smooth=self.export == SMOOTH,
-            apart=self._apart(bands),
-            softmax=self._softmax,
+            *(bands.size, target.shape), **self._export(bands), softmax=self._window["softmax"]
         )
-        scores = clock.network(window.scores(self.engines, clock.preprocess(bands.read), count))
+        ticked = _counter(tick, window.tiles * len(self.engines))
+        scores = clock.network(window.scores(self.engines, clock.preprocess(bands.read), ticked))
         slices = export.slices(scores, probabilities is not None)
         for number, (found, probable) in enumerate(slices):
             target[number] = found
@@ -208,25 +210,62 @@ class Predictor:
         self,
         bands: Bands,
         target: np.ndarray,
+        probabilities: np.ndarray | None,
         clock: "_Clock",
         tick: Callable[[float], None],
-        probabilities: bool,
     ) -> bool:
-        """Fill the labels with all sums on the GPU; whether it could hold them."""
-        return False
+        """The same with sums and export on the GPU; whether there is one that could hold them."""
+        if self.way.device != CUDA:
+            return False
+        from torch import OutOfMemoryError
+
+        from panorgan.inference.on_device import label_on_device
+
+        tiles = Window(bands.size, **self._window).tiles * len(self.engines)
+        try:
+            with clock.all_for_network():
+                label_on_device(
+                    *(self.engines, clock.preprocess(bands.read), bands.size),
+                    *(target, probabilities),
+                    **self._window,
+                    **self._export(bands),
+                    tick=_counter(tick, tiles),
+                )
+        except OutOfMemoryError:
+            return False
+        return True
+
+    @property
+    def _window(self) -> dict[str, Any]:
+        """What a window takes beside the size."""
+        return {
+            "patch_size": configuration_of(self.model.plan)[1]["patch_size"],
+            "outputs": 1 + len(self.model.plan["panorgan"]["classes"]),
+            "tile_step": self.tile_step,
+            "softmax": self.model.plan["panorgan"].get("tile_average") == SOFTMAX,
+        }
+
+    def _export(self, bands: Bands) -> dict[str, Any]:
+        """What an export takes beside the sizes."""
+        return {"smooth": self.export == SMOOTH, "apart": self._apart(bands)}
+
+    @property
+    def _window(self) -> dict[str, Any]:
+        """What a window takes beside the size."""
+        return {
+            "patch_size": configuration_of(self.model.plan)[1]["patch_size"],
+            "outputs": 1 + len(self.model.plan["panorgan"]["classes"]),
+            "tile_step": self.tile_step,
+            "softmax": self.model.plan["panorgan"].get("tile_average") == SOFTMAX,
+        }
+
+    def _export(self, bands: Bands) -> dict[str, Any]:
+        """What an export takes beside the sizes."""
+        return {"smooth": self.export == SMOOTH, "apart": self._apart(bands)}
 
     @property
     def _softmax(self) -> bool:
         return self.model.plan["panorgan"].get("tile_average") == SOFTMAX
-
-    def _window(self, bands: Bands) -> Window:
-        return Window(
-            bands.size,
-            configuration_of(self.model.plan)[1]["patch_size"],
-            1 + len(self.model.plan["panorgan"]["classes"]),
-            self.tile_step,
-            self._softmax,
-        )
 
     def _apart(self, bands: Bands) -> int | None:
         """The axis across which scores come from the nearest slice, as nnU-Net decides it."""
@@ -247,6 +286,12 @@ class Predictor:
             "peak_ram_mb": round(ram),
             **gpu.figures(),
         }
+
+
+def _counter(tick: Callable[[float], None], tiles: int) -> Callable[[], None]:
+    """Called after each tile, it tells the share of them that are done."""
+    done = count(1)
+    return lambda: tick(next(done) / tiles)
 
 
 class _Clock:
@@ -279,6 +324,15 @@ class _Clock:
             if found is None:
                 return
             yield found
+
+    @contextmanager
+    def all_for_network(self) -> Iterator[None]:
+        """A block whose time is the network's, but for what `preprocess` takes of it."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent["network"] += time.perf_counter() - began
 
     def seconds(self) -> dict[str, float]:
         total = time.perf_counter() - self._began
