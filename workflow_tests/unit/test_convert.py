@@ -24,13 +24,13 @@ from test_preprocess import CLASSES, plan_for, random_volume, stored_as
 from panorgan.cli import main
 from panorgan.config.labels import load_labels
 from panorgan.inference.predictor import Predictor
-from panorgan.io.volumes import from_canonical, read_image, read_label, write_image
+from panorgan.io.volumes import Volume, from_canonical, read_image, read_label, write_image
 from panorgan.nnunet.models.convert import convert
 from panorgan.nnunet.models.model import load_model, network_of, save_model, tensor_checksum
 from panorgan.nnunet.models.pickles import load_pickle, load_tensors
 from panorgan.nnunet.models.stock import stock_network
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
-from panorgan.nnunet.preprocess import preprocess_image
+from panorgan.nnunet.preprocess import image_bands, preprocess_image
 from panorgan.problems import Problems
 
 HERE = Path(__file__).parent
@@ -132,6 +132,13 @@ def test_a_network_of_nnunet_1_gives_the_same_bits(nnunet1, converted1, name):
     assert model.card["epochs"] == 2
 
 
+def on_the_networks_grid(predictor: Predictor, volume: Volume) -> np.ndarray:
+    """Labels before they are brought to the image's grid."""
+    bands = image_bands(volume, predictor.model.plan)
+    scores = predictor._window(bands).scores(predictor.engines, bands.read)
+    return np.stack([slice_.argmax(-1) for slice_ in scores])
+
+
 @pytest.mark.parametrize("name", ["2d", "3d isotropic", "3d anisotropic"])
 @pytest.mark.parametrize("case", ["plain", "resampled"])
 def test_a_ct_is_seen_and_labelled_as_by_nnunet_1(nnunet1, converted1, name, case):
@@ -142,8 +149,8 @@ def test_a_ct_is_seen_and_labelled_as_by_nnunet_1(nnunet1, converted1, name, cas
     assert volume.grid.orientation != "RAS"
     seen = preprocess_image(volume, predictor.model.plan).data
     np.testing.assert_allclose(seen, theirs["data"], atol=1e-5, rtol=0)
-    if case == "resampled":  # labels on the network's grid
-        labels = predictor._label(torch.from_numpy(seen), probabilities=False)[0].numpy()
+    if case == "resampled":
+        labels = on_the_networks_grid(predictor, volume)
         expected = theirs["labels"]
     else:
         labels = predictor.predict(volume)
@@ -157,7 +164,7 @@ def test_averaged_logits_would_give_other_labels(nnunet1, converted1, name):
     theirs = np.load(nnunet1 / name / "plain.npz")
     predictor = Predictor(converted1 / name, device="cpu", precision="fp32")
     predictor.model.plan["panorgan"]["tile_average"] = "logits"
-    labels = predictor._label(torch.from_numpy(theirs["data"]), probabilities=False)[0].numpy()
+    labels = on_the_networks_grid(predictor, read_image(nnunet1 / name / "plain_0000.nii.gz"))
     assert (labels != theirs["labels"]).mean() > 0.0003
 
 
@@ -478,10 +485,10 @@ def test_checkpoints_of_older_versions_are_read(tmp_path, core, zipped):
 # nnU-Net 2
 
 
-def stock_of(folder: Path) -> torch.nn.Module:
+def stock_of(folder: Path, fold: str = "all") -> torch.nn.Module:
     """The network of a trained-model folder of nnU-Net 2, built by nnU-Net 2."""
     plans = PlansManager(json.loads((folder / "plans.json").read_text()))
-    checkpoint = torch.load(folder / "fold_all" / "checkpoint_final.pth", weights_only=False)
+    checkpoint = torch.load(folder / f"fold_{fold}" / "checkpoint_final.pth", weights_only=False)
     configuration = plans.get_configuration(checkpoint["init_args"]["configuration"])
     dataset_json = json.loads((folder / "dataset.json").read_text())
     outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
@@ -703,6 +710,26 @@ FOREIGN = {
 }
 
 
+def predicted_by_nnunet(folder: Path, image: Path, folds=("all",)) -> np.ndarray:
+    """Labels of a trained-model folder by nnU-Net's own code."""
+    stock = nnUNetPredictor(
+        use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False, verbose=False
+    )
+    plans = PlansManager(json.loads((folder / "plans.json").read_text()))
+    states = [stock_of(folder, fold).state_dict() for fold in folds]
+    stock.manual_initialization(
+        stock_of(folder, folds[0]),
+        plans,
+        plans.get_configuration("other"),
+        states,
+        json.loads((folder / "dataset.json").read_text()),
+        "nnUNetTrainer",
+        None,
+    )
+    (labels,) = stock.predict_from_files_sequential([[str(image)]], None)
+    return labels
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_anybodys_model_predicts_as_in_nnunet(monkeypatch, tmp_path, name):
     network, reader, dim, labels = FOREIGN[name]
@@ -710,8 +737,7 @@ def test_anybodys_model_predicts_as_in_nnunet(monkeypatch, tmp_path, name):
     lines = convert(folder, tmp_path / "ours")
     assert len(lines) == 1
     assert "1 Liver, 2 Left kidney, 3 tumour" in lines[0]
-    predictor = Predictor(tmp_path / "ours", device="cpu", precision="fp32")
-    model = predictor.model
+    model = load_model(tmp_path / "ours")
     assert type(model.network).__name__ == network
     assert model.card["orientation"] == ("RAS" if "Reorient" in reader else "stored")
     assert model.card["epochs"] == 9
@@ -721,24 +747,26 @@ def test_anybodys_model_predicts_as_in_nnunet(monkeypatch, tmp_path, name):
     spacing = (2.0, 2.5, 2.0) if dim == 3 else (3.0, 2.0, 2.0)
     image = flipped_case(tmp_path / "images", spacing)
     monkeypatch.setattr(torch, "half", torch.float32)  # its sums are float16 otherwise
-    stock = nnUNetPredictor(
-        use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False, verbose=False
-    )
-    plans = PlansManager(json.loads((folder / "plans.json").read_text()))
-    stock.manual_initialization(
-        stock_of(folder),
-        plans,
-        plans.get_configuration("other"),
-        [stock_of(folder).state_dict()],
-        json.loads((folder / "dataset.json").read_text()),
-        "nnUNetTrainer",
-        None,
-    )
-    ((theirs),) = stock.predict_from_files_sequential([[str(image)]], None)
+    theirs, volume = predicted_by_nnunet(folder, image), read_image(image)
+    for source in (folder, tmp_path / "ours"):
+        ours = Predictor(source, device="cpu", precision="fp32").predict(volume)
+        assert len(np.unique(ours)) > 1
+        np.testing.assert_array_equal(ours, _stored(theirs, volume, reader))
+
+
+def test_folds_are_averaged_as_in_nnunet(monkeypatch, tmp_path):
+    plan = foreign_plan("PlainConvUNet", "SimpleITKIO")
+    folder = tmp_path / "theirs"
+    for fold in ("0", "1", "2"):
+        write_version_2(folder, plan, fold=fold)
+    image = flipped_case(tmp_path / "images", (3.0, 2.5, 2.0))  # resampled
+    monkeypatch.setattr(torch, "half", torch.float32)
     volume = read_image(image)
-    ours = predictor.predict(volume)
-    assert len(np.unique(ours)) > 1
-    np.testing.assert_array_equal(ours, _stored(theirs, volume, reader))
+    for folds in (("0", "1", "2"), ("1",)):
+        theirs = predicted_by_nnunet(folder, image, folds)
+        chosen = None if len(folds) == 3 else folds
+        ours = Predictor(folder, device="cpu", precision="fp32", folds=chosen).predict(volume)
+        assert (ours == theirs).mean() > 0.9999
 
 
 def _stored(labels: np.ndarray, volume, reader: str) -> np.ndarray:
