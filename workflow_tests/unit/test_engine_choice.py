@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from fault_rows import fault_rows
 
 from panorgan.inference.engines import choice
 from panorgan.io.processor import has_bf16, usable_cores
@@ -66,11 +67,14 @@ def test_the_faster_engine_that_is_exact_enough(machine, installed, bf16, asked,
         ),
     ],
 )
+@pytest.mark.fault("engine-missing")
 def test_what_cannot_be_had_is_one_line(machine, installed, asked, said):
     machine(installed)
     with pytest.raises(Problems) as caught:
         choice.choose(**asked)
     assert said in str(caught.value)
+    if asked == {"device": "cuda"}:
+        fault_rows()["engine-missing"].check(str(caught.value))
 
 
 def test_a_gpu_is_used_by_torch_alone(machine, monkeypatch):

@@ -7,6 +7,7 @@ from io import StringIO
 
 import numpy as np
 import pytest
+from fault_rows import fault_rows
 from test_predict import models, predictor_by_intensity  # noqa: F401
 from test_preprocess import CLASSES
 
@@ -46,6 +47,7 @@ def test_a_list_names_its_images_in_any_folder(images, tmp_path, predictor):
     assert list(report["cases"]) == ["c", "a"]
 
 
+@pytest.mark.fault("predict-list")
 def test_every_bad_line_of_a_list_is_told(images, tmp_path, predictor):
     listed = images / "list.txt"
     listed.write_text("no.nii.gz\na_0000.nii.gz\n./a_0000.nii.gz\nb.mha\n")
@@ -54,7 +56,7 @@ def test_every_bad_line_of_a_list_is_told(images, tmp_path, predictor):
         predict_files(listed, tmp_path / "out", predictor)
     said = str(caught.value).splitlines()
     assert len(said) == 3
-    assert f"{listed}, line 1: no.nii.gz: there is no such file; mend the path" in said[0]
+    fault_rows()["predict-list"].check(str(caught.value).replace(f"{tmp_path}/", ""))
     assert "line 3: ./a_0000.nii.gz: its case has the name of" in said[1]
     assert "line 4: b.mha: " in said[2]
     listed.write_text("\n")
@@ -78,10 +80,12 @@ def test_only_classes_of_interest_are_kept(images, tmp_path, predictor):
         predict_files(images, tmp_path / "some", predictor)
 
 
+@pytest.mark.fault("predict-no-class")
 def test_a_class_that_the_model_has_not(images, tmp_path, predictor):
     with pytest.raises(Problems) as caught:
         predict_files(images, tmp_path / "out", predictor, labels=["heart"])
-    assert "--labels: the model knows no heart; it knows " + ", ".join(CLASSES) in str(caught.value)
+    fault_rows()["predict-no-class"].check(str(caught.value))
+    assert ", ".join(CLASSES) in str(caught.value)
 
 
 def test_volumes_and_mean_hu_are_reported_and_written(images, tmp_path, predictor):
@@ -137,6 +141,7 @@ def test_label_maps_that_nobody_listed_can_be_taken_for_done(images, tmp_path, p
     assert report["cases"].keys() == {"a", "b", "c"}
 
 
+@pytest.mark.fault("predict-resume-elsewhere")
 def test_a_label_map_of_something_else_is_not_taken_for_done(images, tmp_path, predictor):
     out = tmp_path / "out"
     image = read_image(images / "a_0000.nii.gz")
@@ -146,8 +151,24 @@ def test_a_label_map_of_something_else_is_not_taken_for_done(images, tmp_path, p
     (out / "a.nii.gz").unlink()
     other = np.ones((6, 10, 11), np.uint8)
     write_label(out / "a.nii.gz", other, new_volume(other, (2.5, 2.0, 2.0)))
-    with pytest.raises(Problems, match=r"--resume: is not on the grid of .*a_0000"):
+    with pytest.raises(Problems) as caught:
         predict_files(images, out, predictor, resume=True)
+    fault_rows()["predict-resume-elsewhere"].check(str(caught.value).replace(f"{tmp_path}/", ""))
+
+
+@pytest.mark.fault("scores-no-numbers")
+def test_a_network_that_gives_no_numbers_ends_its_case(images, tmp_path, predictor):
+    first = predictor.engines[0].of
+
+    def broken(tile):
+        return first(tile) * np.float32(np.nan if tile.max() < 0.1 else 1)
+
+    predictor.engines[0].of = broken
+    with pytest.raises(Problems) as caught:
+        predict_files(images, tmp_path / "out", predictor)
+    fault_rows()["scores-no-numbers"].check(str(caught.value).replace(f"{tmp_path}/", ""))
+    assert (tmp_path / "out/b.nii.gz").exists()
+    assert not (tmp_path / "out/a.nii.gz").exists()
 
 
 @pytest.mark.parametrize(("free", "ahead"), [(1e12, True), (1000, False)])
