@@ -13,6 +13,8 @@ import pytest
 from cluster.slurm import one_node_slurm, why_not
 from running import TINY, Project, tiny_project
 
+from panorgan.io.processor import limit_spinning
+
 MARKERS = {
     "workflow": "runs Snakemake on a small data set",
     "gpu": "runs on the device that --device names; all of them on a GPU: make gpu",
@@ -23,6 +25,7 @@ MARKERS = {
     "cluster": "needs root, slurm-wlm and munge: submits to a SLURM of its own",
 }
 
+limit_spinning()
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("panorgan", deadline=None)

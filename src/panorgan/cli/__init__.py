@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from panorgan import __version__
 from panorgan.cli import check, compare, convert, describe, evaluate, fuse, init, predict, show
+from panorgan.io.processor import limit_spinning
 from panorgan.io.writing import disk_full
 from panorgan.problems import TRACEBACK, Problems, WrongOption, unexpected
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     If whoever reads what is printed leaves (``| head``), the command ends in silence.
     """
+    limit_spinning()
     try:
         try:
             options = _parser().parse_args(arguments)

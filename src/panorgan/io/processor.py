@@ -5,6 +5,20 @@ import os
 from functools import cache
 from pathlib import Path
 
+SPIN_COUNT = 20000
+"""How often a thread of OpenMP that has nothing to do looks for work before it sleeps."""
+
+
+def limit_spinning() -> None:
+    """Let threads that wait give way to other processes soon, unless the environment says when.
+
+    As it comes they spin for milliseconds: as fast on an idle machine, but where two processes
+    share the cores each of them takes several times as long. OpenMP reads this once, when torch
+    loads it: to be called before.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+
 
 @cache
 def has_bf16(cpuinfo: str = "/proc/cpuinfo") -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from panorgan.io.gpus import visible_gpus
+from panorgan.io.processor import limit_spinning
 from panorgan.io.tables import read_table, table_text, write_table
 from panorgan.io.writing import disk_full, making_folder, write_text
 from panorgan.problems import Problem, Problems, Stop, unexpected
@@ -62,6 +63,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     cure = "see its log and the scheduler's; finished work is kept"
     _record(problems_file, [Problem("", "", killed, cure)])
     started = time.monotonic()
+    limit_spinning()
     _die_with_parent()
     with _output_to(log) as console:
         faulthandler.enable()

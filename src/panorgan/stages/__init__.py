@@ -8,7 +8,7 @@ VERSIONS = {
     "index": 3,
     "select": 2,
     "preprocess": 2,
-    "train": 2,
+    "train": 3,
     "predict": 3,
     "components": 1,
     "import": 1,

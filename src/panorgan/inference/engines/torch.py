@@ -1,13 +1,14 @@
 """A network computed by PyTorch, on a GPU or the CPU."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
+from panorgan.io.allocation import kept_memory
 from panorgan.networks.fast import channels_last, to_fast_form
 from panorgan.nnunet.bf16 import usable_precision
 from panorgan.nnunet.devices import autocast
@@ -90,7 +91,10 @@ class TorchEngine:
 
     def scores(self, tiles: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """As `Engine.scores` says."""
-        tiles = iter(tiles)
+        with kept_memory() if self.place.type == "cpu" else nullcontext():
+            yield from self._scores(iter(tiles))
+
+    def _scores(self, tiles: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         while batch := list(islice(tiles, self.at_once)):
             images = torch.stack([torch.from_numpy(tile) for tile in batch])
             found = self.logits(images.to(self.place)).movedim(1, -1)

@@ -1,0 +1,52 @@
+"""Large blocks come from memory that the process has kept, and go back in the end."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import cannot_run
+
+MEASURE = """
+import resource
+from pathlib import Path
+import numpy as np
+from panorgan.io.allocation import kept_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(2**24)  # 128 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+usual = faults()
+with kept_memory():
+    faults()
+    kept, held = faults(), resident_mb()
+print(usual, kept, held, resident_mb(), faults())
+"""
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """In a process of its own: pytest's memory would be in the way."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
+    )
+    usual, *found = map(float, done.stdout.split())
+    if usual < 1000:
+        cannot_run("memory costs nothing here")
+    return usual, *found
+
+
+def test_what_is_kept_is_there_at_once(measured):
+    usual, kept, *_ = measured
+    assert kept < usual / 50
+
+
+def test_afterwards_all_is_as_before(measured):
+    usual, _, held, left, again = measured
+    assert left < held - 100
+    assert again > usual / 2
