@@ -48,6 +48,7 @@ class TestRecipe:
             "kernel_sizes": [[3, 3]] * 8,
             "strides": [[1, 1]] + [[2, 2]] * 7,
             "axes": "yx",
+            "crop": "nonzero",
             "spacing_mm": [0.8164, 0.8164],
             "patch_size": [512, 512],
             "batch_size": 4,

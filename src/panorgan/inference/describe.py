@@ -106,6 +106,7 @@ def as_json(value: Any, indent: str = "") -> str:
 def _network_facts(
     plan: Mapping[str, Any], dataset_json: Mapping[str, Any], parameters: int
 ) -> dict[str, Any]:
+    from panorgan.nnunet.cropping import crop_of
     from panorgan.nnunet.models.version2 import has_regions
     from panorgan.nnunet.plans import configuration_of, deep_supervision_sizes
 
@@ -120,6 +121,7 @@ def _network_facts(
         "kernel_sizes": arguments.get("kernel_sizes"),
         "strides": arguments.get("strides"),
         "axes": "zyx"[-len(configuration["patch_size"]) :],
+        "crop": crop_of(plan),
         "spacing_mm": configuration["spacing"],
         "patch_size": configuration["patch_size"],
         "batch_size": configuration["batch_size"],
