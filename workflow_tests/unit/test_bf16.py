@@ -175,6 +175,6 @@ def test_training_and_prediction_go_on_in_fp32(faulty, tmp_path, capsys):
     assert json.loads((model / "card.json").read_text())["precision"] == "fp32"
     assert capsys.readouterr().out.count("computing in fp32: in bf16") == 1
     assert load_model(model).card["precision"] == "fp32"
-    assert Predictor(model, "cpu", "bf16").precision == "fp32"
-    assert Predictor(model, "cpu", "fp32").precision == "fp32"
+    assert Predictor(model, "cpu", "bf16", engine="torch").way.precision == "fp32"
+    assert Predictor(model, "cpu", "fp32", engine="torch").way.precision == "fp32"
     assert capsys.readouterr().out.count("computing in fp32: in bf16") == 1
