@@ -128,8 +128,8 @@ def _conv_blocks(net: Layers, x: Node, name: str, count: int, kernel, stride=1) 
 def _non_local(net: Layers, x: Node, name: str) -> Node:
     """In bf16 the products and the soft-max are bf16, too: OpenVINO leaves no choice.
 
-    With ordinary weights the result was 0.6 to 1.0 % off the exact one; PyTorch's, whose soft-max is
-    float32 but queries and keys rounded as here, 0.4 to 0.7 %.
+    With ordinary weights the result was 0.6 to 1.0 % off the exact one; that of PyTorch, whose
+    soft-max is float32 but whose queries and keys are rounded as here, 0.4 to 0.7 %.
     """
 
     def positions(features: Node) -> Node:
