@@ -246,6 +246,17 @@ def test_options_that_mean_nothing(options, said, images, tmp_path, models, caps
     assert said in capsys.readouterr().err
 
 
+def test_a_gpu_that_is_not_used_is_said(images, tmp_path, models, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("panorgan.cli.predict.gpu_files", lambda: ["/dev/nvidia0"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    arguments = ["predict", "-i", str(images), "-m", str(models / NAME), "--engine", "openvino"]
+    assert main([*arguments, "-o", str(tmp_path / "out")]) == 0
+    said = "there is a GPU, which only engine torch uses: computing on the CPU"
+    assert said in capsys.readouterr().out
+    assert main([*arguments, "-o", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert said not in capsys.readouterr().out
+
+
 def test_the_command_with_all_of_them(images, tmp_path, models, capsys):  # noqa: F811
     out = tmp_path / "out"
     options = "--device cpu --engine torch --precision fp32 --export nearest --threads 1 "

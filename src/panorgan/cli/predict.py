@@ -6,6 +6,7 @@ from typing import Any
 from panorgan.cli.options import folds, names, path, positive
 from panorgan.cli.places import check_places
 from panorgan.config.registry import AUTO, ENGINES, EXPORTS, SMOOTH
+from panorgan.io.gpus import gpu_files, visible_gpus
 from panorgan.problems import WrongOption
 
 
@@ -49,6 +50,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit code."""
     from panorgan.cli.progress import Bar
+    from panorgan.inference.engines.choice import CPU
     from panorgan.inference.files import predict_files
     from panorgan.inference.predictor import Predictor
 
@@ -68,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
     for note in predictor.model.notes:
         print(note)
     way, bar = predictor.way, Bar()
+    if way.device == CPU and options.device == AUTO and gpu_files() and visible_gpus():
+        print("there is a GPU, which only engine torch uses: computing on the CPU")
     print(f"{way.engine} {way.version} on the {way.device}, {way.precision}, {options.export}")
     try:
         report = predict_files(
