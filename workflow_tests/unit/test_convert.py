@@ -24,6 +24,7 @@ from test_preprocess import CLASSES, plan_for, random_volume, stored_as
 from panorgan.cli import main
 from panorgan.config.labels import load_labels
 from panorgan.inference.predictor import Predictor
+from panorgan.inference.window import Window
 from panorgan.io.volumes import Volume, from_canonical, read_image, read_label, write_image
 from panorgan.nnunet.models.convert import convert
 from panorgan.nnunet.models.model import load_model, network_of, save_model, tensor_checksum
@@ -135,7 +136,8 @@ def test_a_network_of_nnunet_1_gives_the_same_bits(nnunet1, converted1, name):
 def on_the_networks_grid(predictor: Predictor, volume: Volume) -> np.ndarray:
     """Labels before they are brought to the image's grid."""
     bands = image_bands(volume, predictor.model.plan)
-    scores = predictor._window(bands).scores(predictor.engines, bands.read)
+    window = Window(bands.size, **predictor._window)
+    scores = window.scores(predictor.engines, bands.read)
     return np.stack([slice_.argmax(-1) for slice_ in scores])
 
 

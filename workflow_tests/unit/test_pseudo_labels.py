@@ -12,6 +12,7 @@ from panorgan.cases.table import Case, fold_of, shard_of
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Member, members
 from panorgan.fusing.components import COLUMNS, component_rows, find_components
+from panorgan.inference.engines.choice import choose
 from panorgan.io.tables import read_table, write_table
 from panorgan.io.volumes import (
     geometry_hash,
@@ -143,6 +144,7 @@ def trained(tmp_path, monkeypatch):
         number = str(len(seen))
         seen[number] = set(training)
         (model / "card.json").write_text(json.dumps(card | {"checksum": number, "seed": seed}))
+        (model / "plans.json").write_text(json.dumps({"panorgan": {}}))
         return model
 
     monkeypatch.setattr("panorgan.nnunet.training.train.train", train)
@@ -178,7 +180,8 @@ def predicted(trained, monkeypatch):
     calls = []
 
     class Stub:
-        def __init__(self, model, **settings):
+        def __init__(self, model, device, precision, **settings):
+            self.way = choose("torch", device, precision)
             card = json.loads((Path(model) / "card.json").read_text())
             self.model = SimpleNamespace(card=card)
             self.last_report = {}
@@ -209,6 +212,8 @@ def predicted(trained, monkeypatch):
             labels_file=str(labels_path()),
             tile_step=0.5,
             precision="fp32",
+            engine="auto",
+            export="nearest",
             threads=1,
             **options,
         )
