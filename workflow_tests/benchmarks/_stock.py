@@ -58,13 +58,15 @@ def write_stock_model(
         torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
 
 
-def stock_predictor(folder: Path, device: str = "cpu") -> predict_from_raw_data.nnUNetPredictor:
+def stock_predictor(
+    folder: Path, device: str = "cpu", tile_step: float = 0.5
+) -> predict_from_raw_data.nnUNetPredictor:
     """nnU-Net's predictor without mirroring, of a folder of its own or of ours.
 
     Of ours it gets our network: it has no equal of the teacher's.
     """
     predictor = predict_from_raw_data.nnUNetPredictor(
-        tile_step_size=0.5,
+        tile_step_size=tile_step,
         use_mirroring=False,
         device=torch.device(device),
         verbose=False,

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from _agreement import agreement
 from _stock import (
     MARGINS,
     PLACE,
@@ -356,40 +357,19 @@ def compare(found: np.ndarray, stock: np.ndarray, exact: np.ndarray) -> dict[str
     Returns
     -------
     dict
-        Of `stock` and of `exact`: the share of equal voxels, that of those where either is no
-        background (None: there are none), and the lowest DSC of a class with its name's value. And
-        of voxels that differ from `exact` how many there are and how many have their highest
-        logits within each of `MARGINS`.
+        What `agreement` tells of `stock` and of `exact`; and of voxels that differ from `exact` how
+        many there are and how many have their highest logits within each of `MARGINS`.
     """
     close, labels = exact // PLACE, exact % PLACE
     differ = found != labels
     return {
-        "stock": _agreement(found, stock),
-        "exact": _agreement(found, labels),
+        "stock": agreement(found, stock),
+        "exact": agreement(found, labels),
         "differ": int(differ.sum()),
         "within": {
             str(margin): int((differ & (close > number)).sum())
             for number, margin in enumerate(MARGINS)
         },
-    }
-
-
-def _agreement(found: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    equal, inside = found == other, (found > 0) | (other > 0)
-    values = np.union1d(found, other)
-    dsc = {
-        int(value): 2
-        * np.count_nonzero((found == value) & equal)
-        / (np.count_nonzero(found == value) + np.count_nonzero(other == value))
-        for value in values[values > 0]
-    }
-    lowest = min(dsc, key=dsc.get, default=None)
-    return {
-        "equal": float(equal.mean()),
-        "equal_inside": float(equal[inside].mean()) if inside.any() else None,
-        "lowest_dsc": None if lowest is None else dsc[lowest],
-        "class": lowest,
-        "voxels": None if lowest is None else int(np.count_nonzero(other == lowest)),
     }
 
 

@@ -1,14 +1,22 @@
 """One CT through a network: `panorgan predict` and stock nnU-Net 2's `nnUNetv2_predict`.
 
-Each way is a process of its own: read, preprocess, sliding window of half a patch without
-mirroring, export. `process` counts from the start of Python to the first label map on the disk,
-`case` without imports and loading the model; stock's contains the start of its helpers. Both have
-the network of the recipe with random weights, since time and memory do not depend on them: ours the
-small or the attention U-Net, stock's its PlainConvUNet of the student's plan, or the attention
-U-Net in its own predictor. What stock computes in is its choice (fp16 on a GPU, fp32 on a CPU),
-ours that of `auto` or `--precision`. Ours labels the CT `--runs` times: the first pays for what a
-GPU's libraries load when they are first used. Stock has its usual three processes that preprocess
-and three that export, or `--processes`.
+    python workflow_tests/benchmarks/predict.py [--network teacher] [--load 2] [--slices 500 1000]
+
+Each way is a process of its own, from the start of Python to the label map on the disk: imports,
+model, reading, preprocessing, sliding window of half a patch without mirroring, export, writing.
+All have the same random weights in the network of the recipe: time and memory do not depend on
+them, but labels are noise, almost everywhere near a border, so their agreement with nnU-Net's is
+the lowest that there can be. nnU-Net gets the student as `panorgan convert` exports it, and the
+teacher's network, which it has not, in its own predictor.
+
+Ways: ``stock``: nnU-Net with threads and processes as they come; ``stock tuned``: OMP_NUM_THREADS
+and torch's threads as --threads, and one process at either end; ``panorgan``: engine and precision
+that are chosen here, or --precision; ``ENGINE PRECISION EXPORT``: just that, such as ``torch bf16
+nearest``. panorgan labels the CT --runs times: the first pays for what a GPU's libraries load.
+
+MB is the peak of the process, `all` that of it and its helpers together (each page counted once,
+looked at ten times a second). On a CPU the floor stands beside: multiplications of all tiles at the
+best rate of a matrix product in that precision, measured in the same run.
 """
 
 import argparse
@@ -18,156 +26,271 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-from _scans import write_scan
-
-from panorgan.config.labels import load_labels
-from panorgan.config.settings import Config, load_config, merge
-from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
-
-WAYS = ("panorgan", "stock")
+REPOSITORY = Path(__file__).parents[2]
+DEMO = REPOSITORY / "config/demo.yaml"
+STOCK, TUNED, OURS = "stock", "stock tuned", "panorgan"
+ON_A_CPU = (
+    *(STOCK, TUNED, "openvino bf16 smooth", "openvino bf16 nearest", "openvino fp32 smooth"),
+    *("torch bf16 smooth", "torch fp32 smooth"),
+)
+ON_A_GPU = (OURS, STOCK)
 INTENSITY = {"mean": 80.0, "median": 85.0, "std": 60.0, "min": -1000.0, "max": 1500.0} | {
     "percentile_00_5": -100.0,
     "percentile_99_5": 240.0,
 }
-MODEL, IMAGE = "model", "image.nii.gz"
+MODEL, EXPORTED, IMAGE, LABEL = "model", "exported", "scan_0000.nii.gz", "scan.nii.gz"
+LONG = ((0.8, 0.8, 0.8), (512, 512))
+"""Spacing in mm and size in plane of long CTs."""
+SIDE = 3072
+"""Of the square matrices whose product is timed."""
+
+
+# ---------------------------------------------------------------------------------------------
+# What is predicted
 
 
 def prepare(folder: Path, arguments: argparse.Namespace) -> None:
-    """A CT and a model folder."""
+    """A CT, a model folder, and one of nnU-Net's with the same weights."""
     import torch
+    import yaml
 
+    from panorgan.config.labels import load_labels
+    from panorgan.config.registry import NONZERO
+    from panorgan.config.settings import Config, load_config, merge
+    from panorgan.nnunet.models.convert import convert
     from panorgan.nnunet.models.model import network_of, save_model
+    from panorgan.nnunet.plans import make_dataset_json, make_plan
 
-    write_scan(
-        folder,
-        0,
-        shape=arguments.shape,
-        spacing_mm=arguments.spacing,
-        coarse=[max(1, n // 64) for n in arguments.shape],
-    )
+    write_ct(folder / IMAGE, arguments.shape, arguments.spacing)
     changes = {} if arguments.recipe == "full" else yaml.safe_load(DEMO.read_text())
-    recipe = getattr(load_config(merge(Config().model_dump(), changes)), arguments.network)
+    config = load_config(merge(Config().model_dump(), changes))
+    # As nnU-Net crops, so that both see the same.
+    recipe = getattr(config, arguments.network).model_dump() | {"crop": NONZERO}
     labels = load_labels()
     classes = [labels.tumour.name] if arguments.network == "teacher" else labels.names
-    plan = make_plan(recipe.model_dump(), classes, INTENSITY, arguments.shape, arguments.spacing)
+    plan = make_plan(recipe, classes, INTENSITY, arguments.shape, arguments.spacing)
     dataset_json = make_dataset_json(classes, ignore=False)
     torch.manual_seed(0)
     save_model(folder / MODEL, network_of(plan, dataset_json), plan, dataset_json, {})
+    if arguments.network == "student":
+        convert(folder / MODEL, folder / EXPORTED, to="nnunet")
 
 
-DEMO = Path(__file__).parents[2] / "config/demo.yaml"
+def write_ct(path: Path, shape: list[int], spacing: list[float]) -> None:
+    """A patient of the phantom."""
+    from _scans import write_scan
 
-
-def panorgan(folder: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """Seconds and memory of each run, by stage."""
-    import torch
-
-    from panorgan.inference.predictor import Predictor
-    from panorgan.io.volumes import read_image, write_label
-
-    torch.set_num_threads(arguments.threads)
-    predictor = Predictor(folder / MODEL, arguments.device, arguments.precision)
-    found = []
-    for number in range(arguments.runs):
-        start = time.perf_counter()
-        volume = read_image(folder / IMAGE)
-        read = time.perf_counter()
-        label = predictor.predict(volume)
-        predicted = time.perf_counter()
-        write_label(folder / f"panorgan-{number}.nii.gz", label, volume)
-        report = predictor.last_report
-        found.append(
-            {
-                "read_s": read - start,
-                **{key: report[key] for key in ("preprocess_s", "network_s", "export_s")},
-                "write_s": time.perf_counter() - predicted,
-                "case_s": time.perf_counter() - start,
-                "peak_gpu_mb": report["peak_gpu_mb"] if arguments.device == "cuda" else None,
-            }
-        )
-    return found
-
-
-def stock(folder: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """The same of nnU-Net's predictor, once; it does not tell its stages apart."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    import panorgan.nnunet  # stands in for what nnU-Net imports and nobody needs  # noqa: F401
-    from panorgan.nnunet.models.model import network_of
-    from panorgan.nnunet.models.stock import plain_unet
-
-    torch.set_num_threads(arguments.threads)
-    plan, dataset_json = (
-        json.loads((folder / MODEL / f"{name}.json").read_text()) for name in ("plans", "dataset")
+    coarse = [max(1, n // 64) for n in shape]
+    image, label = write_scan(
+        path.parent, 0, shape=shape, spacing_mm=spacing, coarse=[min(coarse[0], 4), *coarse[1:]]
     )
-    name, configuration = configuration_of(plan)
-    if name != "2d":
-        own = configuration["architecture"]["arch_kwargs"]
-        configuration["architecture"] = plain_unet(
-            own["features"], own["kernel_sizes"], own["strides"], own["convs_per_stage"]
-        )
-    plan["image_reader_writer"] = "NibabelIOWithReorient"
-    torch.manual_seed(0)
-    network = network_of(plan, dataset_json)
-    device = torch.device(arguments.device)
-    predictor = nnUNetPredictor(use_mirroring=False, device=device, verbose=False)
-    manager = PlansManager(plan)
-    predictor.manual_initialization(
-        network,
-        manager,
-        manager.get_configuration(name),
-        [network.state_dict()],
-        dataset_json,
-        "nnUNetTrainer",
-        None,
-    )
+    label.unlink()
+    image.rename(path)
+
+
+# ---------------------------------------------------------------------------------------------
+# One way, in a process of its own
+
+
+def panorgan(way: str, folder: Path, out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of imports, model and each run, by stage."""
     start = time.perf_counter()
+    from panorgan.inference.files import predict_files
+    from panorgan.inference.predictor import Predictor
+
+    imported = time.perf_counter()
+    chosen = ("auto", arguments.precision, "smooth") if way == OURS else way.split()
+    engine, precision, export = chosen
+    predictor = Predictor(
+        folder / MODEL,
+        arguments.device,
+        precision,
+        engine=engine,
+        export=export,
+        tile_step=arguments.step,
+        threads=arguments.threads,
+    )
+    loaded = time.perf_counter()
+    runs = []
+    for number in range(arguments.runs):
+        begin = time.perf_counter()
+        place = out / str(number) if number else out
+        report = predict_files(folder / IMAGE, place, predictor, lambda line: None)
+        (case,) = report["cases"].values()
+        stages = ("read_s", "preprocess_s", "network_s", "export_s", "write_s")
+        runs.append(
+            {stage: case[stage] for stage in stages}
+            | {"case_s": time.perf_counter() - begin}
+            | {"peak_gpu_mb": case["peak_gpu_mb"] if arguments.device == "cuda" else None}
+        )
+    used = predictor.way
+    return {
+        "how": f"{used.engine} {used.version}, {used.precision}, {export}",
+        "import_s": imported - start,
+        "model_s": loaded - imported,
+        "runs": runs,
+    }
+
+
+def stock(way: str, folder: Path, out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same of nnU-Net's predictor, once; it does not tell the stages of a case apart."""
+    start = time.perf_counter()
+    import torch
+    from _stock import stock_predictor
+
+    imported = time.perf_counter()
+    processes = arguments.processes
+    if way == TUNED:
+        torch.set_num_threads(arguments.threads)
+        processes = 1
+    (model,) = folder.glob(f"{EXPORTED}/*/*") if (folder / EXPORTED).exists() else [folder / MODEL]
+    predictor = stock_predictor(model, arguments.device, arguments.step)
+    loaded = time.perf_counter()
+    out.mkdir()
     predictor.predict_from_files(
         [[str(folder / IMAGE)]],
-        [str(folder / "stock")],
-        num_processes_preprocessing=arguments.processes,
-        num_processes_segmentation_export=arguments.processes,
+        [str(out / LABEL.removesuffix(".nii.gz"))],
+        num_processes_preprocessing=processes,
+        num_processes_segmentation_export=processes,
     )
-    seconds, on_gpu = time.perf_counter() - start, device.type == "cuda"
+    done, on_gpu = time.perf_counter(), arguments.device == "cuda"
     peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None
-    return [{"case_s": seconds, "peak_gpu_mb": peak}]
+    return {
+        "how": f"torch {torch.__version__.partition('+')[0]}, {torch.get_num_threads()} threads",
+        "import_s": imported - start,
+        "model_s": loaded - imported,
+        "runs": [{"case_s": done - loaded, "peak_gpu_mb": peak}],
+    }
 
 
-def measure(way: str, folder: Path, arguments: argparse.Namespace) -> None:
+def arithmetic(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Multiplications of a tile, tiles, and the best rate of matrix products by precision."""
+    import torch
+
+    from panorgan.inference.window import Window
+    from panorgan.io.volumes import read_image
+    from panorgan.nnunet.models.model import load_model
+    from panorgan.nnunet.plans import configuration_of
+    from panorgan.nnunet.preprocess import image_bands
+
+    model = load_model(folder / MODEL)
+    patch = configuration_of(model.plan)[1]["patch_size"]
+    size = image_bands(read_image(folder / IMAGE), model.plan).size
+    rates = {}
+    torch.set_num_threads(arguments.threads)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = torch.randn(2, SIDE, SIDE, dtype=dtype)
+        out, best = a @ b, float("inf")
+        until = time.perf_counter() + 6
+        while time.perf_counter() < until:
+            begin = time.perf_counter()
+            torch.mm(a, b, out=out)
+            best = min(best, time.perf_counter() - begin)
+        rates[name] = SIDE**3 / best / 1e12
+    gmac = multiplications(model.network, patch) / 1e9
+    tiles = Window(size, patch, 2, arguments.step).tiles
+    seconds = {name: gmac * tiles / 1e3 / rate for name, rate in rates.items()}
+    return {"gmac_a_tile": gmac, "tiles": tiles, "tmac_a_s": rates, "floor_s": seconds}
+
+
+def multiplications(network: Any, patch: list[int]) -> int:
+    """Of a tile's convolutions."""
+    import torch
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        places = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
+        total += layer.weight.numel() * places[0, 0].numel()
+
+    for layer in network.modules():
+        if isinstance(layer, _ConvNd):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        network.to("meta")(torch.empty(1, 1, *patch, device="meta"))
+    return total
+
+
+def measure(way: str, folder: Path, out: Path, arguments: argparse.Namespace) -> None:
     """One way in this process: its figures as the last line."""
-    runs = (panorgan if way == "panorgan" else stock)(folder, arguments)
-    own, others = (
-        resource.getrusage(who).ru_maxrss / 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print(json.dumps({"runs": runs, "peak_mb": own, "peak_of_others_mb": others}))
+    if way == "arithmetic":
+        print(json.dumps(arithmetic(folder, arguments)))
+        return
+    found = (stock if way in (STOCK, TUNED) else panorgan)(way, folder, out, arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(found | {"peak_mb": peak}))
 
 
-def run(way: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+# ---------------------------------------------------------------------------------------------
+# All of them, one after the other
+
+
+def run(way: str, folder: Path, out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """A way's figures from a process of its own; none if it failed."""
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    if way == TUNED:
+        environment["OMP_NUM_THREADS"] = str(arguments.threads)
+    command = [sys.executable, __file__, *sys.argv[1:], "--step", str(arguments.step)]
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, __file__, *sys.argv[1:], "--measure", way, str(folder)],
+    with subprocess.Popen(
+        [*command, "--measure", way, str(folder), str(out)],
         stdout=subprocess.PIPE,
         text=True,
-        # On a CPU the predictor's threads would wait for each other busily.
-        env={**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "TQDM_DISABLE": "1"},
-    )
-    if done.returncode:
-        print(f"{way} failed (exit code {done.returncode})", file=sys.stderr)
-        return {}
+        env=environment,
+    ) as process:
+        peak: list[float] = [0]
+        watcher = threading.Thread(target=watch, args=(process, peak), daemon=True)
+        watcher.start()
+        said = process.communicate()[0]
     seconds = time.perf_counter() - start
-    found = json.loads(done.stdout.splitlines()[-1])
-    again = sum(figures["case_s"] for figures in found["runs"][1:])
-    return {"process_s": seconds - again, **found}
+    watcher.join()
+    if process.returncode:
+        print(f"{way} failed (exit code {process.returncode})", file=sys.stderr)
+        return {}
+    found = json.loads(said.splitlines()[-1])
+    again = sum(figures["case_s"] for figures in found.get("runs", [])[1:])
+    together = max(peak[0], found.get("peak_mb", 0))
+    return {"process_s": seconds - again, **found, "peak_of_all_mb": together}
+
+
+def watch(process: subprocess.Popen, peak: list[float]) -> None:
+    """Keep the most memory, in MB, that a process and its helpers hold together."""
+    import psutil
+
+    parent = psutil.Process(process.pid)
+    while process.poll() is None:
+        held = 0
+        try:
+            for one in (parent, *parent.children(recursive=True)):
+                lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text().splitlines()
+                held += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        except (psutil.Error, OSError):
+            continue  # one has just ended
+        finally:
+            peak[0] = max(peak[0], held / 1024)
+        time.sleep(0.1)
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """So many processes that do nothing but compute."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def main() -> None:
@@ -177,51 +300,113 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(134, 512, 512), help="z y x")
     parser.add_argument("--spacing", type=float, nargs=3, default=(2.5, 0.8, 0.8), help="mm")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--precision", default="auto", help="of ours")
+    parser.add_argument("--precision", default="auto", help=f"of the way {OURS}")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--processes", type=int, default=3, help="of stock, for either end")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--ways", nargs="*", help=f"default: {', '.join(ON_A_CPU)}")
+    parser.add_argument("--step", type=float, default=0.5, help="of the tiles, in patches")
+    parser.add_argument("--load", type=int, default=0, help="busy processes beside")
+    parser.add_argument(
+        "--slices", type=int, nargs="+", default=[], help="also CTs so long, tiles a patch apart"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there too")
-    parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments.measure[0], Path(arguments.measure[1]), arguments)
+        way, *places = arguments.measure
+        measure(way, *map(Path, places), arguments)
         return
+    if arguments.ways is None:
+        arguments.ways = ON_A_GPU if arguments.device == "cuda" else ON_A_CPU
     figures: dict[str, Any] = {
         "network": arguments.network,
         "shape": list(arguments.shape),
         "spacing_mm": list(arguments.spacing),
+        "threads": arguments.threads,
+        "load": arguments.load,
         "ways": {},
+        "long": {},
     }
+
+    def keep() -> None:
+        if arguments.json:
+            arguments.json.write_text(json.dumps(figures, indent=1))
+
     with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name), arguments)
+        folder = Path(name)
+        prepare(folder, arguments)
+        if arguments.device == "cpu" and arguments.ways:
+            figures |= run("arithmetic", folder, folder, arguments)
         for way in arguments.ways:
-            figures["ways"][way] = run(way, Path(name), arguments)
-            if arguments.json:
-                arguments.json.write_text(json.dumps(figures, indent=1))
+            with busy(arguments.load):
+                figures["ways"][way] = run(way, folder, place(folder, way), arguments)
+            keep()
+        add_agreement(figures["ways"], folder)
+        arguments.step, arguments.runs = 1.0, 1
+        for count in arguments.slices:
+            write_ct(folder / IMAGE, [count, *LONG[1]], LONG[0])
+            out = folder / f"long-{count}"
+            figures["long"][count] = run(OURS, folder, out, arguments)
+            keep()
+    keep()
     report(figures, arguments.device)
-    if not all(figures["ways"].values()):
+    if not all((figures["ways"] | figures["long"]).values()):
         sys.exit(1)
+
+
+def place(folder: Path, way: str) -> Path:
+    return folder / way.replace(" ", "-")
+
+
+def add_agreement(ways: Mapping[str, dict[str, Any]], folder: Path) -> None:
+    """Of all label maps with the first of nnU-Net's, where there is one."""
+    from _agreement import agreement
+
+    from panorgan.io.volumes import read_label
+
+    reference = next((way for way in (STOCK, TUNED) if ways.get(way)), None)
+    if reference is None:
+        return
+    expected = read_label(place(folder, reference) / LABEL).array
+    for way, found in ways.items():
+        if found:
+            label = read_label(place(folder, way) / LABEL).array
+            found["agreement"] = agreement(label, expected)
 
 
 def report(figures: Mapping[str, Any], device: str) -> None:
     size = " x ".join(map(str, figures["shape"]))
-    print(f"{figures['network']}, a CT of {size}, {device}; seconds")
-    stages = ("read_s", "preprocess_s", "network_s", "export_s", "write_s", "case_s")
-    heads = (*(stage.removesuffix("_s") for stage in stages), "process", "MB", "GPU MB")
-    print(f"{'':16}" + "".join(f"{head:>11}" for head in heads))
-    for way, found in figures["ways"].items():
+    beside = f", {figures['load']} busy processes beside" if figures["load"] else ""
+    print(f"{figures['network']}, a CT of {size}, {device}{beside}; seconds")
+    if "floor_s" in figures:
+        rates = ", ".join(
+            f"{name} {figures['tmac_a_s'][name]:.2f} TMAC/s: {seconds:.1f} s"
+            for name, seconds in figures["floor_s"].items()
+        )
+        product = f"{figures['gmac_a_tile']:.1f} GMAC x {figures['tiles']} tiles"
+        print(f"floor: {product}; {rates}")
+    stages = [f"{stage}_s" for stage in ("read", "preprocess", "network", "export", "write")]
+    stages.append("case_s")
+    heads = ["import", "model", *(stage.removesuffix("_s") for stage in stages)]
+    heads += ["process", "MB", "all MB", "GPU MB", "equal %"]
+    print(f"{'':28}" + "".join(f"{head:>11}" for head in heads))
+    rows = figures["ways"] | {f"{n} slices": found for n, found in figures["long"].items()}
+    for way, found in rows.items():
         for number, one in enumerate(found.get("runs", []), 1):
-            whole = found["process_s"] if number == 1 else None
-            memory = found["peak_mb"] if number == 1 else None
-            values = [*(one.get(stage) for stage in stages), whole, memory, one["peak_gpu_mb"]]
-            digits = [2] * 7 + [0, 0]
+            first = found if number == 1 else {}
+            agreement = first.get("agreement", {}).get("equal")
+            values = [*(first.get(key) for key in ("import_s", "model_s")), *map(one.get, stages)]
+            values += [first.get(key) for key in ("process_s", "peak_mb", "peak_of_all_mb")]
+            values += [one["peak_gpu_mb"], agreement and 100 * agreement]
+            digits = [2] * 9 + [0, 0, 0, 3]
             cells = (
                 f"{'-':>11}" if value is None else f"{value:11.{n}f}"
                 for value, n in zip(values, digits, strict=True)
             )
-            print(f"{way:10} run {number}{''.join(cells)}")
+            print(f"{way:22} run {number}{''.join(cells)}")
+        if "how" in found:
+            print(f"{'':4}{found['how']}")
 
 
 if __name__ == "__main__":

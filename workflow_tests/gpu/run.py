@@ -260,6 +260,7 @@ def smoke(device: str, lock: Path) -> list[Part]:
     steps = [*common, "--workers", "1", "--lock", str(lock), "--settings", "plain", "channels last"]
     steps += ["--seconds", "0.2", "--turns", "1", "--augmentations", "2"]
     scan = [*common, "--shape", "24", "48", "64", "--spacing", "7", "5", "5", "--processes", "1"]
+    scan += ["--ways", "panorgan", "stock"]
     return [
         tests(device, 400),
         training("student", 400, steps),

@@ -1,0 +1,32 @@
+"""How label maps agree."""
+
+from typing import Any
+
+import numpy as np
+
+
+def agreement(found: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """Of two label maps of one grid.
+
+    Returns
+    -------
+    dict
+        The share of equal voxels, and of those where either is no background (None: there are
+        none); the lowest DSC of a class, its value, and its voxels in `other` (None: no class).
+    """
+    equal, inside = found == other, (found > 0) | (other > 0)
+    sizes = [np.bincount(labels.ravel(), minlength=256) for labels in (found, other)]
+    common = np.bincount(other[equal].ravel(), minlength=256)
+    dsc = {
+        int(value): 2 * common[value] / (sizes[0][value] + sizes[1][value])
+        for value in np.flatnonzero(sizes[0] + sizes[1])
+        if value
+    }
+    lowest = min(dsc, key=dsc.get, default=None)
+    return {
+        "equal": float(equal.mean()),
+        "equal_inside": float(equal[inside].mean()) if inside.any() else None,
+        "lowest_dsc": None if lowest is None else float(dsc[lowest]),
+        "class": lowest,
+        "voxels": None if lowest is None else int(sizes[1][lowest]),
+    }
