@@ -249,24 +249,6 @@ class Predictor:
         """What an export takes beside the sizes."""
         return {"smooth": self.export == SMOOTH, "apart": self._apart(bands)}
 
-    @property
-    def _window(self) -> dict[str, Any]:
-        """What a window takes beside the size."""
-        return {
-            "patch_size": configuration_of(self.model.plan)[1]["patch_size"],
-            "outputs": 1 + len(self.model.plan["panorgan"]["classes"]),
-            "tile_step": self.tile_step,
-            "softmax": self.model.plan["panorgan"].get("tile_average") == SOFTMAX,
-        }
-
-    def _export(self, bands: Bands) -> dict[str, Any]:
-        """What an export takes beside the sizes."""
-        return {"smooth": self.export == SMOOTH, "apart": self._apart(bands)}
-
-    @property
-    def _softmax(self) -> bool:
-        return self.model.plan["panorgan"].get("tile_average") == SOFTMAX
-
     def _apart(self, bands: Bands) -> int | None:
         """The axis across which scores come from the nearest slice, as nnU-Net decides it."""
         configuration = configuration_of(self.model.plan)[1]

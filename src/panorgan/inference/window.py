@@ -164,6 +164,7 @@ class Window:
                 tile = band[:, y : y + height, x : x + width]
                 # (channels, y, x) with the slice as the one channel, or (channels, z, y, x)
                 yield np.ascontiguousarray(tile if self._flat else tile[None])
+            del band, tile  # before the next is made
 
     def _add(
         self,

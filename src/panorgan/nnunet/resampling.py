@@ -68,11 +68,11 @@ class ImageBands:
         self._limits = limits
         self._read = read
         plane = tuple(new_size[1:])
+        self._planes = _Kept(self._resample_planes, plane)
         if separate:
             self._chosen = nearest(size[0], new_size[0])
             self._bands = _Kept(self._copy_nearest, plane)
             return
-        self._planes = _Kept(self._resample_planes, plane)
         if size[0] == new_size[0]:
             self._bands = self._planes
             return
@@ -83,7 +83,11 @@ class ImageBands:
         """Slices `start` to `stop`: (z, y, x) float32, within 1e-5 of the largest value of what
         nnU-Net computes in float64. The array is this object's: it is not to be written to.
         """
-        return self._bands(start, stop)
+        band = self._bands(start, stop)
+        if stop == self.size[0]:  # none follows
+            self._bands.forget()
+            self._planes.forget()
+        return band
 
     def _copy_nearest(self, start: int, out: np.ndarray) -> None:
         for number, chosen in enumerate(self._chosen[start : start + len(out)]):
@@ -116,17 +120,22 @@ class _Kept:
 
     def __init__(self, compute: Callable[[int, np.ndarray], None], plane: tuple[int, int]):
         self._compute = compute
-        self._start, self._last = 0, np.empty((0, *plane), np.float32)
+        self._plane = plane
+        self.forget()
+
+    def forget(self) -> None:
+        self._start, self._last = 0, np.empty((0, *self._plane), np.float32)
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
         end = self._start + len(self._last)
         if (start, stop) == (self._start, end):
             return self._last
-        band = np.empty((stop - start, *self._last.shape[1:]), np.float32)
+        band = np.empty((stop - start, *self._plane), np.float32)
         known = 0
         if self._start <= start < end <= stop:
             known = end - start
             band[:known] = self._last[start - self._start :]
+        self.forget()  # what follows takes memory, too
         if known < len(band):
             self._compute(start + known, band[known:])
         self._start, self._last = start, band
