@@ -10,6 +10,9 @@ COPY docs/demo_model docs/demo_model
 COPY src src
 RUN python -m venv /opt/panorgan \
     && /opt/panorgan/bin/pip install --no-cache-dir -c envs/constraints.txt ".[${EXTRA}]"
+# Whether it works; what is compiled for it is kept.
+RUN NUMBA_CACHE_DIR=/opt/panorgan/kernels /opt/panorgan/bin/panorgan predict --device cpu \
+    -i docs/demo_model/phantom_0000.nii.gz -o labels -m docs/demo_model
 
 FROM python:3.11.14-slim-bookworm
 # The folder of the trained model, in this one.
