@@ -16,7 +16,6 @@ PEAK = 10.0
 """Weight of a tile's centre. Of no effect but on rounding; nnU-Net's."""
 
 SUMS = types.Array(types.float32, 4, "C")
-TOTALS = types.Array(types.float32, 3, "C")
 FLOATS = types.Array(types.float32, 4, "C", readonly=True)
 BITS = types.Array(types.uint16, 4, "C", readonly=True)
 WEIGHTS = types.Array(types.float32, 3, "C", readonly=True)
@@ -117,7 +116,7 @@ class Window:
         depth, *plane = self._patch[0], *self._padded[1:]
         # A slice's place is its number modulo the depth: what is done makes room for what comes.
         sums = np.zeros((depth, *plane, self._outputs), np.float32)
-        totals = np.zeros((depth, *plane), np.float32)
+        within: list[int] = []
         inside = tuple(
             slice(before, before + length)
             for before, length in zip(self._before[1:], self._size[1:], strict=True)
@@ -131,16 +130,28 @@ class Window:
         for number, start in enumerate(self._starts[0]):
             for y, x in product(*self._starts[1:]):
                 for stream in streams:
-                    self._add(next(stream), start, y, x, sums, totals)
+                    self._add(next(stream), start, y, x, sums)
                     tick()
             last = number + 1 == len(self._starts[0])
             done = self._padded[0] if last else self._starts[0][number + 1]
             for z in range(start, done):
                 place = z % depth
                 if first <= z < first + self._size[0]:
-                    sums[place] /= totals[place][..., None]
+                    here = [z - low for low in self._starts[0] if low <= z < low + depth]
+                    if here != within:
+                        within, total = here, self._total(here) * len(engines)
+                    sums[place] /= total[..., None]
                     yield np.ascontiguousarray(sums[place][inside])
-                sums[place], totals[place] = 0, 0
+                sums[place] = 0
+
+    def _total(self, within: Sequence[int]) -> np.ndarray:
+        """(y, x) weights of all tiles of a slice; `within` are its places in those along z."""
+        total = np.zeros(self._padded[1:], np.float32)
+        _, height, width = self._patch
+        for place in within:
+            for y, x in product(*self._starts[1:]):
+                total[y : y + height, x : x + width] += self._weights[place]
+        return total
 
     def _band(self, read: Callable[[int, int], np.ndarray], start: int) -> np.ndarray:
         """(z, y, x) of a band, padded with 0, what is the mean after normalisation."""
@@ -173,13 +184,12 @@ class Window:
         y: int,
         x: int,
         sums: np.ndarray,
-        totals: np.ndarray,
     ) -> None:
         found = found.reshape(*self._patch, self._outputs)
         if self._softmax:
             found = _softmax(found)
         add = add_floats if found.dtype == np.float32 else add_bits
-        add(found, self._weights, start, y, x, sums, totals)
+        add(found, self._weights, start, y, x, sums)
 
 
 def _softmax(found: np.ndarray) -> np.ndarray:
@@ -189,33 +199,31 @@ def _softmax(found: np.ndarray) -> np.ndarray:
 
 
 @numba.njit
-def _add_row(values, weights, spread, sums, totals):
+def _add_row(values, weights, spread, sums):
     """Add the weighted scores of a row of voxels; `spread` has room for a weight a score."""
     width = len(weights)
     outputs = len(values) // width
     for j in range(width):
-        totals[j] += weights[j]
         for c in range(outputs):
             spread[j * outputs + c] = weights[j]
     for n in range(len(values)):
         sums[n] += spread[n] * values[n]
 
 
-@kernel(types.void(FLOATS, WEIGHTS, *[types.int64] * 3, SUMS, TOTALS))
-def add_floats(found, weights, start, y, x, sums, totals):
-    """Add a tile's weighted scores and its weights where the tile lies; slices modulo the depth."""
+@kernel(types.void(FLOATS, WEIGHTS, *[types.int64] * 3, SUMS))
+def add_floats(found, weights, start, y, x, sums):
+    """Add a tile's weighted scores where the tile lies; slices modulo the depth."""
     depth, height, width, outputs = found.shape
     spread = np.empty(width * outputs, np.float32)
     for k in range(depth):
         place = (start + k) % depth
         for i in range(height):
             row = sums[place, y + i].reshape(-1)[x * outputs : (x + width) * outputs]
-            total = totals[place, y + i, x : x + width]
-            _add_row(found[k, i].reshape(-1), weights[k, i], spread, row, total)
+            _add_row(found[k, i].reshape(-1), weights[k, i], spread, row)
 
 
-@kernel(types.void(BITS, WEIGHTS, *[types.int64] * 3, SUMS, TOTALS))
-def add_bits(found, weights, start, y, x, sums, totals):
+@kernel(types.void(BITS, WEIGHTS, *[types.int64] * 3, SUMS))
+def add_bits(found, weights, start, y, x, sums):
     """`add_floats` of bfloat16, whose bits are the upper half of a float32's."""
     depth, height, width, outputs = found.shape
     spread = np.empty(width * outputs, np.float32)
@@ -227,5 +235,4 @@ def add_bits(found, weights, start, y, x, sums, totals):
             for n in range(len(half)):
                 bits[n] = np.uint32(half[n]) << np.uint32(16)
             row = sums[place, y + i].reshape(-1)[x * outputs : (x + width) * outputs]
-            total = totals[place, y + i, x : x + width]
-            _add_row(bits.view(np.float32), weights[k, i], spread, row, total)
+            _add_row(bits.view(np.float32), weights[k, i], spread, row)
