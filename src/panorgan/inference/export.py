@@ -90,7 +90,7 @@ class Export:
         """
         kept: dict[int, np.ndarray] = {}
         reached = -1
-        mixed_of: tuple[int, float] | None = None
+        made_of: tuple[int, float] | None = None
         for lower, weight in zip(*self._along[0], strict=True):
             wanted = [lower, lower + 1] if weight else [lower]
             kept = {number: kept[number] for number in kept if number >= lower}
@@ -98,25 +98,42 @@ class Export:
                 reached += 1
                 found = next(scores)
                 if reached >= lower:
-                    kept[reached] = found.copy()
-            if mixed_of != (lower, weight):
-                mixed = kept[lower]
-                if weight:
-                    mixed = mix(mixed, kept[lower + 1], weight)
-                winners = np.empty(mixed.shape[:2], np.uint8)
-                if not highest(mixed, winners):
-                    raise Problems.one(*NO_NUMBERS)
-                mixed_of = lower, weight
-            labels = np.empty(self._plane, np.uint8)
-            interpolate(mixed, winners, *self._along[1], *self._along[2], labels)
-            found = None
-            if probabilities:
-                found = np.zeros(self._plane, np.float32)
-                if labels.any():
-                    share(mixed, *self._along[1], *self._along[2], labels, self._softmax, found)
-            yield labels, found
+                    kept[reached] = self._copied(found)
+            if made_of != (lower, weight):
+                upper = kept[lower + 1] if weight else None
+                made = self._labelled(kept[lower], upper, weight, probabilities)
+                made_of = lower, weight
+            yield made
         for _ in scores:
             pass  # slices beyond the last that counts
+
+    @staticmethod
+    def _copied(scores: np.ndarray) -> np.ndarray:
+        return scores.copy()
+
+    def _labelled(
+        self, lower: np.ndarray, upper: np.ndarray | None, weight: float, probabilities: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Labels of a slice between two, or on one, and where wanted their probabilities.
+
+        Raises
+        ------
+        Problems
+            If scores are not all numbers.
+        """
+        mixed = lower if upper is None else mix(lower, upper, weight)
+        winners = np.empty(mixed.shape[:2], np.uint8)
+        if not highest(mixed, winners):
+            raise Problems.one(*NO_NUMBERS)
+        in_plane = *self._along[1], *self._along[2]
+        labels = np.empty(self._plane, np.uint8)
+        interpolate(mixed, winners, *in_plane, labels)
+        if not probabilities:
+            return labels, None
+        found = np.zeros(self._plane, np.float32)
+        if labels.any():
+            share(mixed, *in_plane, labels, self._softmax, found)
+        return labels, found
 
 
 PLANE = types.Array(types.float32, 3, "C")

@@ -125,36 +125,20 @@ def _places(start: int, count: int, depth: int) -> Iterator[tuple[slice, slice]]
 class _DeviceExport(Export):
     """`Export` on the device of the scores."""
 
-    def slices(
-        self, scores: Iterator[torch.Tensor], probabilities: bool = False
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Labels of one slice of the image after the other, and where wanted their shares."""
-        kept: dict[int, torch.Tensor] = {}
-        reached = -1
-        made_of: tuple[int, float] | None = None
-        for lower, weight in zip(*self._along[0], strict=True):
-            wanted = [lower, lower + 1] if weight else [lower]
-            kept = {number: kept[number] for number in kept if number >= lower}
-            while reached < wanted[-1]:
-                reached += 1
-                found = next(scores)
-                if reached >= lower:
-                    kept[reached] = found.clone()
-            if made_of != (lower, weight):
-                mixed = kept[lower]
-                if weight:
-                    mixed = torch.lerp(mixed, kept[lower + 1], float(weight))
-                if not mixed.isfinite().all():
-                    raise Problems.one(*NO_NUMBERS)
-                made = self._labels(mixed, probabilities)
-                made_of = lower, weight
-            yield made
-        for _ in scores:
-            pass  # slices beyond the last that counts
+    @staticmethod
+    def _copied(scores: torch.Tensor) -> torch.Tensor:
+        return scores.clone()
 
-    def _labels(
-        self, scores: torch.Tensor, probabilities: bool
+    def _labelled(
+        self,
+        lower: torch.Tensor,
+        upper: torch.Tensor | None,
+        weight: float,
+        probabilities: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        scores = lower if upper is None else torch.lerp(lower, upper, float(weight))
+        if not scores.isfinite().all():
+            raise Problems.one(*NO_NUMBERS)
         for axis in (1, 2):
             scores = _resampled(scores, axis, self._along[axis])
         best, labels = scores.max(0)
