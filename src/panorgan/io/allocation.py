@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # glibc's numbers of what `mallopt` sets.
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8
 USUAL_MMAPS = 65536
 LARGEST_THRESHOLD = 32 * 2**20
 """To which glibc raises its thresholds by itself once large blocks have been freed."""
+RETURNED = 4 * 2**20
+"""Bytes of the blocks that `return_memory` is about."""
 
 
 @contextmanager
@@ -31,3 +33,16 @@ def kept_memory() -> Iterator[None]:
         libc.mallopt(MMAP_THRESHOLD, LARGEST_THRESHOLD)
         libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST_THRESHOLD)
         libc.malloc_trim(0)
+
+
+def return_memory() -> None:
+    """From now on what is freed of large blocks goes back to Linux at once.
+
+    glibc keeps more and more: each that is freed raises what it takes for large, and what lies
+    below something that is still used stays. Threads that start from now on share one place for
+    what is small, instead of each keeping some for itself.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(MMAP_THRESHOLD, RETURNED)
+        libc.mallopt(ARENA_MAX, 1)

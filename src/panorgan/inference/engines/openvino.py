@@ -11,6 +11,7 @@ import numpy as np
 from panorgan.inference.engines import as_float32
 from panorgan.inference.engines.graph import build_graph
 from panorgan.inference.engines.runtime import ov
+from panorgan.io.allocation import return_memory
 from panorgan.problems import Problems
 
 TYPES = {"fp32": (ov.Type.f32, np.float32), "bf16": (ov.Type.bf16, np.uint16)}
@@ -60,6 +61,7 @@ class OpenVINOEngine:
     ):
         if precision not in TYPES:
             raise ValueError(f"OpenVINO computes in {' or '.join(TYPES)} here, not in {precision}")
+        return_memory()  # before threads start
         network = architecture, tensors, channels, outputs
         compiled = _compiled(*network, patch_size, precision, threads)
         if precision == "bf16" and (tile := _doubtful_tile(architecture, patch_size)):
@@ -76,6 +78,7 @@ class OpenVINOEngine:
         count = compiled.get_property("NUM_STREAMS") + 1
         given, made = (channels, *patch_size), (*patch_size, outputs)
         self._requests = [_Request(compiled, given, made, precision) for _ in range(count)]
+        self._compiled = compiled
 
     def scores(self, tiles: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """As `Engine.scores` says; one such iterator at a time.
@@ -96,7 +99,10 @@ class OpenVINOEngine:
                     yield request.logits()
                     free.append(request)
             while running:
-                yield running.popleft().logits()
+                logits = running.popleft().logits()
+                if not running:  # what each stream holds is much, and not needed any more
+                    self._compiled.release_memory()
+                yield logits
         finally:  # also where the caller stops half-way
             for request in running:
                 request.stop()
