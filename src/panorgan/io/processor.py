@@ -5,7 +5,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-SPIN_COUNT = 20000
+SPIN_COUNT = 2000
 """How often a thread of OpenMP that has nothing to do looks for work before it sleeps."""
 
 
