@@ -19,7 +19,6 @@ how many have two highest logits within 0.001, 0.01 and 0.1.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from _agreement import agreement
+from _agreement import LARGE, agreement
 from _stock import (
     MARGINS,
     PLACE,
@@ -48,6 +47,7 @@ from panorgan.config.labels import load_labels
 from panorgan.config.registry import NONZERO
 from panorgan.config.settings import Config
 from panorgan.inference.predictor import Predictor
+from panorgan.io.resources import peak_memory
 from panorgan.io.volumes import Volume, new_volume, read_image, read_label, write_image, write_label
 from panorgan.nnunet.models.convert import convert
 from panorgan.nnunet.models.model import load_model, save_model
@@ -384,7 +384,7 @@ def measure(way: str, model: Path, images: Sequence[Path], out: Path, threads: i
                 start = time.perf_counter()
                 file = labeller(way, model, threads)(image, out)
                 seconds = time.perf_counter() - start
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                peak = peak_memory() / 2**20
                 figures = {"file": str(file), "s": seconds, "mb": peak}
                 os.write(write_end, json.dumps(figures).encode())
                 code = 0
@@ -453,6 +453,7 @@ def main() -> None:
     if arguments.quick:
         parser.set_defaults(**QUICK)
         arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -524,22 +525,23 @@ def table(model: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         f"### {model}",
         "",
-        "| image | way | equal, % | equal inside, % | lowest DSC (class, voxels) | equal to fp32 "
-        f"sums, % | lowest DSC | differ (within {margins}) | s | MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| image | way | equal, % | inside, % | lowest DSC (class, voxels) | from {LARGE} voxels | "
+        f"differ from fp32 sums (within {margins}) | s | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for image, ways in figures.items():
         for way, f in ways.items():
             if "stock" not in f:
                 lines.append(f"| {image} | {way} | failed |")
                 continue
-            with_stock, exact = f["stock"], f["exact"]
+            found = f["stock"]
             within = " / ".join(str(count) for count in f["within"].values())
-            dsc = _number(with_stock["lowest_dsc"], 5)
+            lowest = _number(found["lowest_dsc"])
+            if found["class"] is not None:
+                lowest += f" ({found['class']}, {found['voxels']})"
             cells = [
-                *(image, way, percent(with_stock["equal"]), percent(with_stock["equal_inside"])),
-                f"{dsc} ({with_stock['class']}, {with_stock['voxels']})",
-                *(percent(exact["equal"]), _number(exact["lowest_dsc"], 5)),
+                *(image, way, percent(found["equal"]), percent(found["equal_inside"])),
+                *(lowest, _number(found["lowest_dsc_of_large"])),
                 *(f"{f['differ']} ({within})", f"{f['s']:.1f}", f"{f['mb']:.0f}"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -550,8 +552,8 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.4f}"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5f}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ best rate of a matrix product in that precision, measured in the same run.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -226,8 +225,10 @@ def measure(way: str, folder: Path, out: Path, arguments: argparse.Namespace) ->
     if way == "arithmetic":
         print(json.dumps(arithmetic(folder, arguments)))
         return
+    from panorgan.io.resources import peak_memory
+
     found = (stock if way in (STOCK, TUNED) else panorgan)(way, folder, out, arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory() / 2**20
     print(json.dumps(found | {"peak_mb": peak}))
 
 
@@ -240,7 +241,8 @@ def run(way: str, folder: Path, out: Path, arguments: argparse.Namespace) -> dic
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     if way == TUNED:
         environment["OMP_NUM_THREADS"] = str(arguments.threads)
-    command = [sys.executable, __file__, *sys.argv[1:], "--step", str(arguments.step)]
+    command = [sys.executable, __file__, *sys.argv[1:]]
+    command += ["--step", str(arguments.step), "--runs", str(arguments.runs)]
     start = time.perf_counter()
     with subprocess.Popen(
         [*command, "--measure", way, str(folder), str(out)],

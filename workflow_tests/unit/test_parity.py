@@ -113,5 +113,5 @@ def test_agreement_is_counted_as_it_is_said():
     assert empty["stock"]["equal"] == 1
     assert empty["stock"]["lowest_dsc"] is None
     said = parity.table("a model", {"an image": {"stock": result | {"s": 1, "mb": 2}, "x": {}}})
-    assert "| an image | stock | 80.0000 | 66.6667 | 0.50000 (2, 2) | 80.0000 |" in said
+    assert "| an image | stock | 80.0000 | 66.6667 | 0.50000 (2, 2) | – | 2 (1 / 1 / 0) |" in said
     assert "| an image | x | failed |" in said

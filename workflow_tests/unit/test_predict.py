@@ -479,7 +479,10 @@ def test_a_network_that_needs_more_memory_than_there_is_is_not_begun(models, mon
             predict_files(tmp_path / "a.nii.gz", tmp_path / "out", predictor)
         return str(caught.value).replace(str(tmp_path), "")
 
-    needed = Window(size, configuration_of(plan)[1]["patch_size"], 4, 0.5).bytes
+    patch_size = configuration_of(plan)[1]["patch_size"]
+    of_a_tile = np.prod(patch_size) * 4 * (4 * 4 + 4)  # fp32: 4 tensors of 4 features, 4 outputs
+    tiles = predictor.threads if predictor.way.engine == "openvino" else 1
+    needed = Window(size, patch_size, 4, 0.5).bytes + tiles * of_a_tile + volume.array.size
     fault_rows()["case-sums-memory"].check(line(needed - 1))
     monkeypatch.setattr(resources, "available_memory", lambda: needed)
     predict_files(tmp_path / "a.nii.gz", tmp_path / "out", predictor)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import resource
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +161,23 @@ def machine(root: Path, files: dict[str, str]) -> Path:
 )
 def test_available_memory(tmp_path, files, available):
     assert available_memory(machine(tmp_path, files)) == available * MB
+
+
+def test_a_limit_of_the_address_space_counts(tmp_path, monkeypatch):
+    root = machine(tmp_path, {"proc/self/status": "Name:\tx\nVmSize:\t   3072 kB\nVmRSS:\t1 kB\n"})
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (10 * MB, -1))
+    assert available_memory(root) == 7 * MB
+
+
+def test_the_most_memory_of_a_process_is_its_own():
+    """Not that of the one which started it, here with 400 MB."""
+    code = "from panorgan.io.resources import peak_memory; print(peak_memory() / 1e6)"
+    outer = (
+        "import subprocess, sys; block = bytearray(b'1') * 400_000_000; "
+        f"subprocess.run([sys.executable, '-c', {code!r}], check=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
+    assert 5 < float(done.stdout) < 200
 
 
 def test_a_machine_that_says_nothing_refuses_nothing(tmp_path):

@@ -6,7 +6,6 @@ the network's grid.
 """
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from panorgan.inference.export import Export
 from panorgan.inference.gpu_memory import GpuMemory
 from panorgan.inference.window import Window
 from panorgan.io.processor import usable_cores
-from panorgan.io.resources import check_memory
+from panorgan.io.resources import check_memory, peak_memory
 from panorgan.io.volumes import Volume, to_canonical
 from panorgan.nnunet.models.files import read_model
 from panorgan.nnunet.plans import SOFTMAX, configuration_of
@@ -191,9 +190,9 @@ class Predictor:
         """Fill the labels, and where wanted their probabilities, a slice at a time."""
         window = Window(bands.size, **self._window)
         check_memory(
-            window.bytes,
-            f"the sum of the tiles' scores for {self._window['outputs']} outputs",
-            "check the image's spacing",
+            window.bytes + self._held_by_engines + target.size,
+            "its prediction",
+            "take fewer threads, check the image's spacing",
         )
         export = Export(
             *(bands.size, target.shape), **self._export(bands), softmax=self._window["softmax"]
@@ -236,6 +235,23 @@ class Predictor:
         return True
 
     @property
+    def _held_by_engines(self) -> int:
+        """Bytes of main memory that the engines take while they compute, about.
+
+        Of each tile, in the network's precision, what it gives and as much as four tensors of the
+        highest resolution: two that are joined, and the same again.
+        """
+        if self.way.device == CUDA:
+            return 0
+        configuration = configuration_of(self.model.plan)[1]
+        arguments = configuration["architecture"]["arch_kwargs"]
+        features = arguments.get("features", arguments.get("features_per_stage"))
+        width = 4 if self.way.precision == "fp32" else 2
+        voxel = width * (4 * int(np.ravel(features)[0]) + self._window["outputs"])
+        tiles = len(self.engines) * (1 if self.way.engine == TORCH else self.threads)
+        return tiles * math.prod(configuration["patch_size"]) * voxel
+
+    @property
     def _window(self) -> dict[str, Any]:
         """What a window takes beside the size."""
         return {
@@ -261,11 +277,10 @@ class Predictor:
         )
 
     def _report(self, clock: "_Clock", gpu: GpuMemory) -> dict[str, Any]:
-        ram = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "device": self.engines[0].device,
             **clock.seconds(),
-            "peak_ram_mb": round(ram),
+            "peak_ram_mb": round(peak_memory() / 2**20),
             **gpu.figures(),
         }
 

@@ -6,6 +6,7 @@ Plain arithmetic: nothing here imports torch. A training's memory needs the netw
 
 import math
 import os
+import resource
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -161,7 +162,9 @@ def gb(count: float) -> str:
 
 
 def available_memory(root: Path = Path("/")) -> float:
-    """Bytes of main memory that this process can still get: the machine's, or its cgroup's less.
+    """Bytes of main memory that this process can still get: the machine's, or less.
+
+    A cgroup may give it less, and so may a limit of its address space (``ulimit -v``).
 
     Parameters
     ----------
@@ -195,7 +198,25 @@ def available_memory(root: Path = Path("/")) -> float:
                 used = int("".join(_lines(folder / usage)) or 0)
                 stat = dict(line.split() for line in _lines(folder / "memory.stat"))
                 available = min(available, int(text) - used + int(stat.get(cached, 0)))
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        available = min(available, limit - _of_this_process("VmSize:", root))
     return available
+
+
+def peak_memory() -> float:
+    """The most bytes of main memory that this process has held at once.
+
+    Not what `resource.getrusage` says: a process inherits that from the one that started it.
+    """
+    found = _of_this_process("VmHWM:")
+    return found or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _of_this_process(key: str, root: Path = Path("/")) -> int:
+    """Bytes of a line of its status; 0 where there is none."""
+    lines = (line for line in _lines(root / "proc/self/status") if line.startswith(key))
+    return next((int(line.split()[1]) * 1024 for line in lines), 0)
 
 
 def _lines(path: Path) -> list[str]:
