@@ -525,8 +525,8 @@ def table(model: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         f"### {model}",
         "",
-        f"| image | way | equal, % | inside, % | lowest DSC (class, voxels) | from {LARGE} voxels | "
-        f"differ from fp32 sums (within {margins}) | s | MB |",
+        "| image | way | equal, % | inside, % | lowest DSC (class, voxels) | "
+        f"from {LARGE} voxels | differ from fp32 sums (within {margins}) | s | MB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for image, ways in figures.items():
