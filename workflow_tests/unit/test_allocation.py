@@ -50,3 +50,34 @@ def test_afterwards_all_is_as_before(measured):
     usual, _, held, left, again = measured
     assert left < held - 100
     assert again > usual / 2
+
+
+RETURNED = """
+import sys
+from pathlib import Path
+import numpy as np
+from panorgan.io.allocation import return_memory
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+if sys.argv[1] == "returned":
+    return_memory()
+np.ones(2**21)  # 16 MB that are freed: from now on glibc takes as much for small
+before = resident_mb()
+blocks = [np.ones(2**20) for _ in range(20)]
+end = bytearray(100_000)  # lies above them
+blocks.clear()
+print(resident_mb() - before)
+"""
+
+
+@pytest.mark.parametrize(("how", "some_stays"), [("usual", True), ("returned", False)])
+def test_what_is_freed_of_large_blocks_is_returned(how, some_stays):
+    done = subprocess.run(
+        [sys.executable, "-c", RETURNED, how], capture_output=True, text=True, check=True
+    )
+    left = float(done.stdout)
+    if some_stays and left < 100:
+        cannot_run("this machine's C library returns it anyway")
+    assert (left > 100) == some_stays

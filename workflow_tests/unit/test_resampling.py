@@ -1,5 +1,7 @@
 """Resampling slice by slice: nnU-Net's labels, its intensities, its decisions."""
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -73,6 +75,17 @@ def test_bands_that_overlap_read_each_slice_once():
     for start in range(0, 33, 4):
         bands(start, start + 8)
     assert sorted(read) == list(range(60))
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_band_is_let_go_once_the_next_is_there_and_the_last_at_once(separate):
+    """Its memory is needed for what follows."""
+    image = np.zeros((60, 8, 8), np.float32)
+    bands = bands_of(image, (40, 9, 9), separate=separate)
+    first = weakref.ref(bands(0, 20))
+    assert first() is not None
+    last = weakref.ref(bands(10, 40))
+    assert first() is last() is None
 
 
 @settings(max_examples=30)
