@@ -83,7 +83,7 @@ CHANGES = [
     ("rounds", 3, "3 rounds in all"),
     ("prediction.tile_step", 0.75, "step 75 %"),
     ("prediction.precision", "fp16", "in fp16"),
-    ("prediction.export", "smooth", "were interpolated linearly to the image's grid"),
+    ("prediction.export", "smooth", "were interpolated linearly (across"),
     ("evaluation.profile", "flare23-2024", "below 0.2"),
     ("evaluation.profile", "corrected", "with all slices"),
     ("evaluation.samples", 500, "500 bootstrap samples"),

@@ -438,14 +438,14 @@ EXPORTS = {
     for export in (
         Export(
             SMOOTH,
-            "the scores of all classes were interpolated linearly to the image's grid, across "
-            "slices that lie far apart taken from the nearest one, before the class with the "
-            "highest was chosen",
+            "the scores of all classes were interpolated linearly (across slices that lie far "
+            "apart they were those of the nearest one) before the class with the highest was "
+            "chosen",
         ),
         Export(
             NEAREST,
-            "the class with the highest score was chosen on the network's grid, and labels were "
-            "resampled to the nearest voxel",
+            "the class with the highest score was chosen first, and labels were those of the "
+            "nearest voxel",
         ),
     )
 }
