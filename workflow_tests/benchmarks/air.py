@@ -64,10 +64,10 @@ def measure(predictor: Predictor, cases: list[Case], voxels: int) -> tuple[list[
             scored = score_case(labels[margin], np.pad(truth, around), spacing, LABELS, CHALLENGE)
             rows[margin] += [{"case": str(number)} | row for row in scored]
         stay.append(float((labels[voxels] == np.pad(labels[0], around)).mean()))
-    return [_text(rows[margin]) for margin in rows], min(stay)
+    return [scores_text(rows[margin]) for margin in rows], min(stay)
 
 
-def _text(rows: list[dict]) -> str:
+def scores_text(rows: list[dict]) -> str:
     summary = summarise(SCORES.frame(rows), LABELS, CHALLENGE)
     parts = summary["organs"], summary["tumour"]["positive"]
     return ", ".join(f"{100 * part['dsc']:.1f} / {100 * part['nsd']:.1f}" for part in parts)
