@@ -58,7 +58,8 @@ from panorgan.nnunet.preprocess import preprocess_image
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "results/demo"
-STUDENT = RESULTS / "round-1/student/stage2/seed-0/model"
+STUDENTS = RESULTS / "round-1/student/stage2/seed-0/model", REPOSITORY / "docs/demo_model"
+"""The demo's own where there is one, else the small one in the repository."""
 TEACHER = RESULTS / "teacher/seed-0/model"
 DEMO = yaml.safe_load((REPOSITORY / "config/demo.yaml").read_text())
 
@@ -437,7 +438,8 @@ def main() -> None:
         measure(way, Path(model), [Path(image) for image in images], Path(out), int(threads))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--student", type=Path, default=STUDENT, help="of the demo")
+    student = next((path for path in STUDENTS if path.exists()), STUDENTS[0])
+    parser.add_argument("--student", type=Path, default=student, help="of the demo")
     parser.add_argument("--teacher", type=Path, default=TEACHER, help="of the demo")
     data = os.environ.get("PANORGAN_REAL_DATA")
     parser.add_argument("--data", type=Path, default=data and Path(data), help="of real CTs")
