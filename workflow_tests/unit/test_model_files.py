@@ -695,6 +695,7 @@ def test_describe_tells_what_a_stock_model_is(stock, capsys):
         "spacing_mm": [2.5, 2.0, 2.0],
         "patch_size": [8, 16, 16],
         "batch_size": 5,
+        "crop": "nonzero",
         "normalisation": ["CTNormalization"],
         "folds": ["0"],
         "panorgan_predict": True,
