@@ -468,6 +468,7 @@ def main() -> None:
             print(table(name, figures[name]), flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(figures, indent=1))
+    print(summary(figures))
 
 
 def _chosen(known: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
@@ -545,6 +546,37 @@ def table(model: str, figures: Mapping[str, Mapping[str, Any]]) -> str:
                 *(image, way, percent(found["equal"]), percent(found["equal_inside"])),
                 *(lowest, _number(found["lowest_dsc_of_large"])),
                 *(f"{f['differ']} ({within})", f"{f['s']:.1f}", f"{f['mb']:.0f}"),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def summary(figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """The worst of all images of each model and way, and the sum of what differs, as Markdown."""
+    lines = [
+        "| model | way | equal, % | inside, % | DSC of the worst class | "
+        f"from {LARGE} voxels | differ from fp32 sums, of all images | s | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for model, images in figures.items():
+        for way in next(iter(images.values())):
+            known = [ways[way] for ways in images.values() if "stock" in ways[way]]
+            if not known:
+                lines.append(f"| {model} | {way} | failed |")
+                continue
+
+            def lowest(key: str, known: Sequence[Mapping[str, Any]] = known) -> float | None:
+                found = (one["stock"][key] for one in known)
+                return min((value for value in found if value is not None), default=None)
+
+            cells = [
+                *(model, way, percent(lowest("equal")), percent(lowest("equal_inside"))),
+                *(_number(lowest("lowest_dsc")), _number(lowest("lowest_dsc_of_large"))),
+                *(
+                    f"{sum(one['differ'] for one in known):,}",
+                    f"{sum(one['s'] for one in known):.0f}",
+                ),
+                f"{max(one['mb'] for one in known):,.0f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

@@ -115,3 +115,9 @@ def test_agreement_is_counted_as_it_is_said():
     said = parity.table("a model", {"an image": {"stock": result | {"s": 1, "mb": 2}, "x": {}}})
     assert "| an image | stock | 80.0000 | 66.6667 | 0.50000 (2, 2) | – | 2 (1 / 1 / 0) |" in said
     assert "| an image | x | failed |" in said
+    worst = {
+        "one": {"stock": result | {"s": 1, "mb": 2}},
+        "two": {"stock": empty | {"s": 2, "mb": 1}},
+    }
+    said = parity.summary({"a model": worst})
+    assert "| a model | stock | 80.0000 | 66.6667 | 0.50000 | – | 2 | 3 | 2 |" in said
