@@ -65,7 +65,7 @@ def test_each_case_is_labelled_again_by_the_network_that_did_not_see_it(rounds):
     for member in members(0, FOLDS):
         case = next(name for name in entries if fold_of(name, FOLDS) == member.fold)
         model = rounds.results / f"round-1/student/stage2/seed-{member}/model"
-        predictor = Predictor(model, precision="fp32", threads=1)
+        predictor = Predictor(model, precision="fp32", export="nearest", threads=1)
         image = read_image(rounds.folder / entries[case].image)
         published = read_label(relabelled.file(case, ".nii.gz")).array
         np.testing.assert_array_equal(predictor.predict(image), published)
