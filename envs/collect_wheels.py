@@ -36,6 +36,7 @@ UNUSED = {
     "yacs": "nothing imports it",
     "timm": "nnU-Net's transformers",
     "torchvision": "nnU-Net's transformers",
+    "openvino": "networks on a CPU; on a GPU torch computes them",
     "unittest2": "batchgenerators' own tests",
     "future": "batchgenerators' Python 2",
 }

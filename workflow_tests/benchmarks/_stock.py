@@ -10,11 +10,14 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+
+import panorgan.nnunet  # stands in for what nnU-Net imports and nobody needs  # noqa: F401
+
+# isort: split
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-import panorgan.nnunet  # stands in for what nnU-Net imports and nobody needs  # noqa: F401
 from panorgan.nnunet.models.folders import WEIGHTS
 from panorgan.nnunet.models.model import load_model
 from panorgan.nnunet.plans import configuration_of

@@ -79,10 +79,14 @@ class _OneDNN(torch.autograd.Function):
         return *dense, None, None, None, None
 
 
+def _is_alone(x: torch.Tensor) -> bool:
+    """Whether it is a batch of one on the CPU; what is compiled is left to the compiler."""
+    return len(x) == 1 and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 class _InstanceNorm:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        alone = len(x) == 1 and x.device.type == "cpu"
-        if not (alone and x.is_contiguous(memory_format=channels_last(x.ndim - 2))):
+        if not (_is_alone(x) and x.is_contiguous(memory_format=channels_last(x.ndim - 2))):
             return super().forward(x)
         return _Norm.apply(x, self.weight, self.bias, self.eps)
 
@@ -97,8 +101,7 @@ class _InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
 
 class _Convolution:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        alone = len(x) == 1 and x.device.type == "cpu"
-        if not alone or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        if not _is_alone(x) or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         return _OneDNN.apply(
             *(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
