@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import panorgan.nnunet  # stands in for what nnU-Net imports, in its helpers too  # noqa: F401
+import panorgan.nnunet  # stands in for what nnU-Net imports, in its helpers too
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "config/demo.yaml"
