@@ -153,6 +153,8 @@ def stock(way: str, folder: Path, out: Path, arguments: argparse.Namespace) -> d
         processes = 1
     (model,) = folder.glob(f"{EXPORTED}/*/*") if (folder / EXPORTED).exists() else [folder / MODEL]
     predictor = stock_predictor(model, arguments.device, arguments.step)
+    # A machine with a GPU may lack SimpleITK; of this reader it sees the same voxels.
+    predictor.plans_manager.plans["image_reader_writer"] = "NibabelIOWithReorient"
     loaded = time.perf_counter()
     out.mkdir()
     predictor.predict_from_files(
