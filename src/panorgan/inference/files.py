@@ -1,7 +1,5 @@
 """Label maps of many CTs: the model is loaded once, and the next CT read while one is computed."""
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from panorgan.cases.checks import value_counts
 from panorgan.cases.folders import case_of, cases_in, reason_against
 from panorgan.cases.hounsfield import is_empty, not_hounsfield
 from panorgan.config.labels import REPORT
@@ -20,6 +19,7 @@ from panorgan.inference.predictor import Predictor
 from panorgan.io.failures import Failures
 from panorgan.io.resources import available_memory
 from panorgan.io.stamps import stamp
+from panorgan.io.tables import COMMA, table_text
 from panorgan.io.volumes import (
     Volume,
     VolumeError,
@@ -45,7 +45,7 @@ OF_A_WAY = ("model", "folds", "engine", "precision", "export", "tile_step", "lab
 
 @dataclass(frozen=True)
 class _Read:
-    """A CT, which one it is, and when its file was looked at."""
+    """A CT, which one it is, and in how many seconds it was read."""
 
     volume: Volume
     known: dict[str, str]
@@ -130,7 +130,7 @@ def predict_files(
             if not resume:
                 cure = "name another folder with -o, remove it, or say --resume to take it for done"
                 raise Problems.one("exists already", cure, file=target)
-            report["cases"][case] = _found_there(path, target, [0, *kept])
+            report["cases"][case] = _found_there(path, target, kept)
     configuration = configuration_of(plan)[1]
     wants_hu = configuration["normalization_schemes"] == [CT]
     failures = Failures()
@@ -258,7 +258,7 @@ def _found_there(image: Path, label: Path, values: Sequence[int]) -> dict[str, A
     if difference:
         cause = f"--resume: is not on the grid of {image}: {difference}"
         raise Problems.one(cause, cure, file=label)
-    if other := sorted({*np.unique(volume.array).tolist()} - {*values}):
+    if other := sorted(value_counts(volume.array).keys() - {*values}):
         raise Problems.one(f"--resume: holds {other[0]}, which the model has not", cure, file=label)
     return {"note": "was there before", "file": stamp(str(image))}
 
@@ -285,15 +285,13 @@ def _structures(
 
 def _statistics(report: Mapping[str, Any]) -> str:
     """A row a case and class."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["case", "value", "name", "ml", "mean_hu"])
     values = {name: value for value, name in report["classes"].items()}
-    for case, facts in sorted(report["cases"].items()):
-        for name, found in facts.get("structures", {}).items():
-            hu = "" if found["mean_hu"] is None else found["mean_hu"]
-            rows.writerow([case, values[name], name, found["ml"], hu])
-    return text.getvalue()
+    rows = (
+        {"case": case, "value": values[name], "name": name, **found}
+        for case, facts in sorted(report["cases"].items())
+        for name, found in facts.get("structures", {}).items()
+    )
+    return table_text(("case", "value", "name", "ml", "mean_hu"), rows, COMMA)
 
 
 def _minutes(seconds: float) -> str:

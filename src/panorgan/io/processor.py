@@ -5,6 +5,8 @@ import os
 from functools import cache
 from pathlib import Path
 
+from panorgan.io.cgroups import control_groups, text_of
+
 SPIN_COUNT = 2000
 """How often a thread of OpenMP that has nothing to do looks for work before it sleeps."""
 
@@ -47,27 +49,9 @@ def usable_cores(root: Path = Path("/")) -> int:
 def _quotas(root: Path) -> list[float]:
     """CPUs that the cgroups above this process allow, of versions 1 and 2."""
     found = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, inner = line.split(":", 2)
-        if controllers == "":
-            top = root / "sys/fs/cgroup"
-        elif "cpu" in controllers.split(","):
-            top = root / "sys/fs/cgroup/cpu"
-        else:
-            continue
-        inside = top / inner.strip("/")
-        for folder in (inside, *(path for path in inside.parents if path.is_relative_to(top))):
-            numbers = _text(folder / "cpu.max").split() or [
-                *_text(folder / "cpu.cfs_quota_us").split(),
-                *_text(folder / "cpu.cfs_period_us").split(),
-            ]
-            if len(numbers) == 2 and numbers[0].isdigit() and int(numbers[1]):
-                found.append(int(numbers[0]) / int(numbers[1]))
+    for version, folder in control_groups("cpu", root):
+        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        numbers = " ".join(text_of(folder / name) for name in names).split()
+        if len(numbers) == 2 and numbers[0].isdigit() and int(numbers[1]):
+            found.append(int(numbers[0]) / int(numbers[1]))
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from panorgan.io.cgroups import control_groups, text_of
 from panorgan.problems import Problems
 
 PREPROCESSED_BYTES = 4 + 2
@@ -181,23 +182,17 @@ def available_memory(root: Path = Path("/")) -> float:
     for line in _lines(root / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, inner = line.split(":", 2)
-        if controllers == "":
-            base, limit, usage, cached = "", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, limit = "memory", "memory.limit_in_bytes"
-            usage, cached = "memory.usage_in_bytes", "total_inactive_file"
+    for version, folder in control_groups("memory", root):
+        if version == 2:
+            limit, usage, cached = "memory.max", "memory.current", "inactive_file"
         else:
-            continue
-        top = root / "sys/fs/cgroup" / base
-        inside = top / inner.strip("/")
-        for folder in (inside, *(path for path in inside.parents if path.is_relative_to(top))):
-            text = "".join(_lines(folder / limit))
-            if text.isdigit():
-                used = int("".join(_lines(folder / usage)) or 0)
-                stat = dict(line.split() for line in _lines(folder / "memory.stat"))
-                available = min(available, int(text) - used + int(stat.get(cached, 0)))
+            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
+        text = text_of(folder / limit).strip()
+        if text.isdigit():
+            used = int(text_of(folder / usage) or 0)
+            stat = dict(line.split() for line in _lines(folder / "memory.stat"))
+            available = min(available, int(text) - used + int(stat.get(cached, 0)))
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         available = min(available, limit - _of_this_process("VmSize:", root))
@@ -220,7 +215,4 @@ def _of_this_process(key: str, root: Path = Path("/")) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+    return text_of(path).splitlines()

@@ -30,10 +30,12 @@ def write_table(path: str | Path, columns: Iterable[str], rows: Iterable[Row]) -
     write_text(path, table_text(columns, rows))
 
 
-def table_text(columns: Iterable[str], rows: Iterable[Row]) -> str:
-    """What `write_table` writes."""
+def table_text(columns: Iterable[str], rows: Iterable[Row], separator: str = TAB) -> str:
+    """What `write_table` writes, or the same with another separator."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), delimiter="\t", lineterminator="\n", restval="")
+    writer = csv.DictWriter(
+        text, list(columns), delimiter=separator, lineterminator="\n", restval=""
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
