@@ -82,7 +82,6 @@ class _DeviceWindow(Window):
         plane = self._padded[1:]
         # A slice's place is its number modulo the depth, as in `Window`.
         sums = torch.zeros((self._outputs, depth, *plane), device=place)
-        totals = torch.zeros((depth, *plane), device=place)
         weights = torch.from_numpy(self._weights).to(place).expand(depth, -1, -1)
         (top, left), (height, width) = self._before[1:], self._size[1:]
         inside = (..., slice(top, top + height), slice(left, left + width))
@@ -101,16 +100,15 @@ class _DeviceWindow(Window):
                     found = found.movedim(0, 1) if self._flat else found[0]
                     for own, there in _places(group[0], len(band), depth):
                         sums[:, there][tile] += found[:, own] * weights[own]
-                        totals[there][tile] += weights[own]
                     for _ in group:
                         tick()
             last = number + together >= len(starts)
             done = self._padded[0] if last else starts[number + together]
             for z in range(group[0], done):
-                sums[:, z % depth] /= totals[z % depth]
                 if first <= z < first + self._size[0]:
+                    sums[:, z % depth] /= torch.from_numpy(self._total(z) * len(engines)).to(place)
                     yield sums[:, z % depth][inside]
-                sums[:, z % depth], totals[z % depth] = 0, 0
+                sums[:, z % depth] = 0
 
 
 def _places(start: int, count: int, depth: int) -> Iterator[tuple[slice, slice]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import product, tee
 
 import numba
@@ -33,8 +34,12 @@ def tile_starts(
     return starts
 
 
-def tile_weights(patch_size: Sequence[int]) -> np.ndarray:
-    """Float32 weights of a tile's voxels, highest in the middle: nnU-Net's ``compute_gaussian``."""
+@lru_cache(maxsize=2)
+def tile_weights(patch_size: tuple[int, ...]) -> np.ndarray:
+    """Float32 weights of a tile's voxels, highest in the middle: nnU-Net's ``compute_gaussian``.
+
+    The array is shared: it is not to be written to.
+    """
     centre = np.zeros(patch_size)
     centre[tuple(size // 2 for size in patch_size)] = 1
     weights = gaussian_filter(centre, [size / 8 for size in patch_size], mode="constant")
@@ -86,7 +91,8 @@ class Window:
         self._starts = tile_starts(self._padded, self._patch, tile_step)
         if self._flat:
             self._starts[0] = list(range(size[0]))
-        self._weights = tile_weights(patch_size).reshape(self._patch)
+        self._weights = tile_weights(tuple(patch_size)).reshape(self._patch)
+        self._last_total: tuple[list[int], np.ndarray] = [], np.empty(0)
         self.tiles = math.prod(map(len, self._starts))
         voxels = self._patch[0] * math.prod(self._padded[1:])
         self.bytes = 4 * voxels * (outputs + 2)
@@ -116,7 +122,6 @@ class Window:
         depth, *plane = self._patch[0], *self._padded[1:]
         # A slice's place is its number modulo the depth: what is done makes room for what comes.
         sums = np.zeros((depth, *plane, self._outputs), np.float32)
-        within: list[int] = []
         inside = tuple(
             slice(before, before + length)
             for before, length in zip(self._before[1:], self._size[1:], strict=True)
@@ -137,20 +142,21 @@ class Window:
             for z in range(start, done):
                 place = z % depth
                 if first <= z < first + self._size[0]:
-                    here = [z - low for low in self._starts[0] if low <= z < low + depth]
-                    if here != within:
-                        within, total = here, self._total(here) * len(engines)
-                    sums[place] /= total[..., None]
+                    sums[place] /= (self._total(z) * len(engines))[..., None]
                     yield np.ascontiguousarray(sums[place][inside])
                 sums[place] = 0
 
-    def _total(self, within: Sequence[int]) -> np.ndarray:
-        """(y, x) weights of all tiles of a slice; `within` are its places in those along z."""
+    def _total(self, z: int) -> np.ndarray:
+        """(y, x) weights of all tiles of a slice."""
+        depth, height, width = self._patch
+        within = [z - start for start in self._starts[0] if start <= z < start + depth]
+        if within == self._last_total[0]:
+            return self._last_total[1]
         total = np.zeros(self._padded[1:], np.float32)
-        _, height, width = self._patch
         for place in within:
             for y, x in product(*self._starts[1:]):
                 total[y : y + height, x : x + width] += self._weights[place]
+        self._last_total = within, total
         return total
 
     def _band(self, read: Callable[[int, int], np.ndarray], start: int) -> np.ndarray:
