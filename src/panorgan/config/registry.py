@@ -414,6 +414,9 @@ NETWORKS = {
     )
 }
 
+NETWORKS_BY_PATH = {network.path: network for network in NETWORKS.values()}
+"""As plans name them."""
+
 
 # Prediction
 

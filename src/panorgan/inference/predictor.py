@@ -28,7 +28,7 @@ from panorgan.io.processor import usable_cores
 from panorgan.io.resources import check_memory, peak_memory
 from panorgan.io.volumes import Volume, to_canonical
 from panorgan.nnunet.models.files import read_model
-from panorgan.nnunet.plans import SOFTMAX, configuration_of
+from panorgan.nnunet.plans import SOFTMAX, configuration_of, output_count
 from panorgan.nnunet.preprocess import Bands, image_bands, network_grid, target_spacing
 from panorgan.nnunet.resampling import separation, slice_axis
 from panorgan.problems import Problems, Stop
@@ -256,7 +256,7 @@ class Predictor:
         """What a window takes beside the size."""
         return {
             "patch_size": configuration_of(self.model.plan)[1]["patch_size"],
-            "outputs": 1 + len(self.model.plan["panorgan"]["classes"]),
+            "outputs": output_count(self.model.plan),
             "tile_step": self.tile_step,
             "softmax": self.model.plan["panorgan"].get("tile_average") == SOFTMAX,
         }

@@ -130,6 +130,11 @@ def configuration_of(plan: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, configuration
 
 
+def output_count(plan: Mapping[str, Any]) -> int:
+    """How many outputs a plan's network has: the background and each class."""
+    return 1 + len(plan["panorgan"]["classes"])
+
+
 def deep_supervision_sizes(plan: Mapping[str, Any]) -> list[tuple[int, ...]]:
     """Spatial size of each output of a network in training, the full resolution first."""
     configuration = configuration_of(plan)[1]

@@ -1,6 +1,6 @@
 """Which engine computes a network here, and in which precision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from panorgan.config.registry import AUTO, OPENVINO, TORCH
 from panorgan.inference.engines import Engine
 from panorgan.io.gpus import gpu_files, visible_gpus
 from panorgan.io.processor import has_bf16
+from panorgan.nnunet.plans import configuration_of, output_count
 from panorgan.problems import Problems
 
 CPU, CUDA = "cpu", "cuda"
@@ -107,16 +108,15 @@ def start_engine(
     Problems
         If this engine cannot compute the network.
     """
-    ((_, configuration),) = plan["configurations"].items()
-    channels = 1
-    outputs = 1 + len(plan["panorgan"]["classes"])
-    patch_size: Sequence[int] = configuration["patch_size"]
     if way.engine == OPENVINO:
         from panorgan.inference.engines.openvino import OpenVINOEngine
 
+        configuration = configuration_of(plan)[1]
+        architecture, patch_size = configuration["architecture"], configuration["patch_size"]
+        channels = 1  # `read_model` admits no other number
         try:
             return OpenVINOEngine(
-                *(configuration["architecture"], tensors, channels, outputs, patch_size),
+                *(architecture, tensors, channels, output_count(plan), patch_size),
                 *(way.precision, threads),
             )
         except ValueError as error:

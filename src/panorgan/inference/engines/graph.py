@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from panorgan.config.registry import ATTENTION_UNET, NETWORKS, SMALL_UNET
+from panorgan.config.registry import NETWORKS_BY_PATH, Network
 from panorgan.inference.engines.layers import Arguments, Layers, Node, constant, shape_of, size_of
 from panorgan.inference.engines.runtime import ops, ov
 from panorgan.inference.engines.stock import STOCK
@@ -73,7 +73,7 @@ def build_graph(
 
 
 def _builder(name: str) -> Callable[[Layers, Arguments, Node], Node]:
-    ours = {NETWORKS[kind].path: partial(_unet, kind) for kind in (SMALL_UNET, ATTENTION_UNET)}
+    ours = {path: partial(_unet, network) for path, network in NETWORKS_BY_PATH.items()}
     try:
         return (ours | STOCK)[name]
     except KeyError:
@@ -90,7 +90,7 @@ def _is_used(name: str) -> bool:
     return not (twice or head or name.endswith(".num_batches_tracked"))
 
 
-def _unet(kind: str, net: Layers, arguments: Arguments, image: Node) -> Node:
+def _unet(network: Network, net: Layers, arguments: Arguments, image: Node) -> Node:
     strides, kernels = arguments["strides"], arguments["kernel_sizes"]
     convs = arguments.get("convs_per_stage", 2)
     skips, x = [], image
@@ -98,7 +98,7 @@ def _unet(kind: str, net: Layers, arguments: Arguments, image: Node) -> Node:
         x = _conv_blocks(net, x, f"encoder.stages.{level}", convs, kernel, stride)
         skips.append(x)
     levels = range(len(strides) - 2, -1, -1)
-    stages = NETWORKS[kind].decoder_kinds(len(levels))
+    stages = network.decoder_kinds(len(levels))
     for index, (level, stage) in enumerate(zip(levels, stages, strict=True)):
         name, skip = f"decoder.stages.{index}", skips[level]
         kernel, stride = kernels[level + 1], strides[level + 1]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from panorgan.config.registry import NETWORKS
+from panorgan.config.registry import NETWORKS_BY_PATH
 from panorgan.io.writing import replacing, write_text
 from panorgan.networks import build_network
 from panorgan.nnunet.models.files import read_model
@@ -57,13 +57,13 @@ def network_of(plan: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> nn.M
         describe one.
     """
     architecture = configuration_of(plan)[1]["architecture"]
-    names = {network.path: name for name, network in NETWORKS.items()}
     outputs = {value for name, value in dataset_json["labels"].items() if name != "ignore"}
     class_name, channels = architecture["network_class_name"], len(dataset_json["channel_names"])
     if is_stock(class_name):
         return stock_network(architecture, channels, len(outputs))
+    ours = NETWORKS_BY_PATH.get(class_name)
     return build_network(
-        names.get(class_name, class_name),
+        ours.name if ours else class_name,
         channels,
         len(outputs),
         deep_supervision=False,

@@ -5,7 +5,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from panorgan.config.registry import ATTENTION_UNET, NETWORKS, SMALL_UNET
+from panorgan.config.registry import NETWORKS_BY_PATH, Network
 from panorgan.nnunet.models.stock import UNETS, is_stock
 
 Shapes = dict[str, tuple[int, ...]]
@@ -40,11 +40,10 @@ def tensor_shapes(architecture: Mapping[str, Any], channels: int, outputs: int) 
     name, arguments = architecture["network_class_name"], architecture["arch_kwargs"]
     if is_stock(name):
         return _Stock(name.rpartition(".")[2], arguments, channels, outputs).tensors
-    kinds = {NETWORKS[kind].path: kind for kind in (SMALL_UNET, ATTENTION_UNET)}
-    if name not in kinds:
-        known = ", ".join((*UNETS, *(path.rpartition(".")[2] for path in kinds)))
+    if name not in NETWORKS_BY_PATH:
+        known = ", ".join((*UNETS, *(path.rpartition(".")[2] for path in NETWORKS_BY_PATH)))
         raise ValueError(f"the network class {name} is unknown; known: {known}")
-    return _ours(kinds[name], arguments, channels, outputs)
+    return _ours(NETWORKS_BY_PATH[name], arguments, channels, outputs)
 
 
 class _Tensors(Shapes):
@@ -77,7 +76,7 @@ class _Tensors(Shapes):
 # panorgan's networks
 
 
-def _ours(kind: str, arguments: Mapping[str, Any], channels: int, outputs: int) -> Shapes:
+def _ours(network: Network, arguments: Mapping[str, Any], channels: int, outputs: int) -> Shapes:
     tensors = _Tensors()
     features, kernels = arguments["features"], arguments["kernel_sizes"]
     strides, convs = arguments["strides"], arguments["convs_per_stage"]
@@ -93,13 +92,12 @@ def _ours(kind: str, arguments: Mapping[str, Any], channels: int, outputs: int) 
         blocks(f"encoder.stages.{stage}", below, size, kernel)
         below = size
     levels = range(len(features) - 2, -1, -1)
-    decoder = NETWORKS[kind].decoder_kinds(len(levels))
+    decoder = network.decoder_kinds(len(levels))
     for index, level in enumerate(levels):
         name, skip, kernel = f"decoder.stages.{index}", features[level], kernels[level + 1]
         plain = decoder[index] == "plain"
-        own = kind == SMALL_UNET or plain  # without a bias, as in nnU-Net 1
-        tensors.transposed_conv(
-            f"{name}.upsample", features[level + 1], skip, strides[level + 1], bias=not own
+        tensors.transposed_conv(  # a plain stage's has no bias, as in nnU-Net 1
+            f"{name}.upsample", features[level + 1], skip, strides[level + 1], bias=not plain
         )
         if plain:
             blocks(f"{name}.convs", 2 * skip, skip, kernel)

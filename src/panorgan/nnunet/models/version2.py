@@ -21,18 +21,13 @@ from panorgan.nnunet.models.folders import (
 )
 from panorgan.nnunet.models.pickles import DAMAGED, damage
 from panorgan.nnunet.models.shapes import tensor_shapes
+from panorgan.nnunet.normalisation import SCHEMES
 from panorgan.nnunet.plans import ORIENTATION, STORED
 from panorgan.problems import Problem, Problems
 
 TRAINER = "nnUNetTrainer"
 NOT_ITS = "is not what nnU-Net 2 writes"
 UNUSABLE = "panorgan cannot use it"
-NORMALISATIONS = (
-    "CTNormalization",
-    "ZScoreNormalization",
-    "NoNormalization",
-    "RescaleTo01Normalization",
-)
 RESAMPLINGS = (
     "resample_data_or_seg_to_shape",
     "resample_torch_simple",
@@ -152,7 +147,7 @@ def _obstacles(
         found.append("is the second stage of a cascade")
     if (name := configuration["preprocessor_name"]) != "DefaultPreprocessor":
         found.append(f"was preprocessed by {name}, which is unknown here")
-    if (scheme := configuration["normalization_schemes"][0]) not in NORMALISATIONS:
+    if (scheme := configuration["normalization_schemes"][0]) not in SCHEMES:
         found.append(f"normalises by {scheme}, which is unknown here")
     resamplings = {configuration[f"resampling_fn_{what}"]: None for what in ("data", "seg")}
     found += [
