@@ -39,10 +39,12 @@ ifneq ($(strip $(TESTS)),)
 else
 	@# Side by side: unit tests, then those that run workflows, two files at a time; then the demo,
 	@# alone, as its trainings have both cores: side by side with another it takes four times as long.
+	@# A worker that dies ends them: with another one in its place they may wait for ever.
 	@# The tests of workflow_tests/gpu run within `make gpu`, which one of those calls.
 	@status=0; demo=workflow_tests/workflow/test_demo.py; \
-	$(BIN)/python -m pytest -rs -n $(CORES) --dist loadfile workflow_tests/unit || status=1; \
-	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --ignore=workflow_tests/unit \
+	side='--dist loadfile --max-worker-restart 0'; \
+	$(BIN)/python -m pytest -rs -n $(CORES) $$side workflow_tests/unit || status=1; \
+	$(BIN)/python -m pytest -rs -n 2 $$side --ignore=workflow_tests/unit \
 	    --ignore=workflow_tests/gpu --ignore=$$demo workflow_tests || status=1; \
 	$(BIN)/python -m pytest -rs $$demo || status=1; \
 	exit $$status

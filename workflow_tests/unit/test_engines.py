@@ -403,8 +403,14 @@ def test_what_bf16_cannot_compute_is_computed_in_fp32_if_it_is_tried(capsys):
 
 
 def test_openvino_is_alone_and_silent(tmp_path):
-    """No PyTorch, no nnU-Net, nothing sent, no file written, and other users of it lose nothing."""
+    """No PyTorch, no nnU-Net, nothing sent, no file written, and other users of it lose nothing.
+
+    Signals are handled after engines have gone, too: OpenVINO's own handling of their stack has
+    ended processes that had made two.
+    """
     code = dedent("""
+        import gc
+        import signal
         import sys
         import numpy as np
         from panorgan.inference.engines.openvino import OpenVINOEngine
@@ -422,8 +428,19 @@ def test_openvino_is_alone_and_silent(tmp_path):
                      "strides": [[1, 1], [2, 2]], "convs_per_stage": 1}
         architecture = {"network_class_name": "panorgan.networks.SmallUNet",
                         "arch_kwargs": arguments}
-        engine = OpenVINOEngine(architecture, tensors, 1, 2, (8, 8), "fp32", 1)
-        assert [s.shape for s in engine.scores([np.ones((1, 8, 8), np.float32)])] == [(8, 8, 2)]
+        def engine():
+            return OpenVINOEngine(architecture, tensors, 1, 2, (8, 8), "fp32", 1)
+
+        first, second, tiles = engine(), engine(), [np.ones((1, 8, 8), np.float32)]
+        assert [s.shape for s in first.scores(tiles)] == [(8, 8, 2)]
+        del first
+        gc.collect()
+        del second
+        gc.collect()
+        received = []
+        signal.signal(signal.SIGUSR1, lambda *_: received.append(1))
+        signal.raise_signal(signal.SIGUSR1)
+        assert received
         unwanted = "torch nnunetv2 openvino_telemetry openvino.tools.ovc".split()
         assert not {*unwanted} & {*sys.modules}, {*unwanted} & {*sys.modules}
     """)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -138,6 +139,16 @@ class _Request:
             self._request.wait()
 
 
+@cache
+def _core():
+    """The only one of this process.
+
+    Each brings the stack on which signals are handled, and takes it away when it goes: after the
+    first of two has gone and then the second, the next signal would end the process.
+    """
+    return ov.Core()
+
+
 def _compiled(architecture, tensors, channels, outputs, patch_size, precision: str, threads: int):
     graph = build_graph(architecture, tensors, channels, outputs, patch_size, precision)
     kind, _ = TYPES[precision]
@@ -148,7 +159,7 @@ def _compiled(architecture, tensors, channels, outputs, patch_size, precision: s
         "ENABLE_CPU_PINNING": False,  # pinned ones wait for their core if it is busy
     }
     try:
-        compiled = ov.Core().compile_model(graph, "CPU", properties)
+        compiled = _core().compile_model(graph, "CPU", properties)
         chosen = compiled.get_property("INFERENCE_PRECISION_HINT")
     except RuntimeError as error:
         raise ValueError(f"OpenVINO {VERSION} cannot compile it: {_said(error)}") from None
