@@ -21,7 +21,7 @@ def machine(monkeypatch):
         )
         monkeypatch.setattr(choice, "version", lambda name: "1.0")
         monkeypatch.setattr(choice, "has_bf16", lambda: bf16)
-        monkeypatch.setattr(choice, "gpu_files", list)
+        monkeypatch.setattr(choice, "gpus_here", list)
 
     return be
 
@@ -81,8 +81,7 @@ def test_a_gpu_is_used_by_torch_alone(machine, monkeypatch):
     torch = pytest.importorskip("torch")
     devices = pytest.importorskip("panorgan.nnunet.devices")
     machine()
-    monkeypatch.setattr(choice, "gpu_files", lambda: ["/dev/nvidia0"])
-    monkeypatch.setattr(choice, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr(choice, "gpus_here", lambda: ["0"])
     monkeypatch.setattr(devices, "pick_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert choice.choose() == choice.Way("torch", "1.0", "cuda", "bf16")

@@ -49,6 +49,7 @@ def stock(name, dim=3, norm="InstanceNorm", nonlin="LeakyReLU", **others):
     }
 
 
+OLD_PATH = "dynamic_network_architectures.architectures.residual_unet."
 BLOCK = "dynamic_network_architectures.building_blocks.residual."
 FLAT_FIRST = ([[1, 3, 3], [3, 3, 3], [3, 3, 3]], [[1, 1, 1], [1, 2, 2], [2, 2, 2]])
 DEEP_2D = ([[3, 3]] * 7, [[1, 1]] + [[2, 2]] * 6)
@@ -114,6 +115,10 @@ CASES = {
         (8, 16, 24),
     ),
     "residual": (stock("ResidualUNet"), (8, 16, 24)),
+    "residual encoder, by an old path": (
+        stock("ResidualEncoderUNet") | {"network_class_name": f"{OLD_PATH}ResidualEncoderUNet"},
+        (8, 16, 24),
+    ),
     "residual, batch norm": (
         stock("ResidualUNet", 2, "BatchNorm", block=f"{BLOCK}BasicBlockD"),
         (24, 20),

@@ -25,7 +25,7 @@ from panorgan.inference.gpu_memory import GpuMemory
 from panorgan.inference.on_device import label_on_device
 from panorgan.inference.predictor import Predictor
 from panorgan.inference.window import Window
-from panorgan.io import resources
+from panorgan.io import gpus, resources
 from panorgan.io.volumes import (
     from_canonical,
     geometry_hash,
@@ -366,15 +366,13 @@ def test_autocast_computes_in_the_precision():
 
 def test_a_gpu_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(devices, "visible_gpus", list)
+    monkeypatch.setattr(gpus, "gpu_files", list)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # by a scheduler; the driver has none
     assert devices.pick_device("auto") == CPU
     assert devices.pick_device(CPU) == CPU
     with pytest.raises(Problems, match="finds no GPU"):
         devices.pick_device("cuda")
-    monkeypatch.setattr(devices, "visible_gpus", lambda: ["0"])
-    monkeypatch.setattr(devices, "gpu_files", list)
-    assert devices.pick_device("auto") == CPU
-    monkeypatch.setattr(devices, "gpu_files", lambda: ["/dev/nvidia0"])
+    monkeypatch.setattr(gpus, "gpu_files", lambda: ["/dev/nvidia0"])
     with pytest.raises(Problems, match=r"there is a GPU \(0\), but PyTorch cannot use it"):
         devices.pick_device("auto")
 

@@ -247,8 +247,7 @@ def test_options_that_mean_nothing(options, said, images, tmp_path, models, caps
 
 
 def test_a_gpu_that_is_not_used_is_said(images, tmp_path, models, capsys, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("panorgan.cli.predict.gpu_files", lambda: ["/dev/nvidia0"])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("panorgan.cli.predict.gpus_here", lambda: ["0"])
     arguments = ["predict", "-i", str(images), "-m", str(models / NAME), "--engine", "openvino"]
     assert main([*arguments, "-o", str(tmp_path / "out")]) == 0
     said = "there is a GPU, which only engine torch uses: computing on the CPU"

@@ -6,7 +6,7 @@ from typing import Any
 from panorgan.cli.options import folds, names, path, positive
 from panorgan.cli.places import check_places
 from panorgan.config.registry import AUTO, ENGINES, EXPORTS, SMOOTH
-from panorgan.io.gpus import gpu_files, visible_gpus
+from panorgan.io.gpus import gpus_here
 from panorgan.problems import WrongOption
 
 
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     for note in predictor.model.notes:
         print(note)
     way, bar = predictor.way, Bar()
-    if way.device == CPU and options.device == AUTO and gpu_files() and visible_gpus():
+    if way.device == CPU and options.device == AUTO and gpus_here():
         print("there is a GPU, which only engine torch uses: computing on the CPU")
     print(f"{way.engine} {way.version} on the {way.device}, {way.precision}, {options.export}")
     try:

@@ -15,3 +15,11 @@ def visible_gpus() -> list[str]:
         named = [gpu.strip() for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
         return [gpu for gpu in named if gpu not in ("", "-1", "NoDevFiles")]
     return [str(index) for index, _ in enumerate(gpu_files())]
+
+
+def gpus_here() -> list[str]:
+    """Ids of the NVIDIA GPUs that this process may use and that the driver shows.
+
+    A scheduler's number alone is no GPU.
+    """
+    return visible_gpus() if gpu_files() else []

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from panorgan.io.gpus import gpu_files, visible_gpus
+from panorgan.io.gpus import gpus_here
 from panorgan.io.processor import has_bf16
 from panorgan.problems import Problem, Problems
 
@@ -38,8 +38,7 @@ def pick_device(name: str | torch.device) -> torch.device:
         cause += "precision than the releases before and after it"
         raise Problems.one(cause, "install another, such as the one of envs/requirements.txt")
     if name == "auto":
-        # A scheduler's number alone is no GPU: the driver's files are there too.
-        if gpu_files() and (gpus := visible_gpus()) and not torch.cuda.is_available():
+        if (gpus := gpus_here()) and not torch.cuda.is_available():
             cause = f"there is a GPU ({', '.join(gpus)}), but PyTorch cannot use it"
             cure = (
                 "look at nvidia-smi and for a PyTorch that fits the driver (python -m "

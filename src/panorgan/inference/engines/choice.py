@@ -10,7 +10,7 @@ import numpy as np
 
 from panorgan.config.registry import AUTO, OPENVINO, TORCH
 from panorgan.inference.engines import Engine
-from panorgan.io.gpus import gpu_files, visible_gpus
+from panorgan.io.gpus import gpus_here
 from panorgan.io.processor import has_bf16
 from panorgan.nnunet.plans import configuration_of, output_count
 from panorgan.problems import Problems
@@ -86,7 +86,7 @@ def choose(engine: str = AUTO, device: str = AUTO, precision: str = AUTO) -> Way
 
 def _sees_gpu(device: str) -> bool:
     """Whether torch has to be asked: a machine without the driver's files has no GPU."""
-    return device == CUDA or bool(gpu_files() and visible_gpus())
+    return device == CUDA or bool(gpus_here())
 
 
 def start_engine(

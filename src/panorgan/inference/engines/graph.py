@@ -14,6 +14,7 @@ from panorgan.config.registry import NETWORKS_BY_PATH, Network
 from panorgan.inference.engines.layers import Arguments, Layers, Node, constant, shape_of, size_of
 from panorgan.inference.engines.runtime import ops, ov
 from panorgan.inference.engines.stock import STOCK
+from panorgan.nnunet.models.stock import is_stock
 
 
 def build_graph(
@@ -73,11 +74,11 @@ def build_graph(
 
 
 def _builder(name: str) -> Callable[[Layers, Arguments, Node], Node]:
-    ours = {path: partial(_unet, network) for path, network in NETWORKS_BY_PATH.items()}
-    try:
-        return (ours | STOCK)[name]
-    except KeyError:
-        raise ValueError(f"the network class {name} has no graph here") from None
+    if is_stock(name):
+        return STOCK[name.rpartition(".")[2]]
+    if name not in NETWORKS_BY_PATH:
+        raise ValueError(f"the network class {name} has no graph here")
+    return partial(_unet, NETWORKS_BY_PATH[name])
 
 
 def _is_used(name: str) -> bool:

@@ -210,11 +210,8 @@ def _activation(net: Layers, arguments: Arguments) -> Callable[[Node], Node]:
 
 
 STOCK: dict[str, Callable[[Layers, Arguments, Node], Node]] = {
-    f"dynamic_network_architectures.architectures.unet.{name}": build
-    for name, build in (
-        ("PlainConvUNet", _plain_conv_unet),
-        ("ResidualEncoderUNet", _residual_encoder_unet),
-        ("ResidualUNet", _residual_unet),
-    )
+    "PlainConvUNet": _plain_conv_unet,
+    "ResidualEncoderUNet": _residual_encoder_unet,
+    "ResidualUNet": _residual_unet,
 }
-"""Graphs by the class that a plan names."""
+"""Graphs by the name of a class that `panorgan.nnunet.models.stock.is_stock` knows."""
