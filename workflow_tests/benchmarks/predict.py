@@ -14,9 +14,9 @@ and torch's threads as --threads, and one process at either end; ``panorgan``: e
 that are chosen here, or --precision; ``ENGINE PRECISION EXPORT``: just that, such as ``torch bf16
 nearest``. panorgan labels the CT --runs times: the first pays for what a GPU's libraries load.
 
-MB is the peak of the process, `all` that of it and its helpers together (each page counted once,
-looked at ten times a second). On a CPU the floor stands beside: multiplications of all tiles at the
-best rate of a matrix product in that precision, measured in the same run.
+MB is the peak of the process, `all` that of it and its helpers together (files and shared memory
+counted once, looked at ten times a second). On a CPU the floor stands beside: multiplications of
+all tiles at the best rate of a matrix product in that precision, measured in the same run.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,20 +272,23 @@ def run(way: str, folder: Path, out: Path, arguments: argparse.Namespace) -> dic
 
 
 def watch(process: subprocess.Popen, peak: list[float]) -> None:
-    """Keep the most memory, in MB, that a process and its helpers hold together."""
+    """Keep the most memory, in MB, that a process and its helpers hold together.
+
+    Files and shared memory count once, as all have the same ones open. Only counters are read:
+    looking at the pages themselves (smaps) holds up the process, and takes most of a core.
+    """
     import psutil
 
     parent = psutil.Process(process.pid)
     while process.poll() is None:
-        held = 0
-        try:
+        own, shared = 0, [0]
+        with suppress(psutil.Error, OSError):  # one has just ended
             for one in (parent, *parent.children(recursive=True)):
-                lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text().splitlines()
-                held += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except (psutil.Error, OSError):
-            continue  # one has just ended
-        finally:
-            peak[0] = max(peak[0], held / 1024)
+                lines = Path(f"/proc/{one.pid}/status").read_text().splitlines()
+                held = {line.partition(":")[0]: line.split()[1] for line in lines if "kB" in line}
+                own += int(held.get("RssAnon", 0))
+                shared.append(int(held.get("RssFile", 0)) + int(held.get("RssShmem", 0)))
+        peak[0] = max(peak[0], (own + max(shared)) / 1024)
         time.sleep(0.1)
 
 
