@@ -1,5 +1,6 @@
 """The sliding window: nnU-Net's tiles, weights and sums, a few slices at a time."""
 
+import weakref
 from itertools import product
 
 import numpy as np
@@ -124,6 +125,24 @@ def test_probabilities_are_averaged_where_the_plan_says_so():
     logits = ByFormula().of_tile(image[None])
     expected = np.exp(logits - logits.max(-1, keepdims=True))
     np.testing.assert_allclose(whole, expected / expected.sum(-1, keepdims=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_tiles_go_when_all_networks_have_had_them(networks):
+    image = np.zeros((40, 12, 12), np.float32)
+    window, alive, most = Window(image.shape, (4, 8, 8), 3, 0.5), [], 0
+
+    class Watched(ByFormula):
+        def scores(self, tiles):
+            for tile in tiles:
+                alive.append(weakref.ref(tile))
+                yield np.zeros((*tile.shape[1:], 3), np.float32)
+
+    engines = [Watched() for _ in range(networks)]
+    for _ in window.scores(engines, lambda start, stop: image[start:stop]):
+        most = max(most, sum(tile() is not None for tile in alive))
+    assert len(alive) == networks * window.tiles > 60
+    assert most <= 2 * networks
 
 
 def test_what_a_band_takes_does_not_grow_with_the_number_of_slices():
