@@ -19,10 +19,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import nibabel as nib
 import numpy as np
 from safetensors import deserialize
+
+from panorgan.nnunet.case_file import load
 
 LEFT_OUT = re.compile(
     r"(logs|benchmarks|\.store|\.snakemake)/|.*(\.efficiency\.tsv|/\.snakemake_timestamp)$"
@@ -131,6 +132,13 @@ def _arrays(a: np.ndarray, b: np.ndarray) -> str:
     return f"{count:,} of {a.size:,} voxels differ" if count else ""
 
 
+def _preprocessed(a: Path, b: Path) -> str:
+    (*first, _, about), (*second, _, other) = (load(path.parent, path.stem) for path in (a, b))
+    said = [_arrays(x[:], y[:]) for x, y in zip(first, second, strict=True)]
+    places = [{k: v.tolist() for k, v in one["class_locations"].items()} for one in (about, other)]
+    return "; ".join(filter(None, [*said, _first_key(*places, "places")]))
+
+
 def _tensors(a: Path, b: Path) -> str:
     return _first_key(*(dict(deserialize(path.read_bytes())) for path in (a, b)))
 
@@ -180,7 +188,7 @@ def _first_line(a: str, b: str) -> str:
 
 COMPARED = {
     ".nii.gz": _label_maps,
-    ".b2nd": lambda a, b: _arrays(*(blosc2.open(str(path))[:] for path in (a, b))),
+    ".b2nd": _preprocessed,
     ".safetensors": _tensors,
     ".json": _json,
     "progress.csv": _curves,

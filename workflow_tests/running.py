@@ -12,6 +12,7 @@ import yaml
 from panorgan.cases.phantom import phantom_cases, write_case
 from panorgan.cases.table import read_cases, write_cases
 from panorgan.config.labels import load_labels
+from panorgan.run.journal import Finished, Journal
 
 REPOSITORY = Path(__file__).parents[1]
 TOP_LEVEL = ("Snakefile", "config", "rules", "scripts", "envs", "profiles")
@@ -143,6 +144,14 @@ class Project:
             for path in [problems.with_name(problems.name.replace(".problems.tsv", ".log"))]
             if path.exists()
         )
+
+    def finished(self, stage: str) -> dict[str, Finished]:
+        """What the store has of a stage's cases, by case and key; jobs may be at work."""
+        return {
+            f"{entry.case}.{entry.key}": entry
+            for journal in (self.results / ".store" / stage).glob("*/journal.jsonl")
+            for entry in Journal(journal.parent).entries.values()
+        }
 
     def forget_logs(self) -> None:
         """Remove the logs, so that `computed` counts from here on."""

@@ -10,9 +10,10 @@ import torch
 
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Network, Optimizer, Student, Teacher, Training
+from panorgan.nnunet.case_file import save
 from panorgan.nnunet.models.model import network_of, save_model
 from panorgan.nnunet.plans import make_dataset_json, make_plan
-from panorgan.nnunet.preprocess import Preprocessed, save
+from panorgan.nnunet.preprocess import Preprocessed
 from panorgan.nnunet.training.train import train
 
 CLASSES = ["liver", "tumour"]

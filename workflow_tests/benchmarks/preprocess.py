@@ -135,7 +135,6 @@ def run_ours(folder: Path) -> None:
 
     preprocess_cases(
         str(folder / "manifest.tsv"),
-        SHARD,
         None,
         str(folder / "nnunet" / DATASET / "plans.json"),
         ShardOutput(folder / "store", folder / "ours.tsv", folder / "ours"),
@@ -162,11 +161,13 @@ def compare(stock: Path, ours: Path) -> dict[str, float]:
     """How the results of both differ."""
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+    from panorgan.nnunet.case_file import load
+
     found = {"intensity": 0.0, "labels": 0, "voxels": 0, "places": 0}
-    datasets = nnUNetDatasetBlosc2(str(stock)), nnUNetDatasetBlosc2(str(ours))
-    assert datasets[0].identifiers == datasets[1].identifiers
-    for case in datasets[0].identifiers:
-        (data, seg, _, facts), (our_data, our_seg, _, our_facts) = (d[case] for d in datasets)
+    dataset = nnUNetDatasetBlosc2(str(stock))
+    assert {*dataset.identifiers} == {path.stem for path in ours.glob("*.b2nd")}
+    for case in dataset.identifiers:
+        (data, seg, _, facts), (our_data, our_seg, _, our_facts) = dataset[case], load(ours, case)
         difference = float(np.abs(data[:] - our_data[:]).max())
         found["intensity"] = max(found["intensity"], difference)
         found["labels"] += int((seg[:] != our_seg[:]).sum())

@@ -50,6 +50,7 @@ STOCK, WORKERS, DEVICE = "stock", "workers", "device"
 PLAIN = "plain"
 SETTINGS = (PLAIN, "channels last", "compiled", "channels last and compiled")
 DATASET = "Dataset001_panorgan"
+OURS = "ours"
 INTENSITY = {"mean": 80.0, "median": 85.0, "std": 60.0, "min": -1000.0, "max": 1500.0} | {
     "percentile_00_5": -100.0,
     "percentile_99_5": 240.0,
@@ -83,9 +84,15 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prepare(folder: Path, arguments: argparse.Namespace) -> None:
-    """Plan and preprocessed cases, laid out as nnU-Net wants them."""
+    """Plan and preprocessed cases, for each trainer laid out as it wants them."""
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
+    )
+
     from panorgan.io.volumes import read_image, read_label
-    from panorgan.nnunet.preprocess import preprocess_image, save
+    from panorgan.nnunet.case_file import save
+    from panorgan.nnunet.preprocess import preprocess_image
 
     labels = load_labels()
     teacher = arguments.network == "teacher"
@@ -94,13 +101,24 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
     plan = make_plan(recipe_of(arguments), names, INTENSITY, shape["shape"], shape["spacing_mm"])
     base = folder / DATASET
     place = base / configuration_of(plan)[1]["data_identifier"]
-    place.mkdir(parents=True)
+    for folder_of in (place, base / OURS):
+        folder_of.mkdir(parents=True)
     (base / "plans.json").write_text(json.dumps(plan))
     (base / "dataset.json").write_text(json.dumps(make_dataset_json(names, ignore=False)))
     for number, (image, label) in enumerate(real(arguments) or phantom(folder, arguments)):
         array = read_label(label).array
         array = (array == labels.tumour.value).astype("uint8") if teacher else array
-        save(place, f"case_{number}", preprocess_image(read_image(image), plan, array))
+        done = preprocess_image(read_image(image), plan, array)
+        save(base / OURS, f"case_{number}", done)
+        blocks, chunks = comp_blosc2_params(done.data.shape, done.patch_size, done.data.itemsize)
+        nnUNetDatasetBlosc2.save_case(
+            done.data,
+            done.seg,
+            done.properties,
+            str(place / f"case_{number}"),
+            chunks=chunks,
+            blocks=blocks,
+        )
 
 
 def real(arguments: argparse.Namespace) -> list[tuple[Path, Path]]:
@@ -159,8 +177,7 @@ def our_steps(
     base = folder / DATASET
     plan = json.loads((base / "plans.json").read_text())
     dataset_json = json.loads((base / "dataset.json").read_text())
-    place = base / configuration_of(plan)[1]["data_identifier"]
-    cases = {path.stem: place for path in place.glob("*.pkl")}
+    cases = {path.stem: path.parent for path in (base / OURS).glob("*.b2nd")}
 
     def step_of(trainer: Any) -> Step:
         under_way = []
@@ -538,8 +555,8 @@ def augmenting(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
     with redirect_stdout(sys.stderr):
         trainer = make_trainer(plan, dataset_json, device, folder)
     trainer.initialize("fp32", "device")
-    place = base / configuration_of(plan)[1]["data_identifier"]
-    batches = trainer.training_batches({path.stem: place for path in place.glob("*.pkl")}, 0)
+    cases = {path.stem: path.parent for path in (base / OURS).glob("*.b2nd")}
+    batches = trainer.training_batches(cases, 0)
     batch = batches[0]
     changes = training_transforms(
         trainer.patch_size,

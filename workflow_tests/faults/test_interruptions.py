@@ -26,15 +26,6 @@ def kill(process):
     process.wait()
 
 
-def entries(project, stage):
-    """Finished cases of a stage in the store, by name."""
-    return {
-        path.name: path.stat().st_ino
-        for path in (project.results / ".store" / stage).glob("*/*")
-        if not path.name.startswith(".tmp")
-    }
-
-
 def epochs(project, network):
     """Rows of the learning curve of the only training of a network."""
     curves = list((project.results / ".store" / network).glob("*/progress.csv"))
@@ -46,10 +37,10 @@ def test_kill_in_the_middle_of_a_shard(tiny, tmp_path):
     shutil.rmtree(project.results / "round-1")
     shutil.rmtree(project.results / ".store/round-1")
     process = project.start("labels")
-    wait_for(lambda: len(entries(project, "round-1/fusion/stage1")) >= 2)
+    wait_for(lambda: len(project.finished("round-1/fusion/stage1")) >= 2)
     kill(process)
-    finished = entries(project, "round-1/fusion/stage1")
-    pseudo = entries(project, "round-1/pseudo_labels/tumour")
+    finished = project.finished("round-1/fusion/stage1")
+    pseudo = project.finished("round-1/pseudo_labels/tumour")
     project.run("--unlock")
     project.forget_logs()
     project.run("labels")
@@ -59,9 +50,8 @@ def test_kill_in_the_middle_of_a_shard(tiny, tmp_path):
     assert len(kept) + len(computed.get("fuse_tumours", [])) == 10
     predicted = {name.rpartition(".")[0] for name in pseudo}
     assert not predicted & set(computed.get("predict_tumours", []))
-    after = entries(project, "round-1/fusion/stage1")
-    assert finished.items() <= after.items()
-    assert pseudo.items() <= entries(project, "round-1/pseudo_labels/tumour").items()
+    assert finished.keys() <= project.finished("round-1/fusion/stage1").keys()
+    assert pseudo.keys() <= project.finished("round-1/pseudo_labels/tumour").keys()
 
 
 @pytest.mark.parametrize("network", ["teacher", "student"])

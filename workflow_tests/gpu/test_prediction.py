@@ -11,8 +11,9 @@ from panorgan.config.labels import load_labels
 from panorgan.config.settings import Augmentation, Optimizer
 from panorgan.inference.predictor import Predictor
 from panorgan.io.volumes import Volume, new_volume
+from panorgan.nnunet.case_file import save
 from panorgan.nnunet.plans import make_dataset_json, make_plan
-from panorgan.nnunet.preprocess import preprocess_image, save
+from panorgan.nnunet.preprocess import preprocess_image
 from panorgan.nnunet.training.train import train
 
 pytestmark = pytest.mark.gpu

@@ -58,7 +58,8 @@ def test_data_and_their_copies_in_the_store_go_and_nothing_else():
 
 def test_it_says_how_much_it_freed_and_a_linked_file_counts_once():
     said = []
-    linked = 4 * BYTES + sum(p.stat().st_size for p in beside(DATA, ".store").rglob("entry.json"))
+    journals = beside(DATA, ".store").rglob("journal.jsonl")
+    linked = 4 * BYTES + sum(path.stat().st_size for path in journals)
     free_preprocessed({str(DATA): [str(MODEL)]}, said.append)
     assert said == [f"{linked / 1e9:.3g} GB of preprocessed data removed"]
     free_preprocessed({str(DATA): [str(MODEL)]}, said.append)

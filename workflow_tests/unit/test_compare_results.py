@@ -4,12 +4,14 @@ import gzip
 import json
 from pathlib import Path
 
-import blosc2
 import nibabel as nib
 import numpy as np
 import pytest
 from compare_results import main
 from safetensors.numpy import save_file
+
+from panorgan.nnunet.case_file import save
+from panorgan.nnunet.preprocess import Preprocessed
 
 GRID = np.diag([2.0, 2.0, 5.0, 1.0])
 
@@ -32,6 +34,14 @@ def save_page(
     )
 
 
+def save_preprocessed(folder, image=0, label=0, place=0):
+    data, seg = np.zeros((1, 8, 8, 8), np.float32), np.zeros((1, 8, 8, 8), np.int16)
+    data[0, 0, 0, 0], seg[0, 0, 0, 0] = image, label
+    places = {"class_locations": {1: np.full((3, 4), place, np.int16)}}
+    folder.mkdir(exist_ok=True)
+    save(folder, "x", Preprocessed(data, seg, places, (8, 8, 8)))
+
+
 @pytest.fixture
 def pair(tmp_path):
     """Two folders with equal content."""
@@ -49,7 +59,7 @@ def pair(tmp_path):
         checksum = "0" * 32
         (folder / "fusion/stage2.tsv").write_text(f"case\tfiles\nx\tx.nii.gz:{checksum}\n")
         (folder / "fusion/x.efficiency.tsv").write_text("case\ttotal_s\nx\t1\n")
-        blosc2.asarray(np.zeros((2, 3)), urlpath=str(folder / "model/x.b2nd"), mode="w")
+        save_preprocessed(folder / "data")
         save_page(folder / "report.html")
         (folder / "logs/job.log").write_text("done")
     return tmp_path / "a", tmp_path / "b"
@@ -102,7 +112,9 @@ def change(place: str):
             "epoch,loss,seconds,wait_s\n1,0.5,3.5,0\n"
         ),
         "table": lambda b: (b / "fusion/stage2.tsv").write_text("case\tfiles\ny\t\n"),
-        "array": lambda b: blosc2.asarray(np.eye(2, 3), urlpath=str(b / "model/x.b2nd"), mode="w"),
+        "preprocessed image": lambda b: save_preprocessed(b / "data", image=1),
+        "preprocessed label": lambda b: save_preprocessed(b / "data", label=1),
+        "places": lambda b: save_preprocessed(b / "data", place=1),
         "page": lambda b: save_page(b / "report.html", dice="81.3"),
     }[place]
 
@@ -117,7 +129,9 @@ def change(place: str):
         ("json", "model/card.json: parts.0.x differs"),
         ("curve", "model/progress.csv: line 2: …1,0.25… and …1,0.5…"),
         ("table", "fusion/stage2.tsv: line 1: …case=x\tfiles=x.nii.gz:… and …case=y\tfiles=…"),
-        ("array", "model/x.b2nd: 2 of 6 voxels differ"),
+        ("preprocessed image", "data/x.b2nd: 1 of 512 voxels differ"),
+        ("preprocessed label", "data/x.b2nd: 1 of 512 voxels differ"),
+        ("places", "data/x.b2nd: places.1.0.0 differs"),
         ("page", "report.html: line 1: …<p>81.2, after </p>… and …<p>81.3, after </p>…"),
     ],
 )

@@ -12,6 +12,7 @@ from fault_rows import fault_rows
 
 from panorgan.io.tables import read_table
 from panorgan.run.job import report_problems
+from panorgan.run.journal import Journal
 
 
 def run_script(tmp_path, body, gpu=0, **environment):
@@ -116,7 +117,8 @@ def test_whenever_the_disk_becomes_full_a_line_says_so_and_finished_work_is_kept
         assert re.fullmatch(full, done.stderr), done.stderr
         line, *_ = report_problems(results / "logs", since=0).splitlines()
         assert line.startswith("logs: ") or f"a_rule: {line}\n" == done.stderr
-        entries = list((results / ".store/s").glob("[abc].*/entry.json"))
+        store = results / ".store/s"
+        entries = Journal(store).entries if store.exists() else {}
         assert len(entries) >= finished
         finished = len(entries)
         assert not [path for path in results.rglob("*") if "tmp" in path.name]

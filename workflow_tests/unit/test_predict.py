@@ -12,7 +12,6 @@ import torch
 from fault_rows import fault_rows
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from test_preprocess import CLASSES, PLANS, all_orientations, plan_for, random_volume, stored_as
 from torch import nn
 
@@ -36,9 +35,10 @@ from panorgan.io.volumes import (
     write_image,
 )
 from panorgan.nnunet import devices
+from panorgan.nnunet.case_file import load, save
 from panorgan.nnunet.models.model import load_model, network_of, save_model, tensor_checksum
 from panorgan.nnunet.plans import configuration_of, make_dataset_json
-from panorgan.nnunet.preprocess import network_grid, preprocess_image, save
+from panorgan.nnunet.preprocess import network_grid, preprocess_image
 from panorgan.problems import Problems, Stop
 
 CPU = torch.device("cpu")
@@ -161,7 +161,7 @@ def test_training_reads_bit_for_bit_what_prediction_feeds(plan, axes, tmp_path):
     turned = stored_as(volume, axes)
     turned_label = stored_as(new_volume(label, volume.grid.spacing), axes).array
     save(tmp_path, "c", preprocess_image(turned, plan, turned_label))
-    stored = nnUNetDatasetBlosc2(str(tmp_path)).load_case("c")[0][0]
+    stored = load(tmp_path, "c")[0][0]
 
     dataset_json = make_dataset_json(CLASSES, False)
     save_model(tmp_path / "model", network_of(plan, dataset_json), plan, dataset_json, {})

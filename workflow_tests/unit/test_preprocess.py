@@ -1,4 +1,4 @@
-"""Preprocessing: nnU-Net's own result, whatever the stored orientation, and files it can read."""
+"""Preprocessing: nnU-Net's own result, whatever the stored orientation, in files read in parts."""
 
 from copy import deepcopy
 from itertools import permutations, product
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from panorgan.io.volumes import (
@@ -19,8 +19,10 @@ from panorgan.io.volumes import (
     write_image,
     write_label,
 )
+from panorgan.nnunet.case_file import load, save
 from panorgan.nnunet.plans import configuration_of, make_dataset_json, make_plan
-from panorgan.nnunet.preprocess import preprocess_image, sample_locations, save
+from panorgan.nnunet.preprocess import preprocess_image, sample_locations
+from panorgan.problems import Stop
 
 INTENSITY = {
     "mean": 50.0,
@@ -225,7 +227,7 @@ def test_float_images_and_images_of_nothing_pass():
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_nnunet_reads_what_was_saved_and_equal_cases_are_equal_bytes(plan, tmp_path):
+def test_what_was_saved_is_read_and_equal_cases_are_equal_bytes(plan, tmp_path):
     volume, label = random_volume(shape=(20, 40, 50))
     contents = []
     for name in ("one", "two"):
@@ -233,27 +235,38 @@ def test_nnunet_reads_what_was_saved_and_equal_cases_are_equal_bytes(plan, tmp_p
         folder.mkdir()
         done = preprocess_image(volume, plan, label)
         save(folder, "case_1", done)
-        assert {path.name for path in folder.iterdir()} == {
-            "case_1.b2nd",
-            "case_1_seg.b2nd",
-            "case_1.pkl",
-        }
-        contents.append([path.read_bytes() for path in sorted(folder.iterdir())])
+        (file,) = folder.iterdir()
+        contents.append(file.read_bytes())
     assert contents[0] == contents[1]
-    data, seg, _, properties = nnUNetDatasetBlosc2(str(folder)).load_case("case_1")
+    data, seg, _, properties = load(folder, "case_1")
     np.testing.assert_array_equal(data[:], done.data)
     np.testing.assert_array_equal(seg[:], done.seg)
     assert data.dtype == np.float32
     assert seg.dtype == np.int16
-    np.testing.assert_array_equal(
-        properties["class_locations"][1], done.properties["class_locations"][1]
+    places, expected = properties["class_locations"], done.properties["class_locations"]
+    assert [*places] == [*expected]
+    for value, found in places.items():
+        np.testing.assert_array_equal(found, expected[value])
+
+
+def test_files_of_earlier_versions_are_read(tmp_path):
+    """They were nnU-Net's, three a case."""
+    volume, label = random_volume(shape=(20, 40, 50))
+    done = preprocess_image(volume, PLANS["2d"], label)
+    blocks, chunks = comp_blosc2_params(done.data.shape, done.patch_size, 4)
+    nnUNetDatasetBlosc2.save_case(
+        done.data, done.seg, done.properties, str(tmp_path / "c"), chunks=chunks, blocks=blocks
     )
+    data, seg, _, properties = load(tmp_path, "c")
+    np.testing.assert_array_equal(data[:], done.data)
+    np.testing.assert_array_equal(seg[:], done.seg)
+    assert properties["class_locations"].keys() == done.properties["class_locations"].keys()
 
 
 def test_a_2d_network_decompresses_only_the_slices_that_it_takes(tmp_path):
     volume, label = random_volume(shape=(20, 40, 50))
     save(tmp_path, "c", preprocess_image(volume, PLANS["2d"], label))
-    for array in nnUNetDatasetBlosc2(str(tmp_path)).load_case("c")[:2]:
+    for array in load(tmp_path, "c")[:2]:
         assert array.chunks[1] == array.blocks[1] == 1
 
 
@@ -269,6 +282,6 @@ def test_a_full_disk_is_told_from_other_errors(small_disk):
     disk = small_disk(4)
     volume, label = random_volume(shape=(8, 40, 40))
     done = preprocess_image(volume, PLANS["2d"], label)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(Stop, match="no space left on the disk"):
         save(disk, "c", done)
     assert not list(disk.iterdir())

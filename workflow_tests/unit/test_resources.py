@@ -251,8 +251,7 @@ class TestStages:
             run.preprocess()
         run.have(self.CASE)
         run.monkeypatch.setattr(
-            "panorgan.stages.training.entry_of",
-            lambda store, item, parameters: run.folder if item.case == "c" else store / item.case,
+            "panorgan.stages.training.unfinished", lambda store, work, parameters: work[1:]
         )
         with pytest.raises(Problems, match=r"c: i\.nii\.gz"):
             run.preprocess()

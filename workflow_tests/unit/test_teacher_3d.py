@@ -14,9 +14,10 @@ from panorgan.inference.predictor import Predictor
 from panorgan.io.resources import gb
 from panorgan.io.volumes import new_volume
 from panorgan.networks import count_parameters
+from panorgan.nnunet.case_file import save
 from panorgan.nnunet.models.model import load_model, network_of
 from panorgan.nnunet.plans import deep_supervision_sizes, make_dataset_json, make_plan
-from panorgan.nnunet.preprocess import preprocess_image, save
+from panorgan.nnunet.preprocess import preprocess_image
 from panorgan.nnunet.training.memory import training_memory
 from panorgan.nnunet.training.train import train
 

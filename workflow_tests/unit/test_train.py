@@ -23,12 +23,11 @@ from batchgenerators.augmentations.utils import (
 )
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from fault_rows import fault_rows
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy.ndimage import map_coordinates, spline_filter
 from toys import EPOCHS, ITERATIONS, checksum, curve, plan_of, run, student, teacher, write_case
 
 from panorgan.config.settings import Augmentation, Optimizer
-from panorgan.nnunet.training import checkpoints
+from panorgan.nnunet.training import batches, checkpoints
 from panorgan.nnunet.training import train as train_module
 from panorgan.nnunet.training.augmentation import (
     LowResolution,
@@ -437,20 +436,20 @@ class TestProblems:
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
     def test_killed_loader(self, number, whole, tmp_path, cases, looked_at, monkeypatch, capfd):
-        main, original = os.getpid(), nnUNetDatasetBlosc2.load_case
+        main, original = os.getpid(), batches.load
 
-        def killed(dataset, case):
+        def killed(folder, case):
             if (
                 os.getpid() != main
                 and case == "case-2"
                 and (tmp_path / "checkpoint-0001.pt").exists()
             ):
                 os.kill(os.getpid(), number)
-            return original(dataset, case)
+            return original(folder, case)
 
         recipe = teacher(workers=1)
         with monkeypatch.context() as patch:
-            patch.setattr(nnUNetDatasetBlosc2, "load_case", killed)
+            patch.setattr(batches, "load", killed)
             # So that the loader does not read all cases ahead before there is a checkpoint.
             patch.setattr(Trainer, "train_step", slowly(Trainer.train_step))
             with pytest.raises(Problems) as caught:

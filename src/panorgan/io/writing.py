@@ -4,10 +4,12 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from socket import gethostname
 
 from panorgan.problems import Problem, Stop
 
@@ -21,6 +23,12 @@ FULL = {
 IN_TEXT = re.compile(r"\b(?:os error|Errno) (\d+)")
 """How safetensors and `shutil.copytree` tell the system's number."""
 
+BY = "~"
+"""Between what a temporary is for and who makes it, machine and process, in its name."""
+
+SILENT_S = 24 * 3600.0
+"""After so long a process of another machine, which cannot be asked, no longer writes."""
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -32,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         If the disk is full. As after any error then nothing is left, no new folder either.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = own_temporary(path)
     with making_folder(path.parent), _speaking_of(path, temporary):
         try:
             yield temporary
@@ -42,15 +50,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: str | Path, temporary: Path | None = None) -> Iterator[Path]:
+def new_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its name if the block ends well.
 
     Parameters
     ----------
     path
         A new one; or the block removes the old one at its end.
-    temporary
-        Its name, if one is wanted that a later process recognises.
 
     Raises
     ------
@@ -58,19 +64,64 @@ def new_folder(path: str | Path, temporary: Path | None = None) -> Iterator[Path
         As `replacing`.
     """
     path = Path(path)
-    temporary = temporary or _temporary(path)
+    with scratch_folder(path) as temporary:
+        yield temporary
+        os.rename(temporary, path)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """An empty folder for what `path` will hold, gone when the block ends; errors name `path`.
+
+    Raises
+    ------
+    Stop
+        As `replacing`.
+    """
+    temporary = own_temporary(path)
     with making_folder(path.parent), _speaking_of(path, temporary):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
             yield temporary
-            os.rename(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def own_temporary(path: Path) -> Path:
+    """A name beside `path` that no other process uses and that says whose it is."""
+    return path.with_name(f".{path.name}{BY}{gethostname()}{BY}{os.getpid()}.tmp")
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Remove files and folders that processes have left when they were killed."""
+    for path in folder.glob(f".*{BY}*{BY}*.tmp"):
+        if not _maker_lives(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _maker_lives(temporary: Path) -> bool:
+    """Whether the process that made a temporary file or folder may still be writing."""
+    _, host, process = temporary.name.removesuffix(".tmp").rsplit(BY, 2)
+    try:
+        if host != gethostname():
+            return time.time() - temporary.stat().st_mtime < SILENT_S
+        os.kill(int(process), 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    except (PermissionError, ValueError):
+        return True
+    return True
+
+
+def to_disk(*paths: Path) -> None:
+    """Return when files or folders are on the disk: what a power cut leaves of them."""
+    for path in paths:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 @contextmanager

@@ -1,13 +1,9 @@
 """From a CT to what a network sees: whole for training, in bands of equal bits for prediction."""
 
 import math
-import os
-import pickle
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -339,37 +335,3 @@ def sample_locations(seg: np.ndarray, classes: Iterable[int]) -> dict[int, np.nd
             found = found[random.choice(len(found), count, replace=False)]
         locations[value] = np.stack(np.unravel_index(found, seg.shape), 1).astype(np.int16)
     return locations
-
-
-def save(folder: str | Path, case: str, preprocessed: Preprocessed) -> None:
-    """Write a labelled case as ``nnUNetDatasetBlosc2`` reads it; equal cases give equal bytes.
-
-    The files are ``CASE.b2nd``, ``CASE_seg.b2nd`` and ``CASE.pkl``.
-    """
-    import blosc2
-    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
-
-    folder = Path(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as name:
-        temporary = Path(name)
-        arrays = {f"{case}.b2nd": preprocessed.data, f"{case}_seg.b2nd": preprocessed.seg}
-        for file, array in arrays.items():
-            blocks, chunks = comp_blosc2_params(
-                array.shape, preprocessed.patch_size, array.itemsize
-            )
-            # One thread: several would store a chunk's blocks in the order in which they finish.
-            # nnU-Net's level 5 takes four times as long and saves 4 %; both read equally fast.
-            compression = {
-                "codec": blosc2.Codec.LZ4HC,
-                "clevel": 1,
-                "filters": [blosc2.Filter.SHUFFLE],
-                "nthreads": 1,
-            }
-            # Compressed in memory: of a full disk blosc2 says only that something went wrong.
-            packed = blosc2.asarray(
-                array, chunks=chunks, blocks=blocks, cparams=compression, contiguous=True
-            )
-            (temporary / file).write_bytes(packed.to_cframe())
-        (temporary / f"{case}.pkl").write_bytes(pickle.dumps(preprocessed.properties))
-        for path in sorted(temporary.iterdir()):
-            os.replace(path, folder / path.name)

@@ -1,10 +1,10 @@
 """Finished work that a failed or killed job does not lose.
 
 Snakemake deletes the declared outputs of a job that failed, so every finished case and every
-training checkpoint lives in a *store* beside them, under a name that carries a key: the hash of
-all that the result depends on. A job links from the store what is there and computes the rest.
-Publishing (hard links into a temporary folder, a rename, the tables last) can be repeated at any
-moment.
+training checkpoint lives in a *store* beside them, under a key: the hash of all that the result
+depends on. A job links from the store what is there and computes the rest; all of it is flushed to
+the disk once, before it is published. Publishing (hard links into a temporary folder, a rename, the
+tables last) can be repeated at any moment.
 """
 
 import errno
@@ -16,16 +16,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from socket import gethostname
 
 from panorgan.io.failures import Failures
 from panorgan.io.tables import read_table, write_table
 from panorgan.io.volumes import Volume, VolumeError, read_label
-from panorgan.io.writing import new_folder, stopping, write_text
+from panorgan.io.writing import (
+    clear_temporaries,
+    new_folder,
+    scratch_folder,
+    stopping,
+    to_disk,
+    write_text,
+)
 from panorgan.problems import Problems, Stop
+from panorgan.run.journal import Finished, Journal
 from panorgan.run.lease import exclusive
 
-ENTRY = "entry.json"
 KEY = "key.json"
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems without hard links say."""
@@ -88,9 +94,16 @@ def file_checksum(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def entry_of(store: Path, item: Work, parameters: object) -> Path:
-    """The folder that holds a case when it is finished; arguments as those of `run_shard`."""
-    return store / f"{item.case}.{key_of([parameters, item.inputs])}"
+def unfinished(store: Path, work: Iterable[Work], parameters: object) -> list[Work]:
+    """What is not in a store, whose files are not looked at; arguments as those of `run_shard`."""
+    if not store.exists():
+        return list(work)
+    journal = Journal(store)
+    return [item for item in work if not journal.find(item.case, _key(item, parameters))]
+
+
+def _key(item: Work, parameters: object) -> str:
+    return key_of([parameters, item.inputs])
 
 
 def run_shard(
@@ -132,26 +145,32 @@ def run_shard(
         stay in the store. A `Stop`, such as a full disk, ends the job at once.
     """
     store = out.store
-    store.mkdir(parents=True, exist_ok=True)
-    entries: dict[str, Path] = {}
+    with _kept(store):
+        store.mkdir(parents=True, exist_ok=True)
+        journal = Journal(store)
+    entries: dict[str, Finished] = {}
     failures = Failures(say)
     reused = 0
     layout = {"cases": [*columns]} | {name: [*own] for name, own in (details or {}).items()}
     for item in work:
         with failures.of(item.case, item.image):
-            entry = entry_of(store, item, parameters)
-            if _is_whole(entry, layout, say):
+            key = _key(item, parameters)
+            entry = journal.find(item.case, key)
+            if entry and _is_whole(entry, store, layout, say):
                 reused += 1
             else:
-                _fill(entry, item.case, layout, compute)
+                with _kept(store / item.case):
+                    made = _make(store, item.case, key, layout, compute)
+                    entry = journal.append(made)
                 say(f"{item.case}: computed")
             entries[item.case] = entry
     count = len(failures.problems)
     say(f"{len(entries) - reused} computed, {reused} reused, {count} problems")
     failures.check()
     with _kept(out.table):
+        dropped = journal.settle(entries)
         _publish(entries, out, columns, details or {}, others)
-    _prune(store, entries)
+    journal.prune(dropped)
     return len(entries) - reused
 
 
@@ -167,134 +186,93 @@ def _kept(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _fill(
-    entry: Path,
+def _make(
+    store: Path,
     case: str,
+    key: str,
     layout: Mapping[str, Sequence[str]],
     compute: Callable[[str, Path], Result],
-) -> None:
-    """Compute a case into the store; the entry appears whole or not at all."""
-    temporary = entry.parent / f".tmp-{gethostname()}-{os.getpid()}-{entry.name}"
-    with _kept(entry), new_folder(entry, temporary):
+) -> Finished:
+    """Compute a case; its files appear in the store, each of them whole."""
+    with scratch_folder(store / case) as temporary:
         result = compute(case, temporary)
-        files = {}
-        for path in sorted(temporary.iterdir()):
+        paths = sorted(temporary.iterdir())
+        files = {path.name: (path.stat().st_size, file_checksum(path)) for path in paths}
+        made = Finished(case, key, result.row, result.details, files, layout)
+        for path in paths:
             path.chmod(0o444)
-            files[path.name] = [path.stat().st_size, file_checksum(path)]
-        content = {"row": result.row, "details": result.details, "files": files, "columns": layout}
-        write_text(temporary / ENTRY, json.dumps(content, indent=1))
-        _to_disk(temporary)
-        shutil.rmtree(entry, ignore_errors=True)
+            os.replace(path, store / made.stored[path.name])
+    return made
 
 
-def _to_disk(folder: Path) -> None:
-    """Have a folder's files on the disk before its name says that they are whole."""
-    for path in (*folder.iterdir(), folder):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def _read_entry(entry: Path) -> dict:
-    return json.loads((entry / ENTRY).read_text())
-
-
-def _is_whole(entry: Path, layout: Mapping[str, Sequence[str]], say: Callable[[str], None]) -> bool:
-    """Whether a finished case is in the store with every file as it was written.
+def _is_whole(
+    entry: Finished, store: Path, layout: Mapping[str, Sequence[str]], say: Callable[[str], None]
+) -> bool:
+    """Whether a case that was finished is of use, with every file as it was written.
 
     Its rows must be for tables of the same columns: of a new one it says nothing.
     """
-    try:
-        content = _read_entry(entry)
-    except (OSError, ValueError):
+    if entry.row.get("status") == BAD or entry.columns != layout:
         return False
-    if content["row"].get("status") == BAD or content.get("columns") != layout:
-        return False
-    for name, (size, checksum) in content["files"].items():
-        path = entry / name
+    for name, (size, checksum) in entry.files.items():
+        path = store / entry.stored[name]
         if not path.exists() or path.stat().st_size != size or file_checksum(path) != checksum:
             say(f"{path} was changed after it was written: it is made again")
             return False
-    os.utime(entry)
     return True
 
 
 def _publish(
-    entries: Mapping[str, Path],
+    entries: Mapping[str, Finished],
     out: ShardOutput,
     columns: Sequence[str],
     details: Mapping[str, Sequence[str]],
     others: Iterable[Mapping[str, object]],
 ) -> None:
-    contents = {case: _read_entry(entry) for case, entry in entries.items()}
+    clear_temporaries(out.table.parent)
     if out.folder:
         files = (
-            entries[case] / name for case, content in contents.items() for name in content["files"]
+            (out.store / stored, name)
+            for entry in entries.values()
+            for name, stored in entry.stored.items()
         )
         link_folder(out.folder, files)
     for name, detail_columns in details.items():
         rows = [
-            {"case": case} | row
-            for case, content in sorted(contents.items())
-            for row in content["details"].get(name, [])
+            {"case": case} | dict(row)
+            for case, entry in sorted(entries.items())
+            for row in entry.details.get(name, [])
         ]
         write_table(out.details[name], ("case", *detail_columns), rows)
     rows = [
-        {"case": case, "status": "ok", "files": _files_text(content["files"])} | content["row"]
-        for case, content in contents.items()
+        {"case": case, "status": "ok", "files": _files_text(entry.files)} | dict(entry.row)
+        for case, entry in entries.items()
     ]
     rows = sorted([*rows, *map(dict, others)], key=lambda row: row["case"])
     write_table(out.table, (*CASE_COLUMNS, *columns), rows)
+    to_disk(*(out.details[name] for name in details), out.table, out.table.parent)
 
 
 def _files_text(files: Mapping[str, Sequence]) -> str:
     return " ".join(f"{name}:{checksum}" for name, (_, checksum) in sorted(files.items()))
 
 
-def link_folder(folder: Path, files: Iterable[Path]) -> None:
-    """Make `folder` hold exactly these files, as hard links (copies where links don't exist)."""
-    with new_folder(folder, folder.with_name(f".{folder.name}.tmp")) as temporary:
-        for file in files:
+def link_folder(folder: Path, files: Iterable[tuple[Path, str]]) -> None:
+    """Make `folder` hold exactly these files under these names.
+
+    They are hard links, copies where links don't exist.
+    """
+    with new_folder(folder) as temporary:
+        for file, name in files:
             try:
-                os.link(file, temporary / file.name)
+                os.link(file, temporary / name)
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
-                shutil.copy2(file, temporary / file.name)
+                shutil.copy2(file, temporary / name)
+                to_disk(temporary / name)
+        to_disk(temporary)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _prune(store: Path, entries: Mapping[str, Path]) -> None:
-    """Drop what no table lists but each case's newest, so that changing back is free."""
-    older: dict[str, list[Path]] = {}
-    for path in store.iterdir():
-        if path.name.startswith(".tmp-"):
-            if not _maker_lives(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-            continue
-        case = path.name.rpartition(".")[0]
-        if entries.get(case) != path:
-            older.setdefault(case, []).append(path)
-    for paths in older.values():
-        paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in paths[1:]:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _maker_lives(name: str) -> bool:
-    """Whether the process that made a temporary folder may still be writing into it."""
-    maker = name.removeprefix(".tmp-").removeprefix(gethostname() + "-")
-    if maker == name.removeprefix(".tmp-"):
-        return True
-    try:
-        os.kill(int(maker.split("-")[0]), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, ValueError):
-        return True
-    return True
 
 
 class ShardReader:
@@ -404,7 +382,8 @@ def run_training(
             lease.check()
             for path in finished.iterdir():
                 path.chmod(0o444)
-            link_folder(Path(model), sorted(finished.iterdir()))
+            clear_temporaries(Path(model).parent)
+            link_folder(Path(model), ((path, path.name) for path in sorted(finished.iterdir())))
         card = json.loads((finished / "card.json").read_text())
         row = {"model": str(model), "checksum": card["checksum"], "key": state.name}
         write_table(table, list(row), [row])

@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from panorgan.cases.intensities import (
+    Histogram,
     add_histograms,
     class_histograms,
     load_histograms,
@@ -33,10 +34,10 @@ from panorgan.run.store import (
     ShardOutput,
     ShardReader,
     Work,
-    entry_of,
     key_of,
     run_shard,
     run_training,
+    unfinished,
 )
 from panorgan.stages import AUTOMATIC, HISTOGRAMS, LABEL, LEFT_OUT, UNKNOWNS, VERSIONS
 
@@ -123,10 +124,11 @@ def plan_network(
     if frozen:
         plan = _frozen_plan(check_plan(frozen), recipe, names, frozen)
     else:
-        parts = []
+        parts: list[Histogram] = []
         for case in cases:
             found = load_histograms(histograms.file(case, HISTOGRAMS))
             parts += [found[value] for value in classes if value in found]
+            parts = [add_histograms(parts)] if parts else []  # one, of however many cases
         if not parts:
             wanted = ", ".join(names)
             cure = "add cases whose label has them, or check `annotated` in the case table"
@@ -134,7 +136,7 @@ def plan_network(
         plan = make_plan(
             dict(recipe),
             names,
-            statistics(add_histograms(parts)),
+            statistics(*parts),
             tuple(np.median([entries[case].shape for case in cases], axis=0)),
             tuple(np.median([entries[case].spacing for case in cases], axis=0)),
         )
@@ -180,7 +182,8 @@ def preprocess_cases(
     truth
         Labels to learn; None takes the cases' own: those of validation.
     """
-    from panorgan.nnunet.preprocess import preprocess_image, save
+    from panorgan.nnunet.case_file import save
+    from panorgan.nnunet.preprocess import preprocess_image
 
     labels = load_labels(labels_file)
     plan = json.loads(Path(plans).read_text())
@@ -223,7 +226,7 @@ def preprocess_cases(
         for name in names
     ]
     parameters = {"version": VERSIONS["preprocess"], "plan": _preprocessing_of(plan)}
-    missing = [entries[w.case] for w in work if not entry_of(out.store, w, parameters).exists()]
+    missing = [entries[item.case] for item in unfinished(out.store, work, parameters)]
     (configuration,) = plan["configurations"].values()
     check_disk(_expected_bytes(missing, configuration["spacing"]), out.store, "preprocessed data")
     return run_shard(work, compute, out, parameters=parameters, columns=["shape_zyx", UNKNOWNS])

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from panorgan.nnunet.case_file import load
 from panorgan.nnunet.devices import memory_problem
 from panorgan.problems import Problem, Problems
 
@@ -37,7 +37,7 @@ class CaseFolders:
     Parameters
     ----------
     folders
-        For each case the folder that holds ``CASE.b2nd``, ``CASE_seg.b2nd`` and ``CASE.pkl``.
+        For each case the folder that holds its file.
     unknown
         For each case the classes that are unknown in it; None if the loss shall not ask.
     """
@@ -50,9 +50,7 @@ class CaseFolders:
         self.unknown = unknown
         # Sorted, so that neither the number of shards nor their order changes a batch.
         self.identifiers = sorted(folders)
-        self._datasets = {
-            case: nnUNetDatasetBlosc2(str(folders[case]), [case]) for case in self.identifiers
-        }
+        self._folders = dict(folders)
         # For each loader its process and the case that it reads, in memory that outlives it.
         self._reading = RawArray("q", 2 * (os.cpu_count() or 1))
 
@@ -62,24 +60,23 @@ class CaseFolders:
         return next((self.identifiers[case] for pid, case in noted if pid == process), "")
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
-        """Image and label (channel, z, y, x), compressed until sliced, and the properties.
+        """What `panorgan.nnunet.case_file.load` gives.
 
         Raises
         ------
         Problems
             If a file is missing or broken.
         """
-        dataset = self._datasets[identifier]
         worker = get_worker_info()
         place = 2 * worker.id if worker else 0
         self._reading[place : place + 2] = os.getpid(), self.identifiers.index(identifier)
         try:
-            return dataset.load_case(identifier)
+            return load(self._folders[identifier], identifier)
         except Exception as error:
             if DEAD_LOADER.match(str(error)) or memory_problem(error):
                 raise  # not this case's fault
             cause = f"its preprocessed files cannot be read: {error}"
-            cure = f"delete {dataset.source_folder} and run the same command again"
+            cure = f"delete {self._folders[identifier]} and run the same command again"
             raise Problems.one(cause, cure, case=str(identifier)) from error
 
 
