@@ -21,10 +21,11 @@ from panorgan.config.registry import (
     pattern,
 )
 from panorgan.stages import VERSIONS
-from panorgan.run.inputs import Run, see_all_reasons
+from panorgan.run.inputs import Run, look_again_once, see_all_reasons
 
 min_version("9.27")
 see_all_reasons()
+look_again_once()
 
 
 configfile: "config/config.yaml"

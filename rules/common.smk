@@ -21,6 +21,12 @@ def of_labels(place, end, shards=None):
     return files
 
 
+def gpus_to_predict(wildcards, input, rulename):
+    """Resource: no GPU for a shard without a case to predict, known once its cases are dealt."""
+    wanted = workflow.get_rule(rulename).params.wanted
+    return run.gpus_to_predict(wanted, input)
+
+
 def plan_of(name):
     """Input function of a training: a file of the plan for the labels that it learns."""
     return lambda wildcards: paths.student_plan(

@@ -24,7 +24,7 @@ rule predict_tumours:
         "../envs/panorgan.yaml"
     threads: settings.prediction.threads
     resources:
-        gpu=1,
+        gpu=gpus_to_predict,
         mem_mb=lambda wildcards, attempt: 12000 * attempt,
         runtime=480,
     params:

@@ -107,6 +107,8 @@ rule train_student:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 32000 * attempt,
         runtime=10080,
+        # No parameter: another place trains nothing anew.
+        scratch=settings.scratch,
     params:
         version=VERSIONS["train"],
         labels=settings.labels,

@@ -3,14 +3,14 @@
 from panorgan.config.settings import Member
 from panorgan.io.tables import read_table
 from panorgan.run.job import job, shard_output
-from panorgan.stages.prediction import WANTED, predict_cases
+from panorgan.stages.prediction import predict_cases
 
 with job(snakemake) as this:
     files, settings = snakemake.input, snakemake.params
     taught = files.get("taught")
     this.computed = predict_cases(
         files.manifest,
-        WANTED[settings.wanted],
+        settings.wanted,
         [
             (Member.parse(name), model, table)
             for name, model, table in zip(
@@ -21,6 +21,7 @@ with job(snakemake) as this:
         labels_file=settings.labels,
         translate=settings.get("translate", False),
         components=bool(snakemake.output.get("components")),
+        begin=this.claim_gpu,
         seen=[row["case"] for row in read_table(taught) if row["status"] == "ok"] if taught else [],
         **settings.prediction,
     )

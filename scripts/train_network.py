@@ -22,4 +22,6 @@ with job(snakemake) as this:
         table=snakemake.output.table,
         notes={"run": snakemake.params.run, "phantom": snakemake.params.phantom},
         console=this.console,
+        begin=this.begin_in,
+        scratch=snakemake.resources.get("scratch", ""),
     )

@@ -31,7 +31,8 @@ import os, time
 from pathlib import Path
 from panorgan.run.job import job
 
-with job(snakemake):
+with job(snakemake) as this:
+    this.claim_gpu()
     gpu = os.environ["CUDA_VISIBLE_DEVICES"]
     used = Path(f"gpu-{gpu}")
     used.mkdir()  # fails if another job uses it
@@ -47,14 +48,13 @@ with job(snakemake):
 def test_two_gpus_and_eight_jobs(told, tmp_path):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "use.py").write_text(SCRIPT)
-    (tmp_path / "tmp").mkdir()
     subprocess.run(
         [
             *(Path(sys.executable).parent / "snakemake", "--quiet", "all", "--cores", "4"),
             *("--resources", f"gpu={told}"),
         ],
         cwd=tmp_path,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "a,GPU-b", "TMPDIR": str(tmp_path / "tmp")},
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "a,GPU-b"},
         check=True,
         timeout=300,
     )

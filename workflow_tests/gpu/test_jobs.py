@@ -25,7 +25,8 @@ import torch
 from panorgan.run.job import job
 from panorgan.nnunet.devices import pick_device
 
-with job(snakemake):
+with job(snakemake) as this:
+    this.claim_gpu()
     begun = time.monotonic()
     device = pick_device("auto")
     numbers = torch.rand(1000, 1000, device=device)

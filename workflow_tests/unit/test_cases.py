@@ -1,5 +1,7 @@
 """The case table and the shards."""
 
+from hashlib import blake2b
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,11 +161,38 @@ def test_shard_is_stable_and_among_the_shards(case, split, count):
 
 
 def test_shards_of_known_names():
-    # Fixed values: a change of the hash would move every user's cases to other shards.
+    # Fixed values: another dealing would move every user's cases to other shards.
     counts = {"labelled": 64, "unlabelled": 64, "validation": 8, "test": 8}
     cases = [Case("FLARE23_0001", "i", label, split, "any") for split, label in PLACES]
     shards = [shard_of(case, counts) for case in cases]
-    assert shards == ["labelled-21", "unlabelled-21", "validation-05", "test-05"]
+    assert shards == ["labelled-08", "unlabelled-08", "validation-00", "test-00"]
+
+
+def numbered(start, end, place="FLARE23_{:04d}"):
+    return [Case(place.format(n), "i", "", "train", "any") for n in range(start, end)]
+
+
+@pytest.mark.parametrize("place", ["FLARE23_{:04d}", "s{}", "abdomen_{:05d}_v2", "2023-{:03d}"])
+def test_cases_that_are_numbered_on_are_in_few_shards(place):
+    counts = {"unlabelled": 28}
+    known = [shard_of(case, counts) for case in numbered(0, 1800, place)]
+    sizes = [known.count(name) for name in shard_names("unlabelled", 28)]
+    assert max(sizes) <= 5 * 16
+    assert min(sizes) >= 4 * 16 - 16
+    assert len({shard_of(case, counts) for case in numbered(1800, 1900, place)}) <= 8
+
+
+def test_names_that_end_in_no_number_or_a_short_one_are_spread():
+    counts = {"unlabelled": 8}
+    digits = [blake2b(bytes([n])).hexdigest()[:20] for n in range(200)]
+    for names in (
+        [text.translate(str.maketrans("0123456789", "ghijklmnop")) for text in digits],
+        digits,
+        [f"patient{n:03d}_{scan}" for n in range(100) for scan in (1, 2)],
+    ):
+        cases = [Case(name, "i", "", "train", "any") for name in names]
+        shards = [shard_of(case, counts) for case in cases]
+        assert max(shards.count(name) for name in shard_names("unlabelled", 8)) < 50
 
 
 def test_shards_are_even():

@@ -11,6 +11,7 @@ import pytest
 from fault_rows import fault_rows
 
 from panorgan.io.tables import read_table
+from panorgan.run.claims import claim
 from panorgan.run.job import report_problems
 from panorgan.run.journal import Journal
 
@@ -91,7 +92,8 @@ A_SHARD = """
     def compute(case, folder):
         (folder / case).write_bytes(bytes(20_000))
         return Result()
-    with job(snakemake):
+    with job(snakemake) as this:
+        this.claim_gpu()
         place = Path("results/r")
         out = ShardOutput(place / ".store/s", place / "s.tsv", place / "s")
         run_shard([Work(case, {}) for case in "abc"], compute, out, parameters=1)
@@ -196,26 +198,97 @@ def test_the_job_ends_with_its_parent(tmp_path, asks):
 
 
 def test_without_a_gpu_the_log_says_so(tmp_path):
-    run_script(tmp_path, "with job(snakemake):\n    pass\n", gpu=1, CUDA_VISIBLE_DEVICES="")
+    body = "with job(snakemake) as this:\n    this.claim_gpu()\n"
+    run_script(tmp_path, body, gpu=1, CUDA_VISIBLE_DEVICES="")
     assert "no GPU: running on the CPU" in (tmp_path / "results/r/logs/a.log").read_text()
 
 
-def test_two_jobs_never_share_a_gpu(tmp_path):
+def test_two_jobs_never_share_a_gpu_and_leave_no_file(tmp_path):
     body = """
         import os, subprocess, sys
-        with job(snakemake):
+        with job(snakemake) as this:
+            this.claim_gpu()
             print("mine:", os.environ["CUDA_VISIBLE_DEVICES"])
             if len(sys.argv) == 1:
                 os.environ["CUDA_VISIBLE_DEVICES"] = "test-7,test-8"
                 subprocess.run([sys.executable, sys.argv[0], "inner"])
                 print(open("results/r/logs/a.log").read())
         """
+    (tmp_path / "tmp").mkdir()
     done = run_script(
-        tmp_path, body, gpu=1, CUDA_VISIBLE_DEVICES="test-7,test-8", TMPDIR=str(tmp_path)
+        tmp_path, body, gpu=1, CUDA_VISIBLE_DEVICES="test-7,test-8", TMPDIR=str(tmp_path / "tmp")
     )
     assert done.returncode == 0
     log = (tmp_path / "results/r/logs/a.log").read_text()
     assert "mine: test-8" in log
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_job_that_computes_nothing_waits_for_no_gpu(tmp_path):
+    run_script(tmp_path, "with job(snakemake):\n    pass\n", gpu=1, CUDA_VISIBLE_DEVICES="test-9")
+    assert "GPU" not in (tmp_path / "results/r/logs/a.log").read_text()
+
+
+def test_what_was_claimed_is_free_once_its_process_is_killed():
+    code = "from panorgan.run.claims import claim; import time; "
+    code += "held = claim('test'); print(held and 'held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    assert claim("test") is None
+    process.kill()
+    process.wait()
+    with claim("test"):
+        assert claim("test") is None
+    claim("test").close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be others")
+def test_other_users_of_the_machine_claim_the_same_names():
+    def as_another(text):
+        os.setuid(65534)
+        os._exit(0 if text == (claim("test") is None) else 1)
+
+    def asks(expected):
+        if not (child := os.fork()):
+            as_another(expected)
+        assert os.waitpid(child, 0)[1] == 0
+
+    with claim("test"):
+        asks(True)
+    asks(False)
+
+
+def test_the_log_of_an_orphan_outlives_the_job_that_waits_for_it(tmp_path):
+    """Snakemake deletes a job's log before it starts the job again."""
+    body = """
+        import os, subprocess, sys
+        from pathlib import Path
+        with job(snakemake) as this:
+            if len(sys.argv) == 1:
+                state = Path("state")
+                state.mkdir()
+                this.keep_log(state)
+                print("epoch 1", flush=True)
+                Path("results/r/logs/a.log").unlink()
+                waiting = subprocess.Popen([sys.executable, sys.argv[0], "inner"])
+                while not Path("waiting").exists():
+                    pass
+                print("epoch 2", flush=True)
+            else:
+                Path("waiting").touch()
+                print("waits")
+                while not Path("results/r/.store/logs/a.log").exists():
+                    pass
+                this.computed = 0
+        if len(sys.argv) == 1:
+            waiting.wait()
+        """
+    done = run_script(tmp_path, body)
+    assert done.returncode == 0, done.stderr
+    kept = (tmp_path / "state/log-0001.txt").read_text()
+    assert re.fullmatch(r"epoch 1\nepoch 2\ndone in .* MB\n", kept)
+    assert (tmp_path / "results/r/.store/logs/a.log").read_text() == kept
+    assert (tmp_path / "results/r/logs/a.log").read_text() == kept
 
 
 def test_problems_of_a_run_are_collected(tmp_path):

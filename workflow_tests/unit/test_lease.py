@@ -28,6 +28,8 @@ def _fast(monkeypatch):
     monkeypatch.setattr(lease, "BEAT_S", 0.1)
     monkeypatch.setattr(lease, "STALE_S", 1.0)
     monkeypatch.setattr(lease, "LOOK_S", 0.02)
+    monkeypatch.setattr(lease, "WAIT_S", 0.05)
+    monkeypatch.setattr(lease, "SAY_S", 0.4)
 
 
 def write_lease(folder, holder, age=0.0, number=1):
@@ -84,6 +86,63 @@ def test_a_suspended_holder_is_still_one(tmp_path, holder):
     os.utime(tmp_path / "lease-0001", (0, 0))
     with pytest.raises(Problems, match=r"last sign of life \d{9,} s ago"), exclusive(tmp_path):
         pass
+
+
+class TestWaiting:
+    """A job whose twin, an orphan of a killed run, is still at it."""
+
+    def test_until_it_ends(self, tmp_path, holder):
+        said = []
+        threading.Timer(1.5, holder.kill).start()
+        began = time.monotonic()
+        with exclusive(tmp_path, said.append, wait=True):
+            assert time.monotonic() - began > 1.4
+        *waiting, end = said
+        assert 2 <= len(waiting) <= 4
+        assert all(
+            line.startswith(f"process {holder.pid} on ")
+            and line.endswith(f": waiting for its end; its log is in {tmp_path}")
+            for line in waiting
+        )
+        assert end.endswith("is dead: going on")
+
+    def test_until_it_has_finished(self, tmp_path, holder):
+        threading.Timer(0.2, (tmp_path / "lease-0001").write_text, [lease.FREE]).start()
+        with exclusive(tmp_path, lambda line: None, wait=True):
+            assert names(tmp_path)[-1] == "lease-0002"
+
+    def test_a_suspended_one_is_not_waited_for_without_end(self, tmp_path, holder):
+        holder.send_signal(signal.SIGSTOP)
+        expected = (
+            rf"process {holder.pid} on .* and is suspended; `kill -CONT {holder.pid}` lets it go on"
+            rf", `kill -9 {holder.pid}` ends it"
+        )
+        began = time.monotonic()
+        with pytest.raises(Problems, match=expected), exclusive(tmp_path, wait=True):
+            pass
+        assert time.monotonic() - began > 0.5
+
+    def test_a_quiet_one_that_runs_is_no_suspended_one(self, tmp_path):
+        """As behind a server that is away: it can be asked whether it lives."""
+        path = write_lease(tmp_path, HERE, age=60.0)
+        threading.Timer(2.0, path.write_text, [lease.FREE]).start()
+        began = time.monotonic()
+        with exclusive(tmp_path, lambda line: None, wait=True):
+            assert time.monotonic() - began > 1.9
+
+    @pytest.mark.parametrize("other", [ELSEWHERE, CONTAINER], ids=["host", "container"])
+    def test_one_elsewhere_until_it_falls_silent(self, other, tmp_path):
+        path = write_lease(tmp_path, other)
+        beats = [threading.Timer(0.1 * n, os.utime, [path]) for n in range(1, 15)]
+        for beat in beats:
+            beat.start()
+        said = []
+        began = time.monotonic()
+        with exclusive(tmp_path, said.append, wait=True):
+            assert time.monotonic() - began > 2.3
+        assert "waiting for a sign of life" in said[0]
+        assert "waiting for its end" in said[1]
+        assert said[-1].endswith("held this folder and is silent: going on")
 
 
 def test_a_process_number_that_is_used_again(tmp_path):
@@ -263,7 +322,7 @@ class TestTakenOver:
         """Number 2 is free again when this one wakes up, because number 3 is there."""
         write_lease(tmp_path, ELSEWHERE, age=60.0)
 
-        def sleep_meanwhile(path, me, say):
+        def sleep_meanwhile(path, me, say, wait):
             (tmp_path / "lease-0001").unlink()
             write_lease(tmp_path, HERE, number=3)
             monkeypatch.undo()

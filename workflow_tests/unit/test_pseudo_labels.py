@@ -1,6 +1,9 @@
 """Who predicts whom, and the tables of pieces that the gate reads."""
 
+import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 from panorgan.cases.manifest import ABSENT, ANNOTATED, FACTS, UNKNOWN, Entry, write_manifest
+from panorgan.cases.selection import to_predict
 from panorgan.cases.table import Case, fold_of, shard_of
 from panorgan.config.labels import load_labels
 from panorgan.config.settings import Member, members
@@ -26,7 +30,7 @@ from panorgan.problems import Problems
 from panorgan.run.store import ShardOutput, ShardReader, file_checksum
 from panorgan.stages import LEFT_OUT, components
 from panorgan.stages.components import Round, measure_components
-from panorgan.stages.prediction import WANTED, predict_cases
+from panorgan.stages.prediction import predict_cases
 from panorgan.stages.pseudo_labels import OrganLabels
 from panorgan.stages.training import train_network
 
@@ -137,6 +141,7 @@ def trained(tmp_path, monkeypatch):
     (tmp_path / "plans.json").write_text(json.dumps({"panorgan": {"recipe": recipe}}))
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {}}))
     seen = {}
+    count = itertools.count()
 
     def train(plan, dataset, training, validation, state, *, card, seed, **others):
         model = state / "model"
@@ -149,14 +154,14 @@ def trained(tmp_path, monkeypatch):
 
     monkeypatch.setattr("panorgan.nnunet.training.train.train", train)
 
-    def run(member: Member) -> tuple[Member, str, str]:
+    def run(member: Member, **more) -> tuple[Member, str, str]:
         model = tmp_path / "models" / str(member)
         train_network(
             manifest,
             str(tmp_path / "plans.json"),
             str(tmp_path / "dataset.json"),
             data,
-            maps(tmp_path, f"validation-{member}", {}),
+            maps(tmp_path, f"validation-{next(count)}", {}),
             labels_file=str(labels_path()),
             member=member,
             marginal=False,
@@ -164,6 +169,7 @@ def trained(tmp_path, monkeypatch):
             model=str(model),
             table=str(model) + ".tsv",
             notes={},
+            **more,
         )
         return member, str(model), str(model) + ".tsv"
 
@@ -200,7 +206,7 @@ def predicted(trained, monkeypatch):
 
     monkeypatch.setattr("panorgan.inference.predictor.Predictor", Stub)
 
-    def run(models, wanted=WANTED["all"], name="p", **options) -> ShardReader:
+    def run(models, wanted="all", name="p", **options) -> ShardReader:
         calls.clear()
         details = ["efficiency", *(["components"] if options.get("components") else [])]
         out = output(trained.root, name, *details, folder=True)
@@ -297,12 +303,44 @@ def test_a_model_for_each_fold_or_one_for_all(trained, predicted):
 
 def test_one_model_does_not_predict_what_it_has_seen_where_that_is_said(trained, predicted):
     one = [trained.run(Member(0))]
-    known = WANTED["known tumours in training"]
+    known = "known tumours in training"
     assert predicted.run(one, known).cases == sorted(trained.cases)
     unseen = predicted.run(one, known, "q", seen={"c0", "c5"}).cases
     assert unseen == ["c1", "c2", "c3", "c4", "c6", "c7"]
     models = [trained.run(member) for member in members(0, 3)]
     assert predicted.run(models, known, "r", seen={"c0"}).cases == sorted(trained.cases)
+
+
+def test_a_shard_without_a_case_to_predict_loads_no_network_and_takes_no_gpu(trained, predicted):
+    one = [trained.run(Member(0))]
+    reader = predicted.run(one, "known tumours", components=True, begin=lambda: 1 / 0)
+    assert reader.cases == predicted.calls == []
+    assert read_table(trained.root / "p/t.components.tsv") == []
+    code = f"""
+import sys
+from pathlib import Path
+from panorgan.config.settings import Member
+from panorgan.run.store import ShardOutput
+from panorgan.stages.prediction import predict_cases
+place = Path({str(trained.root)!r}, "q")
+out = ShardOutput(place / "store", place / "t.tsv", place / "t", dict(efficiency=place / "e.tsv"))
+predict_cases({trained.manifest!r}, "known tumours", [(Member(0), "no", "no.tsv")], out,
+    labels_file={str(labels_path())!r}, tile_step=0.5, precision="fp32", engine="auto",
+    export="nearest", threads=1)
+slow = {{"torch", "openvino", "nnunetv2", "pandas"}} & {{*sys.modules}}
+assert not slow, slow
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (trained.root / "q/t").is_dir()
+
+
+def test_a_training_that_is_finished_is_published_without_torch_or_gpu(trained, monkeypatch):
+    monkeypatch.setattr("panorgan.nnunet.models.files.read_model", lambda folder: None)
+    begun = []
+    trained.run(Member(0), begin=begun.append)
+    assert [state.parent for state in begun] == [trained.root / "slots/0"]
+    trained.run(Member(0), begin=begun.append)
+    assert len(begun) == 1
 
 
 def test_the_pieces_of_predictions_have_the_class_tables_values(trained, predicted):
@@ -319,7 +357,7 @@ def test_the_pieces_of_predictions_have_the_class_tables_values(trained, predict
 
 def test_who_is_wanted(tmp_path):
     def names(kind: str) -> str:
-        return "".join(e.case for e in entries if WANTED[kind](e, LABELS))
+        return "".join(entry.case for entry in to_predict(entries, LABELS, kind))
 
     all_known = dict.fromkeys(LABELS.names, ANNOTATED)
     entries = [

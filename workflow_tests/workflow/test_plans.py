@@ -11,6 +11,7 @@ from running import REPOSITORY, Project, tiny_project
 from panorgan.cases.phantom import phantom_cases, write_case
 from panorgan.cases.table import read_cases, write_cases
 from panorgan.config.labels import load_labels
+from panorgan.io.tables import read_table
 from panorgan.io.volumes import read_label, write_label
 
 pytestmark = pytest.mark.workflow
@@ -32,6 +33,7 @@ LEARNT = {
 """A shard's labels to learn have changed."""
 RULES = [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]
 NAME = r"^ *(?:use rule \w+ as|rule) (\w+)(?: with)?:$"
+SHARDS = {"labelled": 2, "unlabelled": 12, "validation": 1, "test": 1}
 JUDGED = {"measure_components": 1, "judge_components": 1}
 
 
@@ -94,6 +96,47 @@ def test_every_rule_is_asked_for(tmp_path):
 def test_a_test_case(after):
     evaluated = {"predict_cases": 1, "score_cases": 1, "summarise_scores": 1}
     assert after(add("test_2")) == CASES | evaluated | END
+
+
+EMPTY = """
+from pathlib import Path
+
+for path in map(Path, snakemake.output):
+    # Folders have no ending.
+    path.mkdir() if "." not in path.name else path.write_text("case\\n")
+"""
+
+
+def numbered(project: Project, unlabelled: int) -> None:
+    """A table of cases whose names are numbered, and files that are there."""
+    folder = project.folder / "config"
+    lines = ["case\timage\tlabel\tsplit\tsource"]
+    kinds = [("train", 8), ("validation", 2), ("test", 2), ("unlabelled", unlabelled)]
+    for kind, count in kinds:
+        for number in range(count):
+            name = f"{kind}_{number:04d}"
+            label = f"{name}.nii.gz" if kind in ("train", "validation") else ""
+            for file in filter(None, (f"{name}_0000.nii.gz", label)):
+                if not (folder / file).exists():
+                    (folder / file).touch()
+            split = kind.replace("unlabelled", "train")
+            lines.append(f"{name}\t{name}_0000.nii.gz\t{label}\t{split}\tany")
+    (folder / "tiny_cases.tsv").write_text("\n".join(lines) + "\n")
+
+
+def test_cases_that_are_numbered_on_touch_few_shards(tmp_path):
+    """Nothing is computed: scripts that write empty files, so that plans alone are looked at."""
+    project = tiny_project(tmp_path / "p", phantom=None, shards=SHARDS)
+    for script in (project.folder / "scripts").glob("*.py"):
+        script.write_text(EMPTY)
+    numbered(project, 12 * 16)
+    project.run()
+    assert planned(project) == {}
+    numbered(project, 12 * 16 + 20)  # a block, and the first of another
+    fused = {"select_tumour_cases": 2, "predict_tumours": 2, "fuse_tumours": 2, "fuse_organs": 2}
+    new = {"index_cases": 2, "deal_cases": 2, "measure_components": 2, "judge_components": 1}
+    learnt = {"measure_student": 2, "preprocess_student": sum(SHARDS.values()) - SHARDS["test"]}
+    assert planned(project) == CHECKED | new | fused | LEARNT | learnt
 
 
 def test_a_validation_case_trains_nothing(after):
@@ -170,6 +213,17 @@ def test_two_changes_at_once_are_both_planned(after):
     assert plan["fuse_tumours"] == plan["fuse_organs"] == 2
     assert plan["train_student"] == 1
     assert "train_teacher" not in plan
+
+
+def test_a_gpu_is_asked_for_where_there_is_a_case_to_predict(base):
+    plan = base.run("all", "--dry-run", "--forceall")
+    job = r"^ +output: (\S+\.tsv),.*\.efficiency\.tsv.*(?:\n +.*)*?gpu=(\d)"
+    jobs = re.findall(job, plan, re.M)
+    assert len(jobs) == 6
+    predicted = {table: read_table(base.folder / table) for table, _ in jobs}
+    asked = {table: int(gpu) for table, gpu in jobs}
+    assert asked == {table: int(bool(rows)) for table, rows in predicted.items()}
+    assert {*asked.values()} == {0, 1}
 
 
 def test_a_comment_and_a_touch_plan_nothing(after):

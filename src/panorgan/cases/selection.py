@@ -1,6 +1,6 @@
 """Which cases train the teacher, and what it learns from them: tumour 1, everything else 0."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 
 import numpy as np
 
@@ -89,6 +89,59 @@ def shows_tumours(entry: Entry, labels: Labels) -> bool:
     """Whether annotators looked for tumours everywhere, so that the teacher can be judged on the
     case: a tumour outside their scope would count as its mistake."""
     return entry.states[labels.tumour.value] != UNKNOWN and entry.scope is None
+
+
+def _in_validation(entry: Entry, labels: Labels) -> bool:
+    return entry.split == "validation" and shows_tumours(entry, labels)
+
+
+def _in_training(entry: Entry, labels: Labels) -> bool:
+    return entry.split == "train" and shows_tumours(entry, labels)
+
+
+def _unknown(entry: Entry, labels: Labels) -> bool:
+    return needs_tumour(entry, labels) or wants_organs(entry, labels)
+
+
+def _any(entry: Entry, labels: Labels) -> bool:
+    return True
+
+
+WANTED = {
+    "unknown tumours": needs_tumour,
+    "known tumours": _in_validation,
+    "known tumours in training": _in_training,
+    "unknown organs": wants_organs,
+    "unknown classes": _unknown,
+    "all": _any,
+}
+"""Which of a shard's cases a prediction rule wants."""
+
+
+def to_predict(
+    entries: Iterable[Entry],
+    labels: Labels,
+    wanted: str,
+    seen: Container[str] = (),
+    folds: int = 1,
+) -> list[Entry]:
+    """The cases that a prediction rule predicts.
+
+    Parameters
+    ----------
+    wanted
+        One of `WANTED`.
+    seen
+        Names of cases on which a model without folds has trained: it does not predict them.
+    folds
+        How many models share the cases.
+    """
+    chosen = WANTED[wanted]
+    return [
+        entry
+        for entry in entries
+        if chosen(entry, labels) and (folds > 1 or entry.case not in seen)
+    ]
 
 
 def teacher_label(entry: Entry, labels: Labels) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -24,6 +25,9 @@ KINDS = ("labelled", "unlabelled", "validation", "test")
 """Of shards: training cases without a label teach no teacher, so they are apart."""
 ENDINGS = ("_seg", "_source", "_image", "_label", "_organs", "_automatic")
 """What names of files add to the case's name: no name of a case may end so."""
+BLOCK = 16
+"""So many cases with consecutive numbers are in one shard."""
+NUMBER = re.compile(r"[0-9]+")
 CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -183,15 +187,31 @@ def shard_names(kind: str, count: int) -> list[str]:
 
 
 def shard_of(case: Case, counts: Mapping[str, int]) -> str:
-    """The shard of a case: a stable hash of its name, so that a new case moves no other.
+    """The shard of a case: by its name alone, so that a new case moves no other.
+
+    Cases whose names differ only in their number are in the order of their numbers: `BLOCK` of them
+    in one shard, the next ones in the next shard. So cases that are numbered on from others are in
+    few shards, and shards are even. Which shard the first ones are in follows from the rest of the
+    name.
 
     A shard is of one of `KINDS`, of each of which `counts` has the number of shards.
     """
     kind = case.split
     if kind == "train":
         kind = "labelled" if case.label else "unlabelled"
-    number = int.from_bytes(blake2b(case.case.encode(), digest_size=8).digest(), "big")
-    return f"{kind}-{number % counts[kind]:02d}"
+    name = case.case
+    # Its last number, but rather a patient's than that of a scan or version of a single digit.
+    found = max(NUMBER.finditer(name), key=lambda one: (len(one[0]) > 1, one.start()), default=None)
+    block = 0
+    if found:
+        name = f"{name[: found.start()]}#{name[found.end() :]}"
+        block = int(found[0]) // BLOCK
+    return f"{kind}-{(_hash(name) + block) % counts[kind]:02d}"
+
+
+@cache
+def _hash(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def fold_of(group: str, folds: int) -> int:

@@ -535,6 +535,11 @@ class Config(Section):
     bad_cases: Literal["stop", "exclude"] = Field(
         "stop", description="what happens when a case cannot be used"
     )
+    scratch: PathText | None = Field(
+        None,
+        description="a disk of each machine's own, such as $TMPDIR: trainings copy their "
+        "preprocessed data there",
+    )
     shards: Shards = Field(Shards(), description="")
     manifest: Manifest = Field(Manifest(), description="")
     selection: Selection = Field(Selection(), description="")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from panorgan.config.registry import BODY, NONZERO
 
@@ -67,6 +66,8 @@ def body_box(image: np.ndarray, spacing: Sequence[float]) -> Box | None:
     neither. A table is thin and falls apart from the body where the mask is eroded in plane; one
     that does not is kept. Arms and legs that are apart from the trunk are kept too.
     """
+    from scipy import ndimage  # takes as long to load as all that a key needs
+
     dense = _extent(image, _is_dense)
     if dense is None:
         return None

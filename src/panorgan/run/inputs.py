@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import cache, cached_property
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from panorgan.cases.corrections import Correction, read_corrections
-from panorgan.cases.manifest import load_sources
-from panorgan.cases.selection import ORGANS, TUMOUR
+from panorgan.cases.manifest import load_sources, read_manifest
+from panorgan.cases.selection import ORGANS, TUMOUR, to_predict
 from panorgan.cases.table import Case, check_names, read_cases, shard_names, shard_of
 from panorgan.config.labels import load_labels
 from panorgan.config.registry import (
@@ -40,6 +41,7 @@ from panorgan.config.settings import (
     trained_students,
 )
 from panorgan.io.stamps import STAMPS, read_stamps, stamps
+from panorgan.io.tables import read_table
 from panorgan.problems import Problems
 from panorgan.run.layout import Layout, beside
 from panorgan.run.store import key_of
@@ -72,6 +74,33 @@ def see_all_reasons() -> None:
 
     update_needrun.sees_all = True
     DAG.update_needrun = update_needrun
+
+
+def look_again_once() -> None:
+    """Mend how often Snakemake looks for jobs that it could start (9.27).
+
+    Every look asks for another one in a second (`--max-jobs-per-timespan`), and so does that one:
+    after a hundred jobs there are some tens of looks a second, each of which asks for the size of
+    every file that any job which is ready reads. One that is asked for already is enough; and the
+    process need not wait for it at its end.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    def look_again(self: JobScheduler, delay: float) -> None:
+        asked = self.__dict__.setdefault("looks_asked_for", set())
+        if delay in asked:
+            return
+
+        def look() -> None:
+            asked.discard(delay)
+            self._open_jobs.release()
+
+        asked.add(delay)
+        timer = threading.Timer(delay, look)
+        timer.daemon = True
+        timer.start()
+
+    JobScheduler._schedule_reevalutation = look_again
 
 
 def _round(wildcards: Any) -> int:
@@ -388,6 +417,32 @@ class Run:
             return self.paths.teacher_labels(wildcards.shard) + ".tsv"
         before = _round(wildcards) - 1
         return self.paths.fusion(wildcards.origin, before, wildcards.shard) + ".tsv"
+
+    def gpus_to_predict(self, wanted: str, files: Any) -> int:
+        """GPUs of a prediction job: none where it has nothing to predict.
+
+        Parameters
+        ----------
+        wanted
+            One of `panorgan.cases.selection.WANTED`.
+        files
+            The job's input.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where its cases are not dealt yet: Snakemake then asks again before the job starts.
+        """
+        tables = [files.manifest, *([files.taught] if files.get("taught") else [])]
+        for path in tables:
+            os.stat(path)
+        try:
+            entries = read_manifest(files.manifest, self.labels)
+            rows = [row for path in tables[1:] for row in read_table(path)]
+        except Problems:
+            return 1  # the job says what is wrong
+        seen = {row["case"] for row in rows if row["status"] == "ok"}
+        return int(bool(to_predict(entries, self.labels, wanted, seen, len(files.model_tables))))
 
     @property
     def phantom_files(self) -> list[str]:

@@ -1,17 +1,17 @@
 """What every rule's script needs around its one function call: log, problems, GPU, a clean end."""
 
 import ctypes
+import errno
 import faulthandler
-import fcntl
 import os
 import resource
 import signal
+import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,8 +20,9 @@ from panorgan.io.processor import limit_spinning
 from panorgan.io.tables import read_table, table_text, write_table
 from panorgan.io.writing import disk_full, making_folder, write_text
 from panorgan.problems import Problem, Problems, Stop, unexpected
+from panorgan.run.claims import claim
 from panorgan.run.layout import benchmark_of, beside
-from panorgan.run.store import ShardOutput
+from panorgan.run.store import NO_LINKS, ShardOutput, key_of
 
 PROBLEMS = ".problems.tsv"
 """What a job's problems have instead of its log's ending; there is no such file without any."""
@@ -46,6 +47,36 @@ class Job:
 
     console: IO[str]
     computed: int = 1
+    _log: Path | None = None
+    _gpus: int = 0
+    _claimed: list[socket.socket] = field(default_factory=list)
+
+    def claim_gpu(self) -> None:
+        """Wait for a GPU of the job's own, if it is to have one.
+
+        To be called before anything asks for GPUs, and only where there is something to compute.
+        """
+        if self._gpus and not self._claimed and (found := _claim_gpu()):
+            self._claimed.append(found)
+
+    def begin_in(self, folder: Path) -> None:
+        """What has to be done before a training begins whose states lie in a folder."""
+        self.keep_log(folder)
+        self.claim_gpu()
+
+    def keep_log(self, folder: Path) -> None:
+        """Give the log a second name in a folder, ``log-0001.txt`` and so on.
+
+        Snakemake deletes the first one when it starts the same job again, also while this process
+        goes on as an orphan.
+        """
+        number = 1 + len(list(folder.glob("log-*.txt")))
+        try:
+            os.link(self._log, folder / f"log-{number:04d}.txt")
+        except OSError as error:
+            # Gone already: the same job has been started again.
+            if error.errno not in (*NO_LINKS, errno.ENOENT):
+                raise
 
 
 @contextmanager
@@ -67,10 +98,8 @@ def job(snakemake: Any) -> Iterator[Job]:
     _die_with_parent()
     with _output_to(log) as console:
         faulthandler.enable()
-        gpu, this = None, Job(console)
+        this = Job(console, _log=log, _gpus=snakemake.resources.get("gpu") or 0)
         try:
-            if snakemake.resources.get("gpu"):
-                gpu = _claim_gpu()
             yield this
             _leave_records(log, time.monotonic() - started, this.computed)
             problems_file.unlink(missing_ok=True)
@@ -82,8 +111,8 @@ def job(snakemake: Any) -> Iterator[Job]:
             full = disk_full(error, getattr(error, "filename", None) or log)
             problems = full.problems if full else [unexpected(error, log=_say)]
         finally:
-            if gpu:
-                gpu.close()
+            for claimed in this._claimed:
+                claimed.close()
         _say("\n".join(map(str, problems)))
         _record(problems_file, problems)
         count = f"{len(problems)} problems, the first: " if len(problems) > 1 else ""
@@ -120,13 +149,15 @@ def _leave_records(log: Path, seconds: float, computed: int) -> None:
     records = [log, benchmark_of(log)]
     kept = [beside(path, ".store") for path in records]
     if not computed and all(path.exists() for path in kept):
-        kept, records = records, kept
-    else:
-        cpu = usage.ru_utime + usage.ru_stime
-        row = {"s": f"{seconds:.1f}", "cpu_s": f"{cpu:.1f}", "peak_mb": f"{memory:.0f}"}
-        write_table(records[1], list(row), [row])
-    for source, target in zip(records, kept, strict=True):
-        write_text(target, source.read_text())
+        for source, target in zip(kept, records, strict=True):
+            write_text(target, source.read_text())
+        return
+    cpu = usage.ru_utime + usage.ru_stime
+    row = {"s": f"{seconds:.1f}", "cpu_s": f"{cpu:.1f}", "peak_mb": f"{memory:.0f}"}
+    write_table(records[1], list(row), [row])
+    # An orphan's log may have lost its name to that of the job which waits for it.
+    write_text(kept[0], Path("/proc/self/fd/1").read_text())
+    write_text(kept[1], records[1].read_text())
 
 
 @contextmanager
@@ -166,11 +197,11 @@ def shard_output(snakemake: Any) -> ShardOutput:
     return ShardOutput(beside(table.with_suffix(""), ".store"), table, folder, outputs)
 
 
-def _claim_gpu() -> IO[str] | None:
+def _claim_gpu() -> socket.socket | None:
     """Take a GPU that no other job of this machine uses; freed when the process ends.
 
-    Under a scheduler, which hands out GPUs itself and may call each job's first one 0, the locks
-    are those of the scheduler's job.
+    Under a scheduler, which hands out GPUs itself and may call each job's first one 0, claims are
+    those of the scheduler's job.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -182,27 +213,11 @@ def _claim_gpu() -> IO[str] | None:
     print(f"waiting for one of the GPUs {', '.join(gpus)}")
     while True:
         for gpu in gpus:
-            lock = _open_shared(Path(tempfile.gettempdir()) / f"panorgan-gpu{scheduled}-{gpu}.lock")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                continue
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-            print(f"running on GPU {gpu}")
-            return lock
+            if found := claim(f"gpu-{key_of([scheduled, gpu])}"):
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+                print(f"running on GPU {gpu}")
+                return found
         time.sleep(1)
-
-
-def _open_shared(path: Path) -> IO[str]:
-    """Open a lock file that other users of the machine can lock too."""
-    mask = os.umask(0)
-    try:
-        # Linux refuses O_CREAT on another user's file in /tmp, but not a plain opening.
-        flags = os.O_RDWR if path.exists() else os.O_RDWR | os.O_CREAT
-        return os.fdopen(os.open(path, flags, 0o666), "r+")
-    finally:
-        os.umask(mask)
 
 
 def report_problems(logs: str | Path, since: float, most: int = 20) -> str:

@@ -34,6 +34,12 @@ STALE_S = 10 * BEAT_S
 LOOK_S = 1.0
 """Seconds between two looks at a holder that cannot be asked."""
 
+WAIT_S = 10.0
+"""The same at one that lives and is waited for."""
+
+SAY_S = 300.0
+"""Seconds between two lines that say that this waits."""
+
 HIDDEN = "hidden"
 """Start of a process of which the kernel tells others nothing."""
 
@@ -77,6 +83,10 @@ class Holder:
         born = _born(self.pid)
         return None if born == HIDDEN else born == self.born
 
+    def suspended(self) -> bool:
+        """Whether a process of this machine is stopped, as by Ctrl-Z: it will not end by itself."""
+        return _facts(self.pid)[:1] in (["T"], ["t"])
+
 
 def this_process() -> Holder:
     """The identity of this process, with a new token."""
@@ -91,12 +101,18 @@ def this_process() -> Holder:
 
 def _born(pid: int) -> str:
     """Start of a process in the kernel's ticks; empty if there is none, or only its remains."""
+    if not (facts := _facts(pid)):
+        return HIDDEN if _hidden(pid) else ""
+    return "" if facts[0] in "ZX" else facts[19]
+
+
+def _facts(pid: int) -> list[str]:
+    """What the kernel tells of a process, from its state on; empty if nothing."""
     try:
         # The name, in brackets, may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return HIDDEN if _hidden(pid) else ""
-    return "" if fields[0] in "ZX" else fields[19]
+        return []
 
 
 def _hidden(pid: int) -> bool:
@@ -168,7 +184,9 @@ class Lease:
 
 
 @contextmanager
-def exclusive(folder: Path, say: Callable[[str], None] = print) -> Iterator[Lease]:
+def exclusive(
+    folder: Path, say: Callable[[str], None] = print, *, wait: bool = False
+) -> Iterator[Lease]:
     """Hold a folder; it comes free with the end of the process, however that ends.
 
     A holder on this machine is asked for by its number. One elsewhere, or in another container,
@@ -182,28 +200,31 @@ def exclusive(folder: Path, say: Callable[[str], None] = print) -> Iterator[Leas
         Made if need be.
     say
         Gets a line about a dead holder and about waiting.
+    wait
+        Whether a living holder is waited for: until it ends or, if it cannot be asked, falls
+        silent.
 
     Raises
     ------
     Problems
-        If a living process holds it.
+        If a living process holds it and is not waited for, or is suspended.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lease = Lease(*_take(folder, say))
+    lease = Lease(*_take(folder, say, wait))
     try:
         yield lease
     finally:
         lease.give_back()
 
 
-def _take(folder: Path, say: Callable[[str], None]) -> tuple[Path, str]:
+def _take(folder: Path, say: Callable[[str], None], wait: bool) -> tuple[Path, str]:
     """Make the lease with the next number as soon as nobody alive holds the folder; its text."""
     me = this_process()
     text = json.dumps(asdict(me))
     while True:
         newest = _newest(folder)
         if newest:
-            _wait_for_the_end_of(newest, me, say)
+            _wait_for_the_end_of(newest, me, say, wait)
         path = folder / f"lease-{_number(newest) + 1:04d}"
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -227,44 +248,58 @@ def _take(folder: Path, say: Callable[[str], None]) -> tuple[Path, str]:
         path.unlink(missing_ok=True)
 
 
-def _wait_for_the_end_of(path: Path, me: Holder, say: Callable[[str], None]) -> None:
+def _wait_for_the_end_of(path: Path, me: Holder, say: Callable[[str], None], wait: bool) -> None:
     """Return once a lease is no obstacle.
 
     Raises
     ------
     Problems
-        If its holder lives.
+        If its holder lives and is not waited for, or is suspended.
     """
-    began = time.monotonic()
     first: tuple[Holder, float] | None = None
+    last_beat: float | None = None
+    quiet, next_line, alive = 0.0, 0.0, False
     while True:
         holder, beat = _read(path), _beat_of(path)
         if holder == FREE or beat is None:
             return
         age = max(0.0, _now(path.parent, me) - beat)
-        lives = holder.lives(me) if holder else None
-        if lives is False:
+        asked = holder.lives(me) if holder else None
+        if asked is False:
             say(f"{holder} held this folder since {holder.since} and is dead: going on")
             return
-        if lives or first not in (None, (holder, beat)):
-            cause = (
+        alive = alive or bool(asked) or first not in (None, (holder, beat))
+        if beat != last_beat:
+            quiet, last_beat = 0.0, beat
+        # A server whose clock was set back cannot tell how old a file is. One that was away tells
+        # an age at once that says nothing: who was seen to live must be silent while this looks.
+        silent = quiet if alive else max(age, quiet)
+        if not asked and silent >= STALE_S:
+            say(f"{holder or 'an unknown process'} held this folder and is silent: going on")
+            return
+        if alive and holder:
+            here = (
                 f"{holder} is training here (since {holder.since}, last sign of life "
                 f"{age:.0f} s ago)"
             )
-            cure = "wait for it or stop it, then run the same command again"
-            raise Problems.one(cause, cure, file=path.parent)
-        # A server whose clock was set back cannot tell how old a file is.
-        silent = max(age, time.monotonic() - began)
-        if silent >= STALE_S:
-            say(f"{holder or 'an unknown process'} held this folder and is silent: going on")
-            return
-        if holder and not first:
+            if not wait:
+                cure = "wait for it or stop it, then run the same command again"
+                raise Problems.one(here, cure, file=path.parent)
+            if asked and holder.suspended() and age >= STALE_S:
+                cure = f"`kill -CONT {holder.pid}` lets it go on, `kill -9 {holder.pid}` ends it"
+                raise Problems.one(f"{here} and is suspended", cure, file=path.parent)
+            if time.monotonic() >= next_line:
+                next_line = time.monotonic() + SAY_S
+                say(f"{here}: waiting for its end; its log is in {path.parent}")
+        elif holder and not first:
             first = holder, beat
             say(
                 f"{holder} held this folder {age:.0f} s ago: waiting for a sign of life, at most "
                 f"{STALE_S - silent:.0f} s"
             )
-        time.sleep(LOOK_S)
+        pause = WAIT_S if alive else LOOK_S
+        time.sleep(pause)
+        quiet += pause
 
 
 def _leases(folder: Path) -> list[Path]:

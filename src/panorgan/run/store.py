@@ -308,6 +308,10 @@ class ShardReader:
         pairs = (pair.rpartition(":") for pair in self.row(case)["files"].split())
         return {name: checksum for name, _, checksum in pairs}
 
+    def folder(self, case: str) -> Path:
+        """The folder of the case's files, whatever lies in it."""
+        return self._rows[case][1]
+
     def checked_folder(self, case: str) -> Path:
         """The folder that holds the case's files, after comparing all of them with its row."""
         for name in self.checksums(case):
@@ -354,6 +358,8 @@ def run_training(
 ) -> int:
     """Train in the store under a key, then publish the model.
 
+    Another process that is at the same training is waited for: `panorgan.run.lease.exclusive`.
+
     Parameters
     ----------
     slot
@@ -373,7 +379,7 @@ def run_training(
     """
     slot = Path(slot)
     state = slot / key_of(key)
-    with exclusive(state, say) as lease:
+    with exclusive(state, say, wait=True) as lease:
         if not (state / KEY).exists():
             _say_changes(slot, key, say)
             write_text(state / KEY, json.dumps(key, indent=1, sort_keys=True))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from panorgan.cases.manifest import Entry, read_manifest
-from panorgan.cases.selection import needs_tumour, shows_tumours, wants_organs
+from panorgan.cases.manifest import read_manifest
+from panorgan.cases.selection import to_predict
 from panorgan.config.labels import Labels, load_labels
 from panorgan.config.settings import Member
 from panorgan.fusing.components import COLUMNS
@@ -37,40 +37,13 @@ EFFICIENCY = (
     "challenge_area_mb_s",
 )
 
-
-def _in_validation(entry: Entry, labels: Labels) -> bool:
-    return entry.split == "validation" and shows_tumours(entry, labels)
-
-
-def _in_training(entry: Entry, labels: Labels) -> bool:
-    return entry.split == "train" and shows_tumours(entry, labels)
-
-
-def _unknown(entry: Entry, labels: Labels) -> bool:
-    return needs_tumour(entry, labels) or wants_organs(entry, labels)
-
-
-def _any(entry: Entry, labels: Labels) -> bool:
-    return True
-
-
-WANTED = {
-    "unknown tumours": needs_tumour,
-    "known tumours": _in_validation,
-    "known tumours in training": _in_training,
-    "unknown organs": wants_organs,
-    "unknown classes": _unknown,
-    "all": _any,
-}
-"""Which of a shard's cases a prediction rule wants."""
-
 Model = tuple[Member, str, str]
 """A network that has been trained or given: which one it is, its folder and its table."""
 
 
 def predict_cases(
     manifest: str,
-    wanted: Callable[[Entry, Labels], bool],
+    wanted: str,
     models: Sequence[Model],
     out: ShardOutput,
     *,
@@ -83,11 +56,14 @@ def predict_cases(
     translate: bool = False,
     components: bool = False,
     seen: Container[str] = (),
+    begin: Callable[[], object] = lambda: None,
 ) -> int:
     """Predict those of a shard's cases that are wanted, each on exactly its image's grid.
 
     Parameters
     ----------
+    wanted
+        One of `cases.selection.WANTED`.
     models
         One that predicts every case, or one for each fold: then each case is predicted by the one
         that did not train on its fold.
@@ -99,24 +75,31 @@ def predict_cases(
         there are the class table's.
     seen
         Names of cases on which a model without folds has trained: it does not predict them.
+    begin
+        Is called before the first thing that takes time; not for a shard in which no case is
+        wanted, which takes none.
 
     Raises
     ------
     Problems
         If a model is not what its training wrote, or did not leave out the fold that it predicts.
     """
+    labels = load_labels(labels_file)
+    by_fold = _by_fold(models)
+    folds = models[0][0].folds
+    columns = [CLASSES] if translate else []
+    tables = {"efficiency": EFFICIENCY, **({"components": COLUMNS} if components else {})}
+    found = to_predict(read_manifest(manifest, labels), labels, wanted, seen, folds)
+    entries = {entry.case: entry for entry in found}
+    if not entries:
+        return run_shard(
+            *([], lambda *_: Result(), out), parameters=None, columns=columns, details=tables
+        )
+    begin()
     from panorgan.inference.engines.choice import choose
     from panorgan.inference.predictor import Predictor
     from panorgan.nnunet.models.folders import PLANS, read_json
 
-    labels = load_labels(labels_file)
-    by_fold = _by_fold(models)
-    folds = models[0][0].folds
-    entries = {
-        entry.case: entry
-        for entry in read_manifest(manifest, labels)
-        if wanted(entry, labels) and (folds > 1 or entry.case not in seen)
-    }
     fold_of = {name: entry.fold(folds) if folds > 1 else 0 for name, entry in entries.items()}
     checksums = {fold: read_table(table)[0]["checksum"] for fold, (_, _, table) in by_fold.items()}
     way = choose(engine, precision=precision)
@@ -186,8 +169,8 @@ def predict_cases(
             **({} if values is None else {"values": values.tolist()}),
             **({"components": VERSIONS["components"]} if components else {}),
         },
-        columns=() if values is None else [CLASSES],
-        details={"efficiency": EFFICIENCY, **({"components": COLUMNS} if components else {})},
+        columns=columns,
+        details=tables,
     )
 
 

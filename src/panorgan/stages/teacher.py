@@ -12,10 +12,6 @@ from panorgan.io.failures import Failures
 from panorgan.io.tables import read_table
 from panorgan.io.volumes import write_label
 from panorgan.run.store import Result, ShardOutput, ShardReader, Work, run_shard
-from panorgan.scoring.evaluation import Evaluation
-from panorgan.scoring.frames import LESIONS, SCORES
-from panorgan.scoring.lesions import find_lesions
-from panorgan.scoring.metrics import score_case
 from panorgan.stages import LABEL, VERSIONS
 
 
@@ -93,6 +89,11 @@ def score_teacher(
     folder: Path,
 ) -> None:
     """Score the teacher's tumours on the validation cases, as `summarise_scores` does."""
+    from panorgan.scoring.evaluation import Evaluation  # loads pandas
+    from panorgan.scoring.frames import LESIONS, SCORES
+    from panorgan.scoring.lesions import find_lesions
+    from panorgan.scoring.metrics import score_case
+
     labels = load_labels(labels_file)
     tumour = Labels(
         labels=(labels.tumour.model_copy(update={"value": TUMOUR}),),

@@ -29,6 +29,7 @@ from panorgan.io.volumes import Volume
 from panorgan.io.writing import write_text
 from panorgan.nnunet.cropping import crop_key
 from panorgan.problems import Problems
+from panorgan.run.scratch import near
 from panorgan.run.store import (
     Result,
     ShardOutput,
@@ -262,6 +263,8 @@ def train_network(
     table: str,
     notes: Mapping[str, Any],
     console: IO[str] | None = None,
+    begin: Callable[[Path], object] = lambda state: None,
+    scratch: str = "",
 ) -> int:
     """Train a network, going on where an earlier job was interrupted.
 
@@ -283,13 +286,17 @@ def train_network(
         What the model's card shall say beside what the training knows.
     console
         Where a bar is shown if it is a terminal.
+    begin
+        Is called, with the folder of its states, before anything that is left to train.
+    scratch
+        A folder of this machine to which preprocessed data are copied, if not empty: see
+        `panorgan.run.scratch.near`.
 
     Returns
     -------
     1, or 0 if the network was trained before.
     """
-    from panorgan.nnunet.models.model import load_model
-    from panorgan.nnunet.training.train import TrainingInterrupted, train
+    from panorgan.nnunet.models.files import read_model
 
     plan = json.loads(Path(plans).read_text())
     plan["panorgan"]["unknown"] = "marginal" if marginal else "background"
@@ -332,25 +339,28 @@ def train_network(
     def run(state: Path, check: Callable[[], None]) -> tuple[Path, bool]:
         if (finished := state / "model").exists():
             try:
-                load_model(finished)
+                read_model(finished)
                 return finished, False
             except Problems as damage:
                 print(f"{damage}: it is made again from the last checkpoint")
                 shutil.rmtree(finished)
+        begin(state)
+        from panorgan.nnunet.training.train import TrainingInterrupted, train
+
         try:
-            model = train(
-                plan,
-                dataset_json,
-                {case: training.checked_folder(case) for case in cases},
-                {case: validation.checked_folder(case) for case in validation.cases},
-                state,
-                seed=member.seed,
-                card=card,
-                labels=load_labels(labels_file),
-                check=check,
-                console=console,
-                unknown=unknown,
-            )
+            with near(scratch, [(training, cases), (validation, validation.cases)]) as folders:
+                model = train(
+                    plan,
+                    dataset_json,
+                    *folders,
+                    state,
+                    seed=member.seed,
+                    card=card,
+                    labels=load_labels(labels_file),
+                    check=check,
+                    console=console,
+                    unknown=unknown,
+                )
         except TrainingInterrupted as stop:
             raise Problems.one(str(stop)) from None
         return model, True
