@@ -143,12 +143,10 @@ def collect(out: Path, names: list[str], python: str, machine: str) -> None:
     """Fetch the wheels of some packages into a folder, and make panorgan's own."""
     pins = read_list(REPOSITORY / "envs/constraints.txt")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    platforms = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC]
-    platforms += [f"manylinux{year}_{machine}" for year in ("1", "2010", "2014")]
     call(
         *(*pip, "download", "--no-deps", "--dest", str(out)),
         *("--implementation", "cp", "--python-version", python),
-        *(part for name in platforms for part in ("--platform", name)),
+        *(part for name in platforms(machine) for part in ("--platform", name)),
         *(f"{name}=={pins[name]}" for name in names),
     )
     # Some are published as source code alone.
@@ -161,6 +159,12 @@ def collect(out: Path, names: list[str], python: str, machine: str) -> None:
     wheels = list(out.glob("*.whl"))
     if foreign := [w.name for w in wheels if not w.stem.endswith(("-any", f"_{machine}"))]:
         sys.exit(f"made for this machine alone: {', '.join(foreign)}")
+
+
+def platforms(machine: str) -> list[str]:
+    """What wheels for Linux on a machine may be called."""
+    names = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC]
+    return names + [f"manylinux{year}_{machine}" for year in ("1", "2010", "2014")]
 
 
 def call(*command: str) -> None:

@@ -116,3 +116,13 @@ def curve(folder: Path) -> list[dict]:
     times = ("seconds", "wait_s")
     with open(folder / "progress.csv") as file:
         return [{k: v for k, v in row.items() if k not in times} for row in csv.DictReader(file)]
+
+
+class Runs:
+    """What a malicious pickle does: when read, it calls."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call

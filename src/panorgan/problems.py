@@ -13,6 +13,11 @@ TRACEBACK = "PANORGAN_TRACEBACK"
 Log = Callable[[str], None]
 
 
+def shown(text: str) -> str:
+    """A text of others for a terminal: line breaks, and all that it would obey, as escapes."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One thing that is wrong with the input and what to do about it."""
@@ -25,9 +30,7 @@ class Problem:
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.case, self.file) if part)
         what = f"{self.cause}; {self.cure}" if self.cure else self.cause
-        line = f"{where}: {what}" if where else what
-        # A name may hold a line break, or what a terminal would obey.
-        return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+        return shown(f"{where}: {what}" if where else what)
 
 
 class Problems(Exception):

@@ -56,7 +56,6 @@ NEEDED = {
     "blosc2": "blosc2",
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",
-    "connected-components-3d": "cc3d",
     "isal": "isal",
     "jinja2": "jinja2",
     "pyyaml": "yaml",

@@ -7,6 +7,8 @@ there afterwards, and nothing else.
 
 import gzip
 import json
+import os
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -18,6 +20,7 @@ import pytest
 import toys
 import yaml
 from fault_rows import fault_rows
+from toys import Runs
 
 from panorgan.cli import main
 from panorgan.config.labels import config_folder
@@ -1118,3 +1121,73 @@ def _(folder):
 @fault("show-no-run")
 def _(folder):
     return ["show", "c0", "--run", folder / "results/mine"]
+
+
+# ---------------------------------------------------------------------------------------------
+# Names, files and folders of others
+
+
+@fault("file-name-formula")
+def _(folder):
+    model(folder)
+    return predict(folder, ct(folder / "scans/=1+1_0000.nii.gz").parent)
+
+
+@fault("file-name-escape")
+def _(folder):
+    model(folder)
+    return predict(folder, ct(folder / "scans/\x1b[2Ja_0000.nii.gz").parent)
+
+
+@fault("case-name-outside")
+def _(folder):
+    return ["check", table(folder, {"case": "../x"})]
+
+
+@fault("patient-formula")
+def _(folder):
+    return ["check", table(folder, {"patient": "=HYPERLINK(A1)"})]
+
+
+@fault("source-escape")
+def _(folder):
+    return ["check", table(folder, {"source": "\x1b[2Jhospital"})]
+
+
+@fault("class-title-escape")
+def _(folder):
+    return class_table(folder, lambda table: table["labels"][0].update(title="\x1b[2JLiver"))
+
+
+@fault("yaml-runs-code")
+def _(folder):
+    return config(folder, "run: !!python/object/apply:os.system ['touch trace']\n")
+
+
+@fault("config-path-command")
+def _(folder):
+    return config(folder, "cases: $(id).tsv\n")
+
+
+@fault("model-runs-code")
+def _(folder):
+    (folder / "m").mkdir()
+    (folder / "m/plans.pkl").write_bytes(pickle.dumps(Runs(os.system, "touch trace")))
+    (folder / "m/all").mkdir()
+    (folder / "m/all/model_final_checkpoint.model").touch()
+    (folder / "m/all/model_final_checkpoint.model.pkl").touch()
+    return ["convert", folder / "m", "-o", folder / "new"]
+
+
+@fault("model-class-formula")
+def _(folder):
+    plan = json.loads((model(folder) / "plans.json").read_text())
+    plan["panorgan"]["classes"][0] = "=cmd"
+    (folder / "model/plans.json").write_text(json.dumps(plan))
+    return predict(folder, ct(folder / "a_0000.nii.gz"))
+
+
+@fault("model-nested")
+def _(folder):
+    (model(folder) / "card.json").write_text("[" * 100_000)
+    return predict(folder, ct(folder / "a_0000.nii.gz"))

@@ -426,6 +426,12 @@ def test_no_common_case_is_refused(tmp_path):
     assert "holds no scored case" in refused(tmp_path / "none", [], case_rows("y", 0.5))
 
 
+def test_a_name_that_a_spreadsheet_would_compute_is_refused(tmp_path):
+    rows = case_rows("=1+1", 0.5)
+    assert "=1+1: " in (text := refused(tmp_path, rows, rows))
+    assert "its name begins with '=': a spreadsheet would take it for a formula" in text
+
+
 def test_other_classes_are_refused(tmp_path):
     a = case_rows("x", 0.5)
     assert "has class 14 (tumour), which" in refused(tmp_path, a, a[:-1])

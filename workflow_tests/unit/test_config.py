@@ -122,7 +122,9 @@ FACTORS += ["elastic_sigma", "blur_sigma"]
 RANGES = [*FACTORS, "elastic_alpha", "noise_variance"]
 DOWNWARDS = "runs downwards; write the smaller number first"
 NAME = "use up to 100 letters, digits, '.', '_' and '-', a letter or digit first"
-BRACES = "name or link a path without braces, which Snakemake takes for wildcards"
+BRACES = (
+    "name or link a path without it: Snakemake, or the shell that submits jobs, would expand it"
+)
 
 
 def changed(key: str, value: object) -> dict:
@@ -222,6 +224,10 @@ def changed(key: str, value: object) -> dict:
         ("run", "x" * 101, f" is no name of a run; {NAME}"),
         ("run", 7, ": 7 is no text to YAML; put it in quotes"),
         ("run", date(2023, 4, 5), ": 2023-04-05 is no text to YAML; put it in quotes"),
+        ("cases", "data/<logs>/cases.tsv", f": 'data/<logs>/cases.tsv' has '<' in it; {BRACES}"),
+        ("sources", "$(id)/s.yaml", f": '$(id)/s.yaml' has '$' in it; {BRACES}"),
+        ("labels", "`id`/l.yaml", f": '`id`/l.yaml' has '`' in it; {BRACES}"),
+        ("student.plan", 'a"b.json', f": 'a\"b.json' has '\"' in it; {BRACES}"),
         ("cases", "data/{x}/cases.tsv", f": 'data/{{x}}/cases.tsv' has '{{' in it; {BRACES}"),
         ("labels", "", ": is empty; write a path"),
     ],

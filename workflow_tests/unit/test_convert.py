@@ -20,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from test_networks import STUDENT, randomise
 from test_preprocess import CLASSES, plan_for, random_volume, stored_as
+from toys import Runs
 
 from panorgan.cli import main
 from panorgan.config.labels import load_labels
@@ -387,16 +388,6 @@ def test_damaged_or_incomplete_folders_are_one_line(tmp_path):
 
 # ---------------------------------------------------------------------------------------------
 # Pickles
-
-
-class Runs:
-    """What a malicious pickle does: when read, it calls."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
 
 
 @pytest.mark.parametrize("place", ["plans.pkl", "model", "model.pkl"])

@@ -72,10 +72,11 @@ def test_every_fault_is_listed(tmp_path):
         assert part in text
 
 
-def test_braces_in_a_path_are_refused_as_labels_are_inputs_of_the_workflow(tmp_path):
-    assert faults(tmp_path, "case | label\na | fixed/{a}.nii.gz\n") == (
-        f"a: {tmp_path}/corrections.tsv: label: 'fixed/{{a}}.nii.gz' has braces in it; name or "
-        "link a path without braces, which Snakemake takes for wildcards"
+@pytest.mark.parametrize("name", ["{a}", "<a>", "$(a)"])
+def test_braces_in_a_path_are_refused_as_labels_are_inputs_of_the_workflow(tmp_path, name):
+    assert faults(tmp_path, f"case | label\na | fixed/{name}.nii.gz\n") == (
+        f"a: {tmp_path}/corrections.tsv: label: 'fixed/{name}.nii.gz' has '{name[0]}' in it; name "
+        "or link a path without it: Snakemake, or the shell that submits jobs, would expand it"
     )
 
 

@@ -1,5 +1,6 @@
 """The files that describe the environment agree with each other."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -44,3 +45,24 @@ def test_other_files_have_the_same_pins(other):
         found = _pins(conda["dependencies"][-1]["pip"])
 
     assert found == pins
+
+
+def test_all_but_torch_is_hashed():
+    """`make hashes` writes them anew after a change of the pins."""
+    pins = _pins_of("constraints.txt")
+    del pins["torch"]
+    found = {}
+    for file in ("hashes.txt", "hashes-sources.txt"):
+        lines = (REPOSITORY / "envs" / file).read_text().splitlines()
+        wanted = " ".join(line for line in lines if not line.startswith("#")).replace("\\ ", "")
+        # Nothing but pins, each with a hash: no index, no option.
+        pin = r"([\w.-]+==[\w.]+) ((?: *--hash=sha256:[0-9a-f]{64})+) *"
+        assert re.fullmatch(f"({pin})+", wanted)
+        found |= _pins([name for name, _ in re.findall(pin, wanted)])
+    assert found == pins
+
+
+def test_no_file_of_the_environment_names_an_index():
+    named = re.compile(r"https?://|--(extra-)?index-url|--find-links")
+    for path in (REPOSITORY / "envs").glob("*.*"):
+        assert not named.search(path.read_text()), path

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from test_convert import LABELS, Runs, change_json, exported, foreign_plan, write_version_2
+from test_convert import LABELS, change_json, exported, foreign_plan, write_version_2
 from test_networks import randomise
 from test_preprocess import CLASSES, plan_for
+from toys import Runs
 
 from panorgan.cli import main
 from panorgan.config.registry import NETWORKS

@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from panorgan.config.labels import ABSENT, ANNOTATED, STATES, UNKNOWN, Labels
-from panorgan.io.tables import read_table
+from panorgan.config.reading import EXPANDED, NOT_EXPANDED
+from panorgan.io.tables import read_table, why_no_text
 from panorgan.problems import Problem, Problems
 
 COLUMNS = ("case", *STATES, "tumour_scope", "label", "note")
@@ -173,9 +174,10 @@ def _header_faults(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
 def _faults(correction: Correction, labels: Labels) -> Iterator[tuple[str, str]]:
     if not correction.case:
         yield "has a line without a case", "name its case"
-    if {*"{}"} & {*correction.label}:
-        cure = "name or link a path without braces, which Snakemake takes for wildcards"
-        yield f"label: '{correction.label}' has braces in it", cure
+    if bad := {*EXPANDED} & {*correction.label}:
+        yield f"label: '{correction.label}' has '{min(bad)}' in it", NOT_EXPANDED
+    if fault := why_no_text(correction.note):
+        yield f"its note {fault}", "write it in other words"
     said: dict[str, str] = {}
     for state in STATES:
         try:

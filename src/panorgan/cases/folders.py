@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from panorgan.io.tables import COMPUTED
 from panorgan.problems import Problem, Problems
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -115,6 +116,8 @@ def reason_against(name: str, beside: Collection[str] = ()) -> tuple[str, str] |
         return None
     if not name.isprintable():
         return "its name holds characters that cannot be shown", "rename it"
+    if name.startswith(COMPUTED):
+        return f"its name begins with '{name[0]}', as a formula or an option does", "rename it"
     if not name.endswith(SUFFIXES):
         if name.lower().endswith(SUFFIXES):
             return "its ending has capital letters", "write it in small ones"

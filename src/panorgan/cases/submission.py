@@ -70,7 +70,7 @@ def _values(folder: Path, table: str | Path | None) -> Collection[int]:
     if table is None:
         try:
             return {int(value) for value in json.loads((folder / REPORT).read_text())["classes"]}
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             pass  # made by somebody else, who does not say
     labels = load_labels(table)
     check_predicted(folder, labels)

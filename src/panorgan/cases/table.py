@@ -12,7 +12,7 @@ from pathlib import Path
 
 from panorgan.cases.folders import LONGEST_NAME
 from panorgan.config.labels import Labels
-from panorgan.io.tables import read_table, write_table
+from panorgan.io.tables import read_table, why_no_text, write_table
 from panorgan.problems import Problem, Problems
 
 SCOPE = "tumour_scope"
@@ -145,6 +145,9 @@ def _faults(row: dict[str, str], labels: Labels) -> Iterable[tuple[str, str]]:
         yield "has no source", "name its data set in the column source"
     if row["split"] == "validation" and not row["label"]:
         yield "is a validation case without a label", "add its label or use the split test"
+    for column in ("source", "patient"):
+        if fault := why_no_text(row.get(column, "")):
+            yield f"its {column} {fault}", f"write another name in the column {column}"
     annotated, scope = row.get("annotated", ""), row.get(SCOPE, "")
     if not annotated and not scope:
         return

@@ -58,6 +58,8 @@ class Label(Table):
     def _is_seen(cls, title: str) -> str:
         if not title.strip():
             raise ValueError("is empty; write what the class is called in reports")
+        if not title.isprintable():
+            raise ValueError(f"{title!r} holds characters that cannot be shown; remove them")
         return title
 
     @field_validator("volume_ml")
@@ -224,7 +226,7 @@ def check_predicted(place: Path, labels: Labels) -> None:
     path = (place if place.is_dir() else place.parent) / REPORT
     try:
         classes = json.loads(path.read_text())["classes"].items()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return  # made by somebody else, who does not say
     known = {str(label.value): label.name for label in labels.labels}
     for value, name in classes:

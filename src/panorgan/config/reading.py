@@ -18,6 +18,14 @@ from panorgan.problems import Problem, Problems
 MOST_PARTS = 100_000
 """Of a file with its aliases written out: nobody means more, and a few lines can make billions."""
 
+EXPANDED = '{}<>$`"'
+"""What must not stand in the path of a job's input: Snakemake takes the first four for wildcards
+and variables of its own. The others reach a shell on a cluster: the SLURM plugin (2.8) puts a job's
+command line, with its inputs in single quotes, into double quotes."""
+NOT_EXPANDED = (
+    "name or link a path without it: Snakemake, or the shell that submits jobs, would expand it"
+)
+
 _SHOWN = Repr()
 _SHOWN.maxstring, _SHOWN.maxlevel = 80, 3
 

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from panorgan.config.reading import faults, read_yaml
+from panorgan.config.reading import EXPANDED, NOT_EXPANDED, faults, read_yaml
 from panorgan.config.registry import (
     ARMS,
     ATTENTION_UNET,
@@ -72,9 +72,8 @@ def _odd(size: int) -> int:
 def _path(path: str) -> str:
     if not path:
         raise ValueError("is empty; write a path")
-    if bad := {*"{}\0"} & {*path}:
-        cure = "name or link a path without braces, which Snakemake takes for wildcards"
-        raise ValueError(f"{path!r} has {min(bad)!r} in it; {cure}")
+    if bad := {*EXPANDED, "\0"} & {*path}:
+        raise ValueError(f"{path!r} has {min(bad)!r} in it; {NOT_EXPANDED}")
     return path
 
 

@@ -97,31 +97,22 @@ def find_components(label: np.ndarray) -> Pieces:
     ----------
     label : (z, y, x) uint8
     """
-    import cc3d
+    from panorgan.fusing.hanging import number_pieces
 
     label = np.ascontiguousarray(label)
     places = np.flatnonzero(label)
     if not len(places):
         return Pieces(label.shape, places, np.zeros(0, np.int32), [])
     corner, inside = _bounding_box(label, places)
-    crop = label[inside].copy()  # cc3d refuses arrays that are read-only
-    found = cc3d.connected_components(crop, connectivity=26)
     # A crop's voxels are in the same order as the whole's.
-    numbers = found[crop > 0]
-    about = cc3d.statistics(found, no_slice_conversion=True)
-    del found
-    counts = about["voxel_counts"][1:].astype(np.int64)
-    boxes = about["bounding_boxes"][1:].astype(np.int64)
-    first = np.empty(len(counts) + 1, np.int64)
-    first[numbers[::-1]] = np.arange(len(places))[::-1]
-    first = first[1:]
-    values = label.reshape(-1)[places[first]]
-    order = np.lexsort((first, -counts, values))
+    numbers, firsts, counts, lowest, highest, sums = number_pieces(label[inside].copy())
+    values = label.reshape(-1)[places[firsts]]
+    order = np.lexsort((firsts, -counts, values))
     renumbered = np.zeros(len(counts) + 1, np.int32)
     renumbered[order + 1] = np.arange(1, len(counts) + 1)
-    starts = boxes[:, ::2] + corner
-    stops = boxes[:, 1::2] + corner + 1
-    centroids = about["centroids"][1:] + corner
+    starts = lowest + corner
+    stops = highest + corner + 1
+    centroids = sums / counts[:, None] + corner
     rows: list[Piece] = []
     for index in order.tolist():
         value = int(values[index])

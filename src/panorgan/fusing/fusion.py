@@ -316,12 +316,13 @@ class _Rules:
         box = _box_around(tumour)
         if box is None:
             return tumour, 0
-        import cc3d
+        from panorgan.fusing.hanging import number_pieces
 
         given = (None if array is None else array[box] for array in (partial, organs))
         partial, organs = given
-        crop = tumour[box].copy()  # cc3d takes no read-only array
-        pieces = cc3d.connected_components(crop, connectivity=26)
+        crop = tumour[box].copy()
+        pieces = np.zeros(crop.shape, np.int32)
+        pieces[crop > 0] = number_pieces(crop)[0]
         admitted = np.ones(int(pieces.max()) + 1, np.bool_)
         if self.order.inside_organs:
             places = _near((partial, self.annotated - {self.tumour}), (organs, self.unknown_organs))

@@ -321,7 +321,7 @@ def _done_before(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     try:
         before = json.loads(path.read_text())
         differs = [key for key in OF_A_WAY if before[key] != report[key]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         differs = ["model"]
     if differs:
         cause = f"was made otherwise: {differs[0].replace('_', ' ')} differs"

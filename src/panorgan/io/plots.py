@@ -12,7 +12,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from panorgan.config.labels import Labels
 
-STYLE = {"svg.hashsalt": "panorgan", "font.size": 9}
+AS_WRITTEN = {"text.parse_math": False}
+"""Setting under which a name with two dollar signs is no formula."""
+
+STYLE = {"svg.hashsalt": "panorgan", "font.size": 9, **AS_WRITTEN}
 """Settings under which equal input gives equal bytes."""
 
 BLUE, ORANGE = "#0072b2", "#d55e00"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,24 @@ BETWEEN = {TAB: "tabs", ";": "semicolons", COMMA: "commas", " ": "spaces"}
 
 SPREADSHEETS = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 """How a spreadsheet's own files begin: .xlsx and .ods; .xls."""
+
+COMPUTED = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""How a text begins that a spreadsheet takes for a formula; the last four are the wide forms."""
+
+NUMBER = re.compile(r"[-+]?[\d.,]*")
+
+
+def why_no_text(text: str) -> str:
+    """What is wrong with a name or a remark that stands in tables for people; empty if nothing.
+
+    Such texts come along with data and models of others. They are refused and not changed: they
+    have to be found again by what they say.
+    """
+    if not text.isprintable():
+        return "holds characters that cannot be shown"
+    if text.startswith(COMPUTED) and not NUMBER.fullmatch(text):
+        return f"begins with '{text[0]}': a spreadsheet would take it for a formula"
+    return ""
 
 
 def write_table(path: str | Path, columns: Iterable[str], rows: Iterable[Row]) -> None:

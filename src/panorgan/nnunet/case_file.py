@@ -13,9 +13,10 @@ from typing import Any
 
 import blosc2
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from panorgan.io.writing import replacing
+from panorgan.nnunet.models.pickles import load_pickle
 from panorgan.nnunet.preprocess import Preprocessed
 
 ENDING = ".b2nd"
@@ -68,9 +69,9 @@ def load(folder: str | Path, case: str) -> tuple[Any, Any, None, dict[str, Any]]
 
     The last one has `class_locations`, as `Preprocessed` has them.
     """
-    if Path(folder, f"{case}_seg{ENDING}").exists():  # of an earlier version: nnU-Net's files
-        return nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)
-    path = Path(folder, case + ENDING)
+    path, apart = Path(folder, case + ENDING), Path(folder, f"{case}_seg{ENDING}")
+    if apart.exists():  # of an earlier version: nnU-Net's files
+        return _opened(path), _opened(apart), None, load_pickle(path.with_suffix(".pkl"))
     with open(path, "rb") as file:
         file.seek(-LENGTH, os.SEEK_END)
         length = int.from_bytes(file.read(LENGTH), "little")
@@ -80,9 +81,10 @@ def load(folder: str | Path, case: str) -> tuple[Any, Any, None, dict[str, Any]]
         file.seek(sum(about["frames"]))
         found = np.fromfile(file, np.int16, 4 * sum(counts)).reshape(-1, 4)
     places = np.split(found, [*accumulate(counts)][:-1])
-    data, seg = (
-        blosc2.open(str(path), mode="r", offset=offset, dparams={"nthreads": 1}, mmap_mode="r")
-        for offset in (0, about["frames"][0])
-    )
+    data, seg = (_opened(path, offset) for offset in (0, about["frames"][0]))
     locations = dict(zip(map(int, about["places"]), places, strict=True))
     return data, seg, None, {"class_locations": locations}
+
+
+def _opened(path: Path, offset: int = 0) -> Any:
+    return blosc2.open(str(path), mode="r", offset=offset, dparams={"nthreads": 1}, mmap_mode="r")

@@ -167,7 +167,7 @@ def check_plan(path: str | Path) -> dict[str, Any]:
             plan["original_median_shape_after_transp"],
             plan["original_median_spacing_after_transp"],
         )
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise Problems.one(f"cannot be read ({error})", cure, file=path) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         cause = f"is no plan of panorgan ({type(error).__name__}: {' '.join(str(error).split())})"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
@@ -20,6 +21,7 @@ from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
 from panorgan.config.labels import Labels
+from panorgan.io.plots import AS_WRITTEN
 
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 """The axis of (z, y, x) that a plane is perpendicular to."""
@@ -210,6 +212,7 @@ def fullest_point(mask: np.ndarray, inside: np.ndarray | None = None) -> tuple[i
     return z, int(y), int(x)
 
 
+@rc_context(AS_WRITTEN)
 def draw_case(
     image: np.ndarray,
     spacing: Sequence[float],
@@ -417,6 +420,7 @@ def draw_piece(
     return _draw_row(image, spacing, planes, position, mask, PIECE_MM, lines, title, kind)
 
 
+@rc_context(AS_WRITTEN)
 def _draw_row(
     image: np.ndarray,
     spacing: Sequence[float],

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from panorgan.cases.corrections import Correction, read_corrections
+from panorgan.cases.folders import SUFFIXES
 from panorgan.cases.manifest import load_sources, read_manifest
 from panorgan.cases.selection import ORGANS, TUMOUR, to_predict
 from panorgan.cases.table import Case, check_names, read_cases, shard_names, shard_of
 from panorgan.config.labels import load_labels
+from panorgan.config.reading import EXPANDED
 from panorgan.config.registry import (
     CASES,
     MARGINAL,
@@ -455,12 +457,21 @@ class Run:
             cause = f"has cases that are not of the phantom ({', '.join(foreign[:3])}, …)"
             cure = "leave the section `phantom` out of the config: it is for the demo only"
             stop(Problems.one(cause, cure, file=self.config.cases))
-        return [
+        files = [
             str(path)
             for cases in self.cases.values()
             for case in cases
             for path in case_files(case).values()
         ]
+        # Snakemake deletes them before they are written, whatever they are.
+        here = os.path.join(os.getcwd(), "")
+        for path in files:
+            inside = os.path.abspath(path).startswith(here) and path.endswith(SUFFIXES)
+            if not inside or {*EXPANDED} & {*path}:
+                cause = f"names {path}, and a phantom is written into volumes of this folder only"
+                cure = "take config/demo_cases.tsv as it is"
+                stop(Problems.one(cause, cure, file=self.config.cases))
+        return files
 
     @property
     def ablation(self) -> dict[str, list[str]]:

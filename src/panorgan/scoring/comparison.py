@@ -194,7 +194,7 @@ def _summary(table: Path) -> tuple[str | None, Labels | None]:
         summary = json.loads((table.parent / "summary.json").read_text(encoding="utf-8"))
         labels = summary.get("class_table")
         return summary.get("profile"), labels and Labels.model_validate(labels)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None, None
 
 

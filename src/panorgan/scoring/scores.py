@@ -13,6 +13,7 @@ import pandas as pd
 from panorgan.config.labels import Label, Labels
 from panorgan.config.registry import PROFILES
 from panorgan.io.formats import MISSING, percent
+from panorgan.io.tables import why_no_text
 from panorgan.io.writing import write_text
 from panorgan.scoring.bootstrap import TOO_FEW, drawn_means, fewest, interval, mean
 from panorgan.scoring.frames import LESIONS, SCORES
@@ -333,7 +334,8 @@ def read_scores(path: str | Path) -> pd.DataFrame:
 
 
 def faults(scores: pd.DataFrame, classes: Mapping[int, str]) -> Iterator[tuple[str, str]]:
-    """Cases that do not have a row of each class and a score where it is known, and what is wrong.
+    """Cases without a row of each class and a score where it is known, or with a name that is no
+    text in a table; and what is wrong.
 
     Parameters
     ----------
@@ -343,6 +345,9 @@ def faults(scores: pd.DataFrame, classes: Mapping[int, str]) -> Iterator[tuple[s
         Names by value.
     """
     place = ["case", "value"]
+    for case in scores["case"].unique():
+        if fault := why_no_text(case):
+            yield case, f"its name {fault}"
     for row in scores[scores.duplicated(place)].itertuples():
         yield row.case, f"has class {row.name} twice"
     unknown = scores[[*BOTH]].isna().any(axis=1) & (scores["status"] != NOT_SCORED)

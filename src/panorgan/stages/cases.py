@@ -36,7 +36,7 @@ from panorgan.io.volumes import (
     write_label,
 )
 from panorgan.io.writing import write_text
-from panorgan.problems import Problem, Problems
+from panorgan.problems import Problem, Problems, shown
 from panorgan.run.store import BAD, Result, ShardOutput, ShardReader, Work, key_of, run_shard
 from panorgan.stages import HISTOGRAMS, LABEL, VERSIONS
 
@@ -80,9 +80,9 @@ def index_cases(
             volume = getattr(facts, kind)
             write = write_image if kind == "image" else write_label
             write(folder / mended_name(name, kind), volume.array, volume)
+            file = shown(getattr(case, kind))
             print(
-                f"{name}: {getattr(case, kind)}: {cause}; mended in a copy, which moves a corner "
-                f"by {shift:.3g} mm"
+                f"{name}: {file}: {cause}; mended in a copy, which moves a corner by {shift:.3g} mm"
             )
         grid = facts.image.grid
         midline = body_midline(facts.image.array, grid)

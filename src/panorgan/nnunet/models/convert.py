@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from panorgan.io.tables import why_no_text
 from panorgan.io.writing import new_folder
 from panorgan.networks import count_parameters
 from panorgan.nnunet.models.folders import ALL, OURS, VERSION_1, Found, find_model
@@ -93,6 +94,8 @@ def _checked_names(classes: Sequence[str] | None) -> Sequence[str] | None:
             if not name or name in ("background", "ignore") or classes.count(name) > 1:
                 cause = f"--classes: '{name}' is empty, reserved or given twice"
                 raise WrongOption.one(cause, "give each class a name of its own")
+            if fault := why_no_text(name):
+                raise WrongOption.one(f"--classes: '{name}' {fault}", "give it another name")
     return classes
 
 

@@ -19,6 +19,7 @@ from panorgan.nnunet.models.folders import (
     VERSION_1,
     WEIGHTS,
     ModelFiles,
+    check_class_names,
     checksum_of,
     find_model,
     read_json,
@@ -108,6 +109,7 @@ def _read_ours(folder: Path) -> ModelFiles:
         shapes = tensor_shapes(architecture, channels, len(outputs))
         if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
             raise ValueError("tensors of another network")
+        check_class_names(plan["panorgan"]["classes"], folder)
     except (AttributeError, LookupError, TypeError, ValueError):
         cause = f"{PLANS} does not describe the network that these weights belong to"
         raise Problems.one(cause, CURE, file=folder) from None

@@ -1,7 +1,7 @@
 """Model folders: what lies in one, and where one is. Importing this imports no torch."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from panorgan.io.tables import why_no_text
 from panorgan.nnunet.models.shapes import count_parameters
 from panorgan.nnunet.plans import configuration_of
 from panorgan.problems import Problems
@@ -188,8 +189,22 @@ def read_json(path: Path, cure: str, wrong: str = "is damaged: no JSON object") 
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Problems.one(f"cannot be read ({error})", cure, file=path) from None
     if not isinstance(content, dict):
         raise Problems.one(wrong, cure, file=path)
     return content
+
+
+def check_class_names(names: Iterable[object], folder: Path) -> None:
+    """Refuse a model whose classes have names that do harm where they are printed or tabulated.
+
+    Raises
+    ------
+    Problems
+        For the first such name.
+    """
+    for name in names:
+        if fault := why_no_text(str(name)):
+            cause = f"has a class '{name}', which {fault}"
+            raise Problems.one(cause, "mend its name in the model's files", file=folder)

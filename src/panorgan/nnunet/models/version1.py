@@ -23,7 +23,7 @@ from panorgan.nnunet.plans import (
     make_dataset_json,
     resampling_kwargs,
 )
-from panorgan.problems import Problems
+from panorgan.problems import Problems, shown
 
 NORMALISATIONS = {
     "CT": "CTNormalization",
@@ -88,7 +88,7 @@ def _read(
 ) -> tuple[Model, list[str]]:
     beside = load_pickle(folder / PLANS_1)
     info = load_pickle(checkpoint.with_name(f"{checkpoint.name}.pkl"))
-    trainer, plans = str(info["name"]), info["plans"]
+    trainer, plans = shown(str(info["name"])), info["plans"]
     if OTHER_NETWORKS.search(trainer):
         _refuse(f"its trainer is {trainer}, whose network is not nnU-Net 1's plain U-Net", folder)
     stage = _stage(trainer, info["init"], plans, folder)

@@ -17,13 +17,14 @@ from panorgan.nnunet.models.folders import (
     VERSION_2,
     ModelFiles,
     card_of,
+    check_class_names,
     read_json,
 )
 from panorgan.nnunet.models.pickles import DAMAGED, damage
 from panorgan.nnunet.models.shapes import tensor_shapes
 from panorgan.nnunet.normalisation import SCHEMES
 from panorgan.nnunet.plans import ORIENTATION, STORED
-from panorgan.problems import Problem, Problems
+from panorgan.problems import Problem, Problems, shown
 
 TRAINER = "nnUNetTrainer"
 NOT_ITS = "is not what nnU-Net 2 writes"
@@ -93,7 +94,7 @@ def _read(
         _first_names(fold["network_weights"], path)
         for fold, path in zip(saved, checkpoints.values(), strict=True)
     )
-    trainer = str(saved[0]["trainer_name"])
+    trainer = shown(str(saved[0]["trainer_name"]))
     which = {"fold": folds[0]} if len(folds) == 1 else {"folds": list(folds)}
     source = {
         "converted_from": {"format": VERSION_2, "trainer": trainer, **which},
@@ -104,6 +105,7 @@ def _read(
         if classes is not None:
             cause = "is an exported model of panorgan, which names its classes"
             raise Problems.one(cause, "leave out --classes", file=folder)
+        check_class_names(own.plan["panorgan"]["classes"], folder)
         return own
     configuration = resolve(plan, name)
     found = _obstacles(plan, configuration, dataset_json) or _of_another_network(
@@ -115,6 +117,8 @@ def _read(
             cure = "name all of them in the order of their values"
             raise Problems.one(f"has {len(names)} classes, not {len(classes)}", cure, file=folder)
         names = list(classes)
+    if not found:
+        check_class_names(names, folder)
     plan = _plan(plan, name, configuration, names)
     notes = []
     if not re.match(rf"{TRAINER}(_|[A-Z\d]|$)", trainer):
