@@ -10,15 +10,17 @@ PYTHON_VERSION ?=
 THERE ?=
 MACHINE ?=
 HASHES ?=
+MINUTES ?= 60
+SEED ?=
 BIN := .venv/bin
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-model test lint docs benchmarks gpu wheels hashes clean
+.PHONY: help env demo demo-model test soak lint docs benchmarks gpu wheels hashes clean
 
 # Values reach the shell as variables of its own, so that it takes none of them for a command.
-export PYTHON CORES TESTS DEVICE OUT PYTHON_VERSION THERE MACHINE
+export PYTHON CORES TESTS DEVICE OUT PYTHON_VERSION THERE MACHINE MINUTES SEED
 
 # Packages of another environment that is active in the shell must not leak into ours.
 unexport PYTHONPATH PYTHONHOME
@@ -53,6 +55,9 @@ else
 	$(BIN)/python -m pytest -rs $$demo || status=1; \
 	exit $$status
 endif
+
+soak: env ## kill runs in every rule, many times (MINUTES=60; SEED=N: from that one on)
+	$(BIN)/python workflow_tests/faults/soak.py --minutes "$$MINUTES" $(if $(SEED),--seed "$$SEED")
 
 lint: env ## check the style of the code and look for mistakes in it
 	$(BIN)/ruff check .

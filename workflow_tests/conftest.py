@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -34,11 +35,18 @@ hypothesis.settings.load_profile("panorgan")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="of tests marked gpu")
+    parser.addoption("--seed", type=int, help="of what is killed; default: another one each time")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    if config.option.seed is None:  # processes that run tests side by side get the same one
+        config.option.seed = random.randrange(10**6)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"kills are drawn from --seed {config.option.seed}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,6 +84,13 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield make
     for folder in mounted:
         subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """What is drawn is drawn from this."""
+    print(f"--seed {request.config.option.seed} draws the same again")
+    return request.config.option.seed
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,17 @@
 """Killed at bad moments and run again: finished cases and epochs are not done again."""
 
+import json
 import os
 import shutil
 import signal
 import time
 
 import pytest
+from compare_results import compare_folders
 from fault_rows import fault_rows
 from running import hashes, tiny_project
+
+from panorgan.run.lease import STALE_S
 
 pytestmark = pytest.mark.workflow
 
@@ -32,30 +36,19 @@ def epochs(project, network):
     return len(curves[0].read_text().splitlines()) - 1 if curves else 0
 
 
-def test_kill_in_the_middle_of_a_shard(tiny, tmp_path):
-    project = tiny.copy(tmp_path / "p")
-    shutil.rmtree(project.results / "round-1")
-    shutil.rmtree(project.results / ".store/round-1")
-    process = project.start("labels")
-    wait_for(lambda: len(project.finished("round-1/fusion/stage1")) >= 2)
-    kill(process)
-    finished = project.finished("round-1/fusion/stage1")
-    pseudo = project.finished("round-1/pseudo_labels/tumour")
-    project.run("--unlock")
-    project.forget_logs()
-    project.run("labels")
-    computed = project.computed()
-    kept = {name.rpartition(".")[0] for name in finished}
-    assert not kept & set(computed.get("fuse_tumours", []))
-    assert len(kept) + len(computed.get("fuse_tumours", [])) == 10
-    predicted = {name.rpartition(".")[0] for name in pseudo}
-    assert not predicted & set(computed.get("predict_tumours", []))
-    assert finished.keys() <= project.finished("round-1/fusion/stage1").keys()
-    assert pseudo.keys() <= project.finished("round-1/pseudo_labels/tumour").keys()
+def lose_the_node(state):
+    """Let the lease of a training be that of a machine that has been silent for some minutes."""
+    leases = list(state.glob("lease-*"))
+    for lease in leases:
+        lease.write_text(json.dumps(json.loads(lease.read_text()) | {"host": "far", "boot": "b"}))
+        os.utime(lease, (time.time() - STALE_S,) * 2)
+    assert leases
 
 
+@pytest.mark.fault("node-lost")
 @pytest.mark.parametrize("network", ["teacher", "student"])
 def test_kill_in_the_middle_of_a_training(tiny, tmp_path, network):
+    """The student's node is lost: of its processes nothing can be known from here."""
     project = tiny.copy(tmp_path / "p")
     longer = project.config[network]["training"] | {"epochs": 30}
     project.write_config(**{network: project.config[network] | {"training": longer}})
@@ -65,9 +58,15 @@ def test_kill_in_the_middle_of_a_training(tiny, tmp_path, network):
     wait_for(lambda: epochs(project, slot[network]) >= 4)
     kill(process)
     done = epochs(project, slot[network])
+    if network == "student":
+        (state,) = (project.results / ".store" / slot[network]).iterdir()
+        lose_the_node(state)
     project.run("--unlock")
     project.forget_logs()
     project.run("--until", f"train_{network}")
+    if network == "student":
+        log = project.results / "logs/train_student/round-1/stage2/seed-0.log"
+        fault_rows()["node-lost"].check(log.read_text())
     numbers = sorted(int(name.split()[1]) for name in project.computed()[f"train_{network}"])
     assert done - 1 <= numbers[0] - 1 <= done
     assert numbers == list(range(numbers[0], 31))
@@ -83,58 +82,91 @@ def test_kill_in_the_middle_of_a_training(tiny, tmp_path, network):
     assert (model / "weights.safetensors").read_bytes() == weights
 
 
-def test_kill_between_publishing_and_snakemakes_record(tiny, tmp_path):
-    project = tiny.copy(tmp_path / "p")
-    shutil.rmtree(project.results / "round-1/fusion")
-    shutil.rmtree(project.results / ".store/round-1/fusion")
-    process = project.start("labels")
-    table = project.results / "round-1/fusion/stage1/unlabelled-00.tsv"
-    wait_for(table.exists)
-    kill(process)
-    project.run("--unlock")
-    project.forget_logs()
-    project.run("labels")
-    published = {line.split("\t")[0] for line in table.read_text().splitlines()[1:]}
-    assert not published & set(project.computed().get("fuse_tumours", []))
-
-
+@pytest.mark.fault("result-changed")
+@pytest.mark.fault("result-deleted")
+@pytest.mark.fault("store-changed")
 def test_one_broken_shard_is_repaired_and_only_it_and_what_follows_is_made_again(tiny, tmp_path):
     project = tiny.copy(tmp_path / "p")
     before = hashes(project.results, "round-1/fusion/**/*.nii.gz")
     shutil.rmtree(project.results / "round-1/fusion")
     shutil.rmtree(project.results / ".store/round-1/fusion")
     folder = project.results / "round-1/pseudo_labels/tumour/unlabelled-00"
-    victim = sorted(folder.glob("*.nii.gz"))[0]
-    case = victim.name.removesuffix(".nii.gz")
-    victim.unlink()
-    victim.write_bytes(b"broken")
+    changed, deleted = sorted(folder.glob("*.nii.gz"))
+    was, store = changed.read_bytes(), project.results / ".store/round-1/pseudo_labels"
+    (kept,) = (path for path in store.rglob("*.nii.gz*") if path.read_bytes() == was)
+    for path in (changed, kept):
+        path.chmod(0o644)
+        path.write_bytes(b"broken")
+    deleted.unlink()
 
     project.forget_logs()
     output = project.run("labels", fails=True)
-    *_, problem, logs = output.strip().splitlines()
-    path = victim.relative_to(project.folder)
-    assert problem.startswith(f"{case}: {path}: is not what its job wrote; make it again: delete ")
+    *_, first, second, logs = output.strip().splitlines()
+    fault_rows()["result-changed"].check(first)
+    fault_rows()["result-deleted"].check(second)
+    for line, path in ((first, changed), (second, deleted)):
+        case = path.name.removesuffix(".nii.gz")
+        assert line.startswith(f"{case}: {path.relative_to(project.folder)}: is ")
+        assert line.endswith(
+            f"delete {folder.relative_to(project.folder)} and run the same command"
+        )
     assert logs == "logs: results/tiny/logs/fuse_tumours/round-1/stage1/unlabelled-00.log"
     assert "Traceback" not in output
     assert (project.results / "round-1/fusion/stage2/labelled-00.tsv").exists()
     assert not (project.results / "round-1/fusion/stage1/unlabelled-00.tsv").exists()
-    others = [name for name in project.computed()["fuse_tumours"] if name != case]
-    assert len(others) == 9
+    names = [path.name.removesuffix(".nii.gz") for path in (changed, deleted)]
+    assert len({*project.computed()["fuse_tumours"]} - {*names}) == 8
 
     project.forget_logs()
     shutil.rmtree(folder)
     project.run("labels")
     computed = project.computed()
-    assert computed.pop("fuse_tumours") == [case]
-    shard = {
-        line.split("\t")[0]
-        for line in (project.results / "round-1/fusion/stage2/unlabelled-00.tsv")
-        .read_text()
-        .splitlines()[1:]
-    }
-    assert set(computed.pop("fuse_organs")) == shard
+    assert computed.pop("predict_tumours") == names[:1]
+    log = project.results / "logs/predict_tumours/unlabelled-00.log"
+    fault_rows()["store-changed"].check(log.read_text())
+    assert computed.pop("fuse_tumours") == names
+    assert computed.pop("fuse_organs") == names
     assert computed == {}
     assert hashes(project.results, "round-1/fusion/**/*.nii.gz") == before
+
+
+@pytest.mark.fault("two-runs")
+@pytest.mark.fault("table-deleted")
+@pytest.mark.fault("store-deleted")
+@pytest.mark.fault("clock-set-back")
+def test_a_clock_that_was_set_back_and_work_that_is_gone(tiny, tmp_path):
+    """All files are of the future, a table and the finished work of another shard are gone."""
+    project = tiny.copy(tmp_path / "p")
+    files = [project.folder, *project.folder.rglob("*")]
+    shift(files, 86400)
+    assert "Nothing to be done" in project.run("--dry-run")
+    place = "round-1/predictions/stage2/seed-0"
+    for shard in ("test-00", "validation-00"):
+        (project.results / place / f"{shard}.tsv").unlink()
+    shutil.rmtree(project.results / ".store" / place / "validation-00")
+    project.forget_logs()
+    fault_rows()["clock-set-back"].check(project.run(fails=True))
+    assert project.computed() == {"predict_cases": ["validation_1", "validation_2"]}
+    logs = project.results / "logs/predict_cases/round-1/stage2/seed-0"
+    fault_rows()["table-deleted"].check((logs / "test-00.log").read_text())
+    fault_rows()["store-deleted"].check((logs / "validation-00.log").read_text())
+
+    # The clock is right again.
+    shift([path for path in files if path.exists() and path.stat().st_mtime > time.time()], -86400)
+    project.forget_logs()
+    process = project.start()
+    wait_for((project.folder / ".snakemake/locks/0.input.lock").exists)
+    fault_rows()["two-runs"].check(project.run(fails=True))
+    assert process.wait(timeout=600) == 0
+    assert project.computed() == {}
+    assert compare_folders(tiny.results, project.results)[1] == []
+
+
+def shift(paths, seconds):
+    """Let files be of another time."""
+    for path in paths:
+        then = path.lstat().st_mtime + seconds
+        os.utime(path, (then, then), follow_symlinks=False)
 
 
 def test_bad_cases_stop_the_run_readably_or_are_excluded(tmp_path):

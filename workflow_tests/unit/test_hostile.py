@@ -7,6 +7,7 @@ import ast
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,10 @@ def test_what_loads_data_runs_no_code():
 @pytest.mark.fault("preprocessed-runs-code")
 def test_a_preprocessed_case_runs_nothing(tmp_path):
     write_case(tmp_path, "case-1", 0)
+    # As an earlier version wrote them, in three files.
+    shutil.copy(tmp_path / "case-1.b2nd", tmp_path / "case-1_seg.b2nd")
     path = tmp_path / "case-1.pkl"
+    path.write_bytes(pickle.dumps({"class_locations": {1: np.zeros((1, 4), np.int16)}}))
     CaseFolders({"case-1": tmp_path}).load_case("case-1")
     path.write_bytes(pickle.dumps(Runs(os.system, f"touch {tmp_path}/trace")))
     with pytest.raises(Problems) as caught:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fault_rows import fault_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -414,6 +415,21 @@ def test_what_the_teacher_learns(tmp_path):
         learnt = teacher_label(found, LABELS)
         assert (learnt.dtype, learnt.shape, learnt.sum()) == (np.uint8, (2, 3, 4), voxels)
         assert not learnt[0, 0, 0]
+
+
+@pytest.mark.fault("image-changed")
+def test_a_volume_that_is_no_longer_the_one_of_the_index_is_refused(tmp_path):
+    array = np.zeros((2, 3, 4), np.uint8)
+    path = tmp_path / "a.nii.gz"
+    write_label(path, array, new_volume(array, (5.0, 0.8, 0.9)))
+    known = facts() | {"label_hash": voxel_hash(read_label(path))}
+    found = replace(entry("1:5"), facts=known, label=str(path))
+    assert found.read_label().array.max() == 0
+    path.unlink()
+    write_label(path, array + 1, new_volume(array, (5.0, 0.8, 0.9)))
+    with pytest.raises(Problems) as error:
+        found.read_label()
+    fault_rows()["image-changed"].check(str(error.value))
 
 
 def test_values_have_the_names_of_the_challenge():

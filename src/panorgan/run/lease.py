@@ -244,6 +244,9 @@ def _take(folder: Path, say: Callable[[str], None], wait: bool) -> tuple[Path, s
         if _newest(folder) == path:
             for other in _leases(folder)[:-1]:
                 other.unlink(missing_ok=True)
+            for left in folder.glob(".*.tmp"):  # what the dead were just writing
+                if left.is_file():
+                    left.unlink(missing_ok=True)
             return path, text
         path.unlink(missing_ok=True)
 
@@ -274,7 +277,8 @@ def _wait_for_the_end_of(path: Path, me: Holder, say: Callable[[str], None], wai
         # A server whose clock was set back cannot tell how old a file is. One that was away tells
         # an age at once that says nothing: who was seen to live must be silent while this looks.
         silent = quiet if alive else max(age, quiet)
-        if not asked and silent >= STALE_S:
+        # Who takes a folder writes its name at once, or has died before that.
+        if not asked and silent >= (STALE_S if holder else BEAT_S):
             say(f"{holder or 'an unknown process'} held this folder and is silent: going on")
             return
         if alive and holder:
