@@ -22,10 +22,14 @@ from panorgan.config.registry import (
 )
 from panorgan.stages import VERSIONS
 from panorgan.run.inputs import Run, look_again_once, see_all_reasons
+from panorgan.run.retries import retry_interruptions
+from panorgan.run.slurm import lose_no_jobs
 
 min_version("9.27")
 see_all_reasons()
 look_again_once()
+retry_interruptions()
+lose_no_jobs()
 
 
 configfile: "config/config.yaml"

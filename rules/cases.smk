@@ -15,8 +15,8 @@ if settings.phantom:
             "../envs/panorgan.yaml"
         threads: 2
         resources:
-            mem_mb=1000,
-            runtime=30,
+            mem_mb=run.memory,
+            runtime=run.runtime,
         params:
             version=VERSIONS["phantom"],
             phantom=settings.phantom.model_dump(),
@@ -39,8 +39,8 @@ rule index_cases:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=120,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["index"],
         cases=lambda wildcards: run.digest(wildcards.shard),
@@ -74,8 +74,8 @@ rule check_cases:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         table=lambda wildcards: run.digest(*run.shards),
         shards=dict(settings.shards),
@@ -108,8 +108,8 @@ rule check_organs:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         organs=settings.pseudo_labels.organs,
         labels=settings.labels,
@@ -131,8 +131,8 @@ rule deal_cases:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         labels=settings.labels,
         classes=run.classes,
@@ -157,8 +157,8 @@ rule write_preflight:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         config=settings.model_dump(),
     script:

@@ -8,8 +8,8 @@ rule free_preprocessed:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=1000,
-        runtime=60,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         data=run.preprocessed,
     script:

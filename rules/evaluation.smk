@@ -16,8 +16,8 @@ rule score_cases:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["score"],
         labels=settings.labels,
@@ -58,8 +58,8 @@ rule summarise_scores:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["summarise"],
         labels=settings.labels,
@@ -87,8 +87,8 @@ rule write_ablation:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["summarise"],
         arms=settings.ablation.arms,

@@ -24,8 +24,8 @@ rule fuse_tumours:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["fuse"],
         labels=settings.labels,
@@ -57,8 +57,8 @@ rule fuse_organs:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["fuse"],
         labels=settings.labels,

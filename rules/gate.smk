@@ -21,8 +21,8 @@ rule measure_components:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["components"],
         labels=settings.labels,
@@ -66,8 +66,8 @@ rule judge_components:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["judge"],
         labels=settings.labels,

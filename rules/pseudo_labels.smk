@@ -25,8 +25,8 @@ rule predict_tumours:
     threads: settings.prediction.threads
     resources:
         gpu=gpus_to_predict,
-        mem_mb=lambda wildcards, attempt: 12000 * attempt,
-        runtime=480,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=[VERSIONS["predict"], VERSIONS["components"]],
         labels=settings.labels,
@@ -73,8 +73,8 @@ rule import_organ_model:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["import"],
     script:

@@ -50,8 +50,8 @@ rule write_report:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["report"],
         config=settings.model_dump(),

@@ -16,8 +16,8 @@ rule measure_student:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["measure"],
         labels=settings.labels,
@@ -41,8 +41,8 @@ rule plan_student:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         recipe=settings.student.model_dump(),
         data=paths.student_data(shard=""),
@@ -75,8 +75,8 @@ rule preprocess_student:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=240,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["preprocess"],
         labels=settings.labels,
@@ -99,14 +99,13 @@ rule train_student:
         model=directory(paths.student_model()),
     log:
         "<logs>/train_student/round-{round}/{variant}/seed-{seed}.log",
-    retries: 2
     conda:
         "../envs/panorgan.yaml"
     threads: settings.student.training.threads
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 32000 * attempt,
-        runtime=10080,
+        mem_mb=run.memory,
+        runtime=run.runtime,
         # No parameter: another place trains nothing anew.
         scratch=settings.scratch,
     params:

@@ -13,8 +13,8 @@ rule select_tumour_cases:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["select"],
         labels=settings.labels,
@@ -40,8 +40,8 @@ rule plan_teacher:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         recipe=settings.teacher.model_dump(),
         data=paths.teacher_data(shard=""),
@@ -65,8 +65,8 @@ rule preprocess_teacher:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=240,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=VERSIONS["preprocess"],
         labels=settings.labels,
@@ -89,14 +89,13 @@ rule train_teacher:
         model=directory(paths.teacher_model()),
     log:
         "<logs>/train_teacher/seed-{seed}.log",
-    retries: 2
     conda:
         "../envs/panorgan.yaml"
     threads: settings.teacher.training.threads
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 32000 * attempt,
-        runtime=10080,
+        mem_mb=run.memory,
+        runtime=run.runtime,
         # No parameter: another place trains nothing anew.
         scratch=settings.scratch,
     params:
@@ -129,8 +128,8 @@ rule score_teacher:
     conda:
         "../envs/panorgan.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=run.memory,
+        runtime=run.runtime,
     params:
         version=[VERSIONS["score"], VERSIONS["summarise"]],
         labels=settings.labels,

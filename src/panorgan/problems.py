@@ -58,6 +58,14 @@ class Stop(Problems):
     """Problems that all other cases would have too, such as a full disk: a batch ends at once."""
 
 
+class Interrupted(Problems):
+    """Nothing is wrong: work was stopped from outside, and the same again goes on with it."""
+
+
+class Killed(Problems):
+    """A process that helps was killed, as for want of memory."""
+
+
 def unexpected(
     error: Exception, case: str = "", file: object = "", log: Log | None = None
 ) -> Problem:

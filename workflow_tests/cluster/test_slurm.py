@@ -1,9 +1,12 @@
 """The SLURM profile on a real SLURM: where jobs go, what they get, what happens when they fail."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +18,16 @@ pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).parents[2]
 
 SNAKEFILE = """
+from panorgan.run.retries import memory_kills, retry_interruptions
+
+retry_interruptions()
+
 rule all:
     input:
         "train_teacher.json",
         "fuse_tumours.json",
         "retried.json",
+        "cancelled.json",
         "broken.json",
 
 rule train_teacher:
@@ -41,29 +49,43 @@ use rule fuse_tumours as retried with:
     resources:
         gpu=0,
         runtime=60,
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-    params: needs_mb=4000
+        mem_mb=lambda wildcards, attempt: 2000 * (1 + memory_kills("retried", ())),
+    params: ends="killed"
+
+use rule retried as cancelled with:
+    output: "cancelled.json"
+    log: "results/r/logs/cancelled.log"
+    params: ends="cancelled"
 
 use rule fuse_tumours as broken with:
     output: "broken.json"
     log: "results/r/logs/broken.log"
-    params: needs_mb=1000000
+    params: ends="wrong"
 """
 
 SCRIPT = """
-import json, os
+import json, os, signal, subprocess, time
+from pathlib import Path
 from panorgan.run.job import job
 from panorgan.problems import Problem, Problems
 
+ends = snakemake.params.get("ends")
+first_try = ends and not Path(ends).exists()
+Path(ends or "other").touch()
 with job(snakemake):
-    if snakemake.resources.mem_mb < snakemake.params.get("needs_mb", 0):
-        raise Problems([Problem("case_7", "ct.nii.gz", "is too large", "give it more memory")])
+    if ends == "killed" and first_try:
+        os.kill(os.getpid(), signal.SIGKILL)  # as for want of memory
+    if ends == "cancelled" and first_try:
+        subprocess.run(["scancel", os.environ["SLURM_JOB_ID"]])
+        time.sleep(100)
+    if ends == "wrong":
+        raise Problems([Problem("case_7", "ct.nii.gz", "is too large", "leave it out")])
     with open(snakemake.output[0], "w") as file:
         json.dump(dict(os.environ), file)
 """
 
 
-def test_a_job_gets_its_partition_and_gpu_and_a_failed_one_another_try(slurm, tmp_path):
+def test_a_job_gets_its_partition_and_gpu_and_an_interrupted_one_another_try(slurm, tmp_path):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "environment.py").write_text(SCRIPT)
     before = len(jobs())
@@ -77,7 +99,8 @@ def test_a_job_gets_its_partition_and_gpu_and_a_failed_one_another_try(slurm, tm
         "train_teacher": 1,
         "fuse_tumours": 1,
         "retried": 2,
-        "broken": 2,
+        "cancelled": 2,
+        "broken": 1,
     }, run.stderr
 
     (training,) = submitted["train_teacher"]
@@ -100,10 +123,47 @@ def test_a_job_gets_its_partition_and_gpu_and_a_failed_one_another_try(slurm, tm
     assert "mem=4000M" in second["TRES"]
     assert (tmp_path / "retried.json").exists()
 
+    first, second = submitted["cancelled"]
+    assert (first["JobState"], second["JobState"]) == ("CANCELLED", "COMPLETED")
+    assert first["TRES"].partition(",node=")[0] == second["TRES"].partition(",node=")[0]
+
     assert run.returncode == 1
     assert "results/r/logs/broken.log" in run.stderr
     assert "is too large" in (tmp_path / "results/r/logs/broken.problems.tsv").read_text()
     assert not (tmp_path / "broken.json").exists()
+
+
+AWAY = """
+from panorgan.run.slurm import lose_no_jobs
+
+lose_no_jobs()
+
+rule slow:
+    output: "done"
+    shell: "sleep 8; touch {output}"
+"""
+
+
+def test_jobs_are_not_forgotten_while_the_controller_is_away(slurm, tmp_path):
+    (tmp_path / "Snakefile").write_text(AWAY)
+    before = len(jobs())
+    command = [sys.executable, "-m", "snakemake", *slurm, "--slurm-status-attempts=1"]
+    controller = int((Path("/etc/slurm/slurm.conf").resolve().parent / "slurmctld.pid").read_text())
+    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        while len(jobs()) == before:
+            assert run.poll() is None
+            time.sleep(0.2)
+        os.kill(controller, signal.SIGSTOP)
+        time.sleep(15)  # squeue gives up after ten seconds
+        os.kill(controller, signal.SIGCONT)
+        said = run.communicate(timeout=150)[1]
+    finally:
+        os.kill(controller, signal.SIGCONT)
+        run.kill()
+    assert run.returncode == 0, said
+    assert (tmp_path / "done").exists()
+    assert len(jobs()) == before + 1
 
 
 def test_exactly_the_jobs_with_a_gpu_go_to_the_gpu_partition():

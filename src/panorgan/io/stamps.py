@@ -5,6 +5,7 @@ copied, keeps its stamp. Of other files size and date count.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -58,6 +59,17 @@ def read_stamps(table: Path) -> dict[str, Stamp]:
         return json.loads(table.read_text())
     except (OSError, ValueError):
         return {}
+
+
+def unpacked_bytes(path: str) -> int:
+    """The length of what a file holds, as a gzip file's end tells; 0 where there is none."""
+    facts = stamp(path)
+    if not facts or isinstance(facts[1], int):
+        return facts[0] if facts else 0
+    size, end = facts
+    length = int.from_bytes(bytes.fromhex(end)[4:], "little")
+    # It is told modulo 2^32, and gzip makes nothing much longer.
+    return length + max(0, math.ceil((size - 1024 - length) / 2**32)) * 2**32
 
 
 def _dated(path: str) -> Stamp:

@@ -31,6 +31,7 @@ from panorgan.config.settings import (
     Arm,
     Config,
     Member,
+    Recipe,
     ablation_arms,
     fused_labels,
     learns_filled,
@@ -42,10 +43,20 @@ from panorgan.config.settings import (
     teachers,
     trained_students,
 )
-from panorgan.io.stamps import STAMPS, read_stamps, stamps
+from panorgan.io.stamps import STAMPS, read_stamps, stamps, unpacked_bytes
 from panorgan.io.tables import read_table
 from panorgan.problems import Problems
 from panorgan.run.layout import Layout, beside
+from panorgan.run.needs import (
+    CT_VOXEL_BYTES,
+    TRAININGS,
+    Size,
+    memory_mb,
+    minutes,
+    training_memory_mb,
+    training_minutes,
+)
+from panorgan.run.retries import memory_kills
 from panorgan.run.store import key_of
 
 
@@ -222,6 +233,50 @@ class Run:
         known = read_stamps(beside(self.paths.index(shard) + STAMPS, ".store"))
         files = (path for case in self.cases[shard] for path in case.files)
         return key_of(stamps(files, known))
+
+    def _sizes(self, wildcards: Any) -> list[Size]:
+        """Sizes of all images that a job has to do with."""
+        shard = wildcards.get("shard")
+        return [
+            size for name in ([shard] if shard else self.shards) for size in self._sizes_of(name)
+        ]
+
+    def _sizes_of(self, shard: str) -> list[Size]:
+        """As the shard's index says; before there is one, as the files' lengths tell."""
+        table = self.paths.index(shard) + ".tsv"
+        if os.path.exists(table):
+            return self._indexed(table)
+        return [Size((unpacked_bytes(case.image) // CT_VOXEL_BYTES,)) for case in self.cases[shard]]
+
+    @cache  # noqa: B019
+    def _indexed(self, table: str) -> list[Size]:
+        return [
+            Size(
+                tuple(map(int, row["shape_zyx"].split())),
+                tuple(map(float, row["spacing_mm_zyx"].split())),
+            )
+            for row in read_table(table)
+            if row["status"] == "ok"
+        ]
+
+    def memory(self, wildcards: Any, attempt: int, rulename: str) -> int:
+        """MB that a job asks for: once more of it for each of its tries that was killed."""
+        recipe = self._recipe(rulename)
+        if rulename in TRAININGS:
+            asked = training_memory_mb(recipe)
+        else:
+            asked = memory_mb(rulename, self._sizes(wildcards), recipe.spacing_mm)
+        return asked * (1 + memory_kills(rulename, wildcards.items()))
+
+    def runtime(self, wildcards: Any, rulename: str) -> int:
+        """Minutes that a job asks for."""
+        if rulename in TRAININGS:
+            return training_minutes(self._recipe(rulename))
+        return minutes(rulename, self._sizes(wildcards))
+
+    def _recipe(self, rulename: str) -> Recipe:
+        """Of the network that a job has to do with, if it has."""
+        return self.config.teacher if rulename.endswith("teacher") else self.config.student
 
     def asked(self, output: str) -> str:
         """What `check_cases` has asked of the job that writes an output: to run again."""

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +17,17 @@ from typing import IO, Any
 
 from panorgan.io.gpus import visible_gpus
 from panorgan.io.processor import limit_spinning
+from panorgan.io.resources import peak_memory
 from panorgan.io.tables import read_table, table_text, write_table
 from panorgan.io.writing import disk_full, making_folder, write_text
-from panorgan.problems import Problem, Problems, Stop, unexpected
+from panorgan.problems import Interrupted, Killed, Problem, Problems, Stop, unexpected
 from panorgan.run.claims import claim
 from panorgan.run.layout import benchmark_of, beside
+from panorgan.run.retries import FAILURE, KILLED, PROBLEMS, STOPPED, UNEXPECTED, WRONG
 from panorgan.run.store import NO_LINKS, ShardOutput, key_of
 
-PROBLEMS = ".problems.tsv"
-"""What a job's problems have instead of its log's ending; there is no such file without any."""
-PROBLEM_COLUMNS = ("case", "file", "cause", "cure")
+PROBLEM_COLUMNS = ("case", "file", "cause", "cure", FAILURE)
+ENDED_BY = {Interrupted: STOPPED, Killed: KILLED}
 SCHEDULER_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 PARENT = os.getppid()
 """Asked early: of a parent that is dead when `_die_with_parent` is called no signal comes."""
@@ -89,12 +90,16 @@ def job(snakemake: Any) -> Iterator[Job]:
     """
     log = Path(snakemake.log[0])
     problems_file = log.with_suffix(PROBLEMS)
-    # Stands until the job ends well or says why not: a killed job cannot say anything.
-    killed = f"{snakemake.rule} was killed: out of memory or time?"
     cure = "see its log and the scheduler's; finished work is kept"
-    _record(problems_file, [Problem("", "", killed, cure)])
+
+    def leave_word(failure: str, cause: str) -> None:
+        _record(problems_file, [Problem("", "", f"{snakemake.rule} was {cause}", cure)], failure)
+
+    # Stands until the job ends well or says why not: a killed job cannot say anything.
+    leave_word(KILLED, "killed: out of memory?")
     started = time.monotonic()
     limit_spinning()
+    _when_stopped(lambda: leave_word(STOPPED, "stopped: out of time?"))
     _die_with_parent()
     with _output_to(log) as console:
         faulthandler.enable()
@@ -106,15 +111,17 @@ def job(snakemake: Any) -> Iterator[Job]:
             return
         except Problems as error:
             problems = error.problems
+            failure = ENDED_BY.get(type(error), WRONG)
         except Exception as error:
             # A log that cannot be written on is how a full disk shows where all else is done.
             full = disk_full(error, getattr(error, "filename", None) or log)
             problems = full.problems if full else [unexpected(error, log=_say)]
+            failure = WRONG if full else UNEXPECTED
         finally:
             for claimed in this._claimed:
                 claimed.close()
         _say("\n".join(map(str, problems)))
-        _record(problems_file, problems)
+        _record(problems_file, problems, failure)
         count = f"{len(problems)} problems, the first: " if len(problems) > 1 else ""
         print(f"{snakemake.rule}: {count}{problems[0]}", file=console, flush=True)
         sys.exit(1)
@@ -126,9 +133,9 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _record(path: Path, problems: Sequence[Problem]) -> None:
-    """Write down a job's problems, as far as the disk has room."""
-    rows = [vars(problem) for problem in problems]
+def _record(path: Path, problems: Sequence[Problem], failure: str) -> None:
+    """Write down a job's problems and how it ends, as far as the disk has room."""
+    rows = [vars(problem) | {FAILURE: failure} for problem in problems]
     try:
         write_table(path, PROBLEM_COLUMNS, rows)
     except Stop:
@@ -144,7 +151,7 @@ def _leave_records(log: Path, seconds: float, computed: int) -> None:
     The store keeps logs too: Snakemake deletes them before a job.
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    memory = usage.ru_maxrss / 1024
+    memory = peak_memory() / 2**20
     print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB", flush=True)
     records = [log, benchmark_of(log)]
     kept = [beside(path, ".store") for path in records]
@@ -180,6 +187,18 @@ def _opened(log: Path, console: IO[str]) -> IO[str]:
     except (OSError, Stop) as error:
         print(disk_full(error, log) or error, file=console, flush=True)
         sys.exit(1)
+
+
+def _when_stopped(leave_word: Callable[[], None]) -> None:
+    """Have a function called before a signal that others send at a time limit ends the process."""
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        leave_word()
+        os.kill(os.getpid(), number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop)
 
 
 def _die_with_parent() -> None:
@@ -235,7 +254,8 @@ def report_problems(logs: str | Path, since: float, most: int = 20) -> str:
     files = [
         path for path in sorted(Path(logs).rglob("*" + PROBLEMS)) if path.stat().st_mtime >= since
     ]
-    lines = [str(Problem(**row)) for path in files for row in read_table(path)]
+    rows = (row for path in files for row in read_table(path))
+    lines = [str(Problem(*map(row.get, ("case", "file", "cause", "cure")))) for row in rows]
     lines = list(dict.fromkeys(lines))
     shown = lines[:most]
     if len(lines) > most:

@@ -28,7 +28,7 @@ from panorgan.io.resources import (
 from panorgan.io.volumes import Volume
 from panorgan.io.writing import write_text
 from panorgan.nnunet.cropping import crop_key
-from panorgan.problems import Problems
+from panorgan.problems import Interrupted, Problems
 from panorgan.run.scratch import near
 from panorgan.run.store import (
     Result,
@@ -362,7 +362,7 @@ def train_network(
                     unknown=unknown,
                 )
         except TrainingInterrupted as stop:
-            raise Problems.one(str(stop)) from None
+            raise Interrupted.one(str(stop)) from None
         return model, True
 
     return run_training(slot, key, run, model=model, table=table)

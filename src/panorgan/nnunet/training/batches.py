@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from panorgan.nnunet.case_file import load
 from panorgan.nnunet.devices import memory_problem
-from panorgan.problems import Problem, Problems
+from panorgan.problems import Killed, Problem, Problems
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""
@@ -224,6 +224,6 @@ def naming_dead_loaders(*batches: Batches | None) -> Iterator[None]:
         ]
         how = dead[2].partition(".")[0].replace("is killed by", "was killed by")
         cause = f"the process that loaded it {how}: is the memory used up?"
-        raise Problems(
+        raise Killed(
             Problem(case, "", cause, f"{cure}; then run the same command again") for case in cases
         ) from None
