@@ -44,7 +44,7 @@ from _workflow import planned
 from running import TINY, Project
 
 from panorgan.cases.manifest import read_manifest
-from panorgan.cases.selection import TUMOUR
+from panorgan.cases.selection import TUMOUR, WANTED
 from panorgan.cases.table import Case, write_cases
 from panorgan.config.labels import load_labels
 from panorgan.fusing.components import component_rows, find_components
@@ -129,7 +129,7 @@ def write_data(folder: Path, count: int, grid: Grid) -> list[Case]:
 
 def predict(job: Any) -> None:
     """Ready label maps in place of a network's, published as `predict_cases` does."""
-    wanted = predictions.WANTED[job.params.wanted]
+    wanted = WANTED[job.params.wanted]
     entries = {e.case: e for e in read_manifest(job.input.manifest, LABELS) if wanted(e, LABELS)}
     details = [name for name in ("efficiency", "components") if job.output.get(name)]
     of_tumours = "tumours" in job.params.wanted
