@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,25 @@ def test_jobs_are_not_submitted_from_a_folder_whose_name_is_a_command(tmp_path, 
     assert (
         "check_arguments(submits=True)" in (REPOSITORY / "profiles/slurm/config.yaml").read_text()
     )
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_passes_values_as_they_are(tmp_path):
+    """A `python` that prints its arguments stands for an environment."""
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    for needed in ("envs/requirements.txt", "envs/constraints.txt", "pyproject.toml"):
+        (tmp_path / needed).parent.mkdir(exist_ok=True)
+        (tmp_path / needed).touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/installed").touch()
+    python = tmp_path / ".venv/bin/python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    value = f"a b;{COMMAND};`{COMMAND}`|{COMMAND} 'x"
+    command = ["make", "--silent", "-C", tmp_path, "wheels", f"OUT={value}", f"THERE={value}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[1:] == ["--out", value, "--there", value]
+    assert not (tmp_path / "trace").exists()
 
 
 def test_no_rule_and_no_function_calls_a_shell():

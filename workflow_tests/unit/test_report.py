@@ -365,7 +365,7 @@ def test_corrected_cases_are_no_longer_doubtful_and_changes_are_listed(tmp_path)
     checksum = re.search(r"plain_1\.nii\.gz:(\w+)", lines).group(1)
     added = f"plain_1_automatic.nii.gz:{checksum} plain_1.nii.gz"
     table.write_text(lines.replace("plain_1.nii.gz", added, 1))
-    tree.config["corrections"] = "my <corrections>.tsv"
+    tree.config["corrections"] = "my & corrections.tsv"
     tree.changes(
         [
             {
@@ -380,7 +380,7 @@ def test_corrected_cases_are_no_longer_doubtful_and_changes_are_listed(tmp_path)
     assert "Cases with a corrected label of yours, left out here: 1." in page.words
     assert "1. four_1" in page.text
     assert "plain_1" not in doubtful_part(page)
-    assert "the corrections file of this run, my <corrections>.tsv" in page.words
+    assert "the corrections file of this run, my & corrections.tsv" in page.words
     assert row_of(html, "changed_1")[1:] == ["spleen", "unknown", "absent", "taken out"]
     assert row_of(html, "mended_1")[1:] == ["test_1.nii.gz", "0.31"]
 
