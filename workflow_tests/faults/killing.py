@@ -135,7 +135,7 @@ def check(undisturbed: Project, project: Project, *drives: Drive) -> None:
     count, lines = compare_folders(undisturbed.results, project.results)
     assert count
     assert lines == []
-    for pattern in ("[a-z]*/**/*.nii.gz", "**/weights.safetensors", "round-*/**/*.csv"):
+    for pattern in ("[a-z]*/**/*.nii.gz", "**/weights.safetensors", "round-*/scores/**/*.csv"):
         expected = hashes(undisturbed.results, pattern)
         assert expected
         assert hashes(project.results, pattern) == expected

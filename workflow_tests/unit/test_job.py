@@ -25,7 +25,7 @@ def run_script(tmp_path, body, gpu=0, **environment):
             from panorgan.run.job import job
             from panorgan.problems import Problem, Problems
             snakemake = SimpleNamespace(
-                rule="a_rule", resources=dict(gpu={gpu}), log=["results/r/logs/a.log"],
+                rule="a_rule", resources=dict(gpu={gpu}), log=["results/r/logs/a.log"], output=[],
             )
             """
         )

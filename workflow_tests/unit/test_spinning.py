@@ -13,7 +13,7 @@ IN_A_JOB = """
 from types import SimpleNamespace
 import panorgan.stages.prediction, panorgan.stages.training
 from panorgan.run.job import job
-with job(SimpleNamespace(rule="a_rule", resources={}, log=["results/r/logs/a.log"])):
+with job(SimpleNamespace(rule="a_rule", resources={}, log=["results/r/logs/a.log"], output=[])):
     import torch
 """
 BY_COMMAND = """

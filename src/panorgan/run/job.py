@@ -19,7 +19,7 @@ from panorgan.io.gpus import visible_gpus
 from panorgan.io.processor import limit_spinning
 from panorgan.io.resources import peak_memory
 from panorgan.io.tables import read_table, table_text, write_table
-from panorgan.io.writing import disk_full, making_folder, write_text
+from panorgan.io.writing import clear_temporaries, disk_full, making_folder, write_text
 from panorgan.problems import Interrupted, Killed, Problem, Problems, Stop, unexpected
 from panorgan.run.claims import claim
 from panorgan.run.layout import benchmark_of, beside
@@ -90,6 +90,14 @@ def job(snakemake: Any) -> Iterator[Job]:
     """
     log = Path(snakemake.log[0])
     problems_file = log.with_suffix(PROBLEMS)
+    records = (log, benchmark_of(log))
+    written = (
+        *map(Path, snakemake.output),
+        *records,
+        *(beside(path, ".store") for path in records),
+    )
+    for folder in {path.parent for path in written}:
+        clear_temporaries(folder)
     cure = "see its log and the scheduler's; finished work is kept"
 
     def leave_word(failure: str, cause: str) -> None:
