@@ -137,7 +137,7 @@ def test_the_teachers_other_cases_are_scored(tmp_path, monkeypatch, capsys):
             raise ValueError("no number")
         return score_case(*arguments)
 
-    monkeypatch.setattr("panorgan.stages.teacher.score_case", failing)
+    monkeypatch.setattr("panorgan.scoring.metrics.score_case", failing)
     with pytest.raises(Problems) as caught:
         score_teacher(
             [tree.part(VALIDATION)],

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import time
 import traceback
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -198,6 +199,18 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _death_of_a_loader(within_s: float = 5.0) -> str:
+    """What torch says of a loader that has died; empty if none does for some seconds."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            torch._C._error_if_any_worker_fails()
+            time.sleep(0.05)  # where torch may say it, too: by a signal
+        except RuntimeError as error:
+            return str(error)
+    return ""
+
+
 @contextmanager
 def naming_dead_loaders(*batches: Batches | None) -> Iterator[None]:
     """Say which case a loader of any of these batches worked on when it was killed.
@@ -210,8 +223,10 @@ def naming_dead_loaders(*batches: Batches | None) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if not (dead := DEAD_LOADER.match(str(error))):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A connection to it may break before torch sees that it has died.
+        said = str(error) if isinstance(error, RuntimeError) else _death_of_a_loader()
+        if not (dead := DEAD_LOADER.match(said)):
             raise
         print(error)
         cure = (
