@@ -124,7 +124,8 @@ def test_everything_at_toy_size(machine, tmp_path):
 
     text = (tmp_path / "report.md").read_text()
     assert text in done.stdout
-    command = f"`python workflow_tests/gpu/run.py --device cpu --smoke --out {tmp_path}`, "
+    options = f"--device cpu --smoke --minutes 25 --out {tmp_path}"
+    command = f"`python workflow_tests/gpu/run.py {options}`, "
     (line,) = (line for line in text.splitlines() if line.startswith(command))
     assert line.endswith("All went well.")
     for line in (
