@@ -259,7 +259,7 @@ class Run:
             if row["status"] == "ok"
         ]
 
-    def memory(self, wildcards: Any, attempt: int, rulename: str) -> int:
+    def memory(self, wildcards: Any, rulename: str) -> int:
         """MB that a job asks for: once more of it for each of its tries that was killed."""
         recipe = self._recipe(rulename)
         if rulename in TRAININGS:
