@@ -139,6 +139,11 @@ def test_label_maps_that_nobody_listed_can_be_taken_for_done(images, tmp_path, p
     assert report["cases"]["a"]["note"] == "was there before"
     assert (out / "a.nii.gz").stat() == before
     assert report["cases"].keys() == {"a", "b", "c"}
+    # Where there is nothing else to do, too; then nobody has to say it again.
+    (out / "report.json").unlink()
+    predict_files(images, out, predictor, resume=True)
+    assert json.loads((out / "report.json").read_text())["cases"].keys() == {"a", "b", "c"}
+    predict_files(images, out, predictor)
 
 
 @pytest.mark.fault("predict-resume-elsewhere")
@@ -147,6 +152,9 @@ def test_a_label_map_of_something_else_is_not_taken_for_done(images, tmp_path, p
     image = read_image(images / "a_0000.nii.gz")
     write_label(out / "a.nii.gz", np.full(image.array.shape, 9, np.uint8), image)
     with pytest.raises(Problems, match="--resume: holds 9, which the model has not; remove it"):
+        predict_files(images, out, predictor, resume=True)
+    (out / "a.nii.gz").write_bytes((out / "a.nii.gz").read_bytes()[:-20])
+    with pytest.raises(Problems, match=r"is truncated.*; remove it, or name another folder"):
         predict_files(images, out, predictor, resume=True)
     (out / "a.nii.gz").unlink()
     other = np.ones((6, 10, 11), np.uint8)

@@ -181,6 +181,8 @@ def predict_files(
                     f"{case}: {predictor.last_report['total_s']:.1f} s"
                     + (f" ({number} of {len(todo)}, {_minutes(left)} left)" if left else "")
                 )
+        if report["cases"]:  # those that were only found there, too
+            write_text(out / REPORT, _text(report))
         if statistics:
             write_text(out / STATISTICS, _statistics(report))
         failures.check()
@@ -254,7 +256,7 @@ def _found_there(image: Path, label: Path, values: Sequence[int]) -> dict[str, A
         volume = read_label(label)
         difference = read_frame(image).grid.difference(volume.grid)
     except VolumeError as error:
-        raise Problems.one(*error.args, file=label) from None
+        raise Problems.one(error.cause, cure, file=label) from None
     if difference:
         cause = f"--resume: is not on the grid of {image}: {difference}"
         raise Problems.one(cause, cure, file=label)
@@ -301,10 +303,14 @@ def _minutes(seconds: float) -> str:
 def _write_report(out: Path, report: Mapping[str, Any], target: Path) -> None:
     """Write the report; a label map that it could not list is removed: it would be in the way."""
     try:
-        write_text(out / REPORT, json.dumps(report, indent=1))
+        write_text(out / REPORT, _text(report))
     except BaseException:
         target.unlink(missing_ok=True)
         raise
+
+
+def _text(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, indent=1)
 
 
 def _done_before(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
