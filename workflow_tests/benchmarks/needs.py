@@ -29,7 +29,7 @@ JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", re.M)
 
 def measure(folder: Path, slices: int, cores: int = 2) -> list[dict[str, float | str]]:
     """A row for each job that was not a training: rule, asked_mb, took_mb, asked_s, took_s."""
-    spacing = [0.8, 0.8, 0.8]
+    spacing = [max(0.8, 240 / slices), 0.8, 0.8]  # a trunk needs some length
     project = tiny_project(
         folder,
         CASES,

@@ -1,7 +1,8 @@
 """The memory and the time that each rule's job asks a scheduler for.
 
-Both follow from the sizes of the volumes and from how many of them a job has. Figures are those of
-`workflow_tests/benchmarks/needs.py`, which compares them with what jobs take.
+Both follow from the sizes of the volumes and from how many of them a job has. Figures are rounded
+up from runs on small volumes and from what large ones are known to take; all rules on large ones
+have not been measured yet: `workflow_tests/benchmarks/needs.py` does that.
 """
 
 import math
@@ -18,7 +19,7 @@ from panorgan.io.resources import (
 MB = 1e6
 
 MEMORY_MARGIN = 1.5
-"""Asked for, of what was measured."""
+"""Asked for, of the figures below."""
 
 SNAKEMAKE_MB = 500
 """Of the two Snakemakes that a scheduler's job starts around a script."""
