@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from panorgan.config.settings import load_config, read_config_file
-from panorgan.io.stamps import unpacked_bytes
+from panorgan.io.stamps import stamp, unpacked_bytes
 from panorgan.run.needs import (
     LEAST_MINUTES,
     LONGEST_MINUTES,
@@ -84,10 +84,10 @@ def test_a_files_length_is_told_by_its_end(tmp_path, length):
     plain, packed = tmp_path / "a.nii", tmp_path / "a.nii.gz"
     plain.write_bytes(bytes(length))
     packed.write_bytes(gzip.compress(bytes(length)))
-    assert unpacked_bytes(str(plain)) == length
+    assert unpacked_bytes(stamp(str(plain))) == length
     if length:
-        assert unpacked_bytes(str(packed)) == length
-    assert unpacked_bytes(str(tmp_path / "none.nii.gz")) == 0
+        assert unpacked_bytes(stamp(str(packed))) == length
+    assert unpacked_bytes(stamp(str(tmp_path / "none.nii.gz"))) == 0
 
 
 def test_a_length_beyond_four_gibibytes_is_told_by_the_size_too(tmp_path):
@@ -97,4 +97,4 @@ def test_a_length_beyond_four_gibibytes_is_told_by_the_size_too(tmp_path):
         file.truncate(2**32 + 2**31)
         file.seek(-4, 2)
         file.write((2**31 + 5).to_bytes(4, "little"))
-    assert unpacked_bytes(str(packed)) == 2**32 + 2**31 + 5
+    assert unpacked_bytes(stamp(str(packed))) == 2**32 + 2**31 + 5

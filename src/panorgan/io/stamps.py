@@ -61,9 +61,8 @@ def read_stamps(table: Path) -> dict[str, Stamp]:
         return {}
 
 
-def unpacked_bytes(path: str) -> int:
-    """The length of what a file holds, as a gzip file's end tells; 0 where there is none."""
-    facts = stamp(path)
+def unpacked_bytes(facts: Stamp) -> int:
+    """The length of what a file of this stamp holds; 0 where there is none."""
     if not facts or isinstance(facts[1], int):
         return facts[0] if facts else 0
     size, end = facts

@@ -43,7 +43,7 @@ from panorgan.config.settings import (
     teachers,
     trained_students,
 )
-from panorgan.io.stamps import STAMPS, read_stamps, stamps, unpacked_bytes
+from panorgan.io.stamps import STAMPS, Stamp, read_stamps, stamps, unpacked_bytes
 from panorgan.io.tables import read_table
 from panorgan.problems import Problems
 from panorgan.run.layout import Layout, beside
@@ -228,11 +228,12 @@ class Run:
 
         They are no inputs, as Snakemake would look at all of them in every round of scheduling.
         """
-        if self.config.phantom:
-            return ""
+        return "" if self.config.phantom else key_of(self._stamps(shard))
+
+    @cache  # noqa: B019
+    def _stamps(self, shard: str) -> dict[str, Stamp]:
         known = read_stamps(beside(self.paths.index(shard) + STAMPS, ".store"))
-        files = (path for case in self.cases[shard] for path in case.files)
-        return key_of(stamps(files, known))
+        return stamps((path for case in self.cases[shard] for path in case.files), known)
 
     def _sizes(self, wildcards: Any) -> list[Size]:
         """Sizes of all images that a job has to do with."""
@@ -246,7 +247,11 @@ class Run:
         table = self.paths.index(shard) + ".tsv"
         if os.path.exists(table):
             return self._indexed(table)
-        return [Size((unpacked_bytes(case.image) // CT_VOXEL_BYTES,)) for case in self.cases[shard]]
+        known = self._stamps(shard)
+        return [
+            Size((unpacked_bytes(known[case.image]) // CT_VOXEL_BYTES,))
+            for case in self.cases[shard]
+        ]
 
     @cache  # noqa: B019
     def _indexed(self, table: str) -> list[Size]:

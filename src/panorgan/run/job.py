@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,15 +50,15 @@ class Job:
     computed: int = 1
     _log: Path | None = None
     _gpus: int = 0
-    _claimed: list[socket.socket] = field(default_factory=list)
+    _claimed: socket.socket | None = None
 
     def claim_gpu(self) -> None:
         """Wait for a GPU of the job's own, if it is to have one.
 
         To be called before anything asks for GPUs, and only where there is something to compute.
         """
-        if self._gpus and not self._claimed and (found := _claim_gpu()):
-            self._claimed.append(found)
+        if self._gpus and not self._claimed:
+            self._claimed = _claim_gpu()
 
     def begin_in(self, folder: Path) -> None:
         """What has to be done before a training begins whose states lie in a folder."""
@@ -90,13 +90,8 @@ def job(snakemake: Any) -> Iterator[Job]:
     """
     log = Path(snakemake.log[0])
     problems_file = log.with_suffix(PROBLEMS)
-    records = (log, benchmark_of(log))
-    written = (
-        *map(Path, snakemake.output),
-        *records,
-        *(beside(path, ".store") for path in records),
-    )
-    for folder in {path.parent for path in written}:
+    records, kept = _records(log)
+    for folder in {path.parent for path in (*map(Path, snakemake.output), *records, *kept)}:
         clear_temporaries(folder)
     cure = "see its log and the scheduler's; finished work is kept"
 
@@ -126,8 +121,8 @@ def job(snakemake: Any) -> Iterator[Job]:
             problems = full.problems if full else [unexpected(error, log=_say)]
             failure = WRONG if full else UNEXPECTED
         finally:
-            for claimed in this._claimed:
-                claimed.close()
+            if this._claimed:
+                this._claimed.close()
         _say("\n".join(map(str, problems)))
         _record(problems_file, problems, failure)
         count = f"{len(problems)} problems, the first: " if len(problems) > 1 else ""
@@ -153,6 +148,12 @@ def _record(path: Path, problems: Sequence[Problem], failure: str) -> None:
             file.truncate()
 
 
+def _records(log: Path) -> tuple[list[Path], list[Path]]:
+    """A job's log and benchmark, and the same in the store."""
+    records = [log, benchmark_of(log)]
+    return records, [beside(path, ".store") for path in records]
+
+
 def _leave_records(log: Path, seconds: float, computed: int) -> None:
     """Say what the job took; or, where it made nothing, leave what the job that did has said.
 
@@ -161,8 +162,7 @@ def _leave_records(log: Path, seconds: float, computed: int) -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     memory = peak_memory() / 2**20
     print(f"done in {seconds:.1f} s, peak memory {memory:.0f} MB", flush=True)
-    records = [log, benchmark_of(log)]
-    kept = [beside(path, ".store") for path in records]
+    records, kept = _records(log)
     if not computed and all(path.exists() for path in kept):
         for source, target in zip(kept, records, strict=True):
             write_text(target, source.read_text())
@@ -263,7 +263,7 @@ def report_problems(logs: str | Path, since: float, most: int = 20) -> str:
         path for path in sorted(Path(logs).rglob("*" + PROBLEMS)) if path.stat().st_mtime >= since
     ]
     rows = (row for path in files for row in read_table(path))
-    lines = [str(Problem(*map(row.get, ("case", "file", "cause", "cure")))) for row in rows]
+    lines = [str(Problem(*map(row.get, PROBLEM_COLUMNS[:-1]))) for row in rows]
     lines = list(dict.fromkeys(lines))
     shown = lines[:most]
     if len(lines) > most:

@@ -21,11 +21,11 @@ MB = 1e6
 MEMORY_MARGIN = 1.5
 """Asked for, of the figures below."""
 
-SNAKEMAKE_MB = 500
-"""Of the two Snakemakes that a scheduler's job starts around a script."""
-
 TIME_MARGIN = 6
 """The same: other processors, file systems, networks and neighbours."""
+
+SNAKEMAKE_MB = 500
+"""Of the two Snakemakes that a scheduler's job starts around a script."""
 
 LEAST_MINUTES = 20
 
@@ -182,7 +182,7 @@ def training_memory_mb(recipe: Recipe) -> int:
 def training_minutes(recipe: Recipe) -> int:
     """Time that a training asks for."""
     steps = recipe.training.epochs * recipe.training.iterations
-    return LEAST_MINUTES + min(math.ceil(steps * STEP_S / 60), LONGEST_MINUTES - LEAST_MINUTES)
+    return min(LEAST_MINUTES + math.ceil(steps * STEP_S / 60), LONGEST_MINUTES)
 
 
 def _rounded(mb: float) -> int:
